@@ -1,0 +1,1 @@
+"""DCNv3 and multi-scale deformable attention."""

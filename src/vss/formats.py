@@ -1,0 +1,321 @@
+"""The on-disk contracts between stages: dataset index, predictions, weights, score tables.
+
+Every stage reads and writes these files only through this module. Files are written aside and renamed, so that a file
+that exists is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pandas as pd
+
+from vss.errors import UserError
+
+INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
+PREDICTION_FORMAT = "vss-labels"
+PREDICTION_VERSION = 1
+
+
+# ---- writing whole files
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed.
+
+    The temporary name keeps the suffix, because several writers choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp makes files private; outputs follow the user's umask
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes JSON with sorted keys, two-space indent, no NaN."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file; a broken one is a `UserError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def canonical_json(value: Any) -> str:
+    """Returns JSON text that depends on content only: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """Returns the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---- dataset index
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a dataset index means: where its files are and how its masks map to train ids.
+
+    Attributes:
+        name: "vspw" or "coco_stuff".
+        root: folder that the index's paths are relative to.
+        classes: class names, position = train id.
+        label_map: 256 train ids, position = raw mask value; 255 = ignore.
+        drawn: True where the data were drawn by this project.
+        frames: number of index rows by split.
+        sha256: of the index file.
+    """
+
+    name: str
+    root: str
+    classes: list[str]
+    label_map: list[int]
+    drawn: bool
+    frames: dict[str, int]
+    sha256: str
+
+
+def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
+    """Writes one row a frame with `INDEX_COLUMNS`, sorted by split, video, frame."""
+    table = rows.loc[:, list(INDEX_COLUMNS)].sort_values(["split", "video", "frame"], kind="stable")
+    with atomic_path(index) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n")
+
+
+def read_index(index: str | os.PathLike) -> pd.DataFrame:
+    """Reads a dataset index: strings stay strings (a frame may be called 00000001), a missing mask is ""."""
+    try:
+        table = pd.read_csv(index, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{index}: no such dataset index; run the prepare stage") from None
+    if tuple(table.columns) != INDEX_COLUMNS:
+        raise UserError(f"{index}: columns are {list(table.columns)}, expected {list(INDEX_COLUMNS)}")
+    return table.astype({"height": int, "width": int})
+
+
+def write_card(path: str | os.PathLike, card: Card) -> None:
+    """Writes a dataset card as JSON."""
+    write_json(path, asdict(card))
+
+
+def read_card(path: str | os.PathLike) -> Card:
+    """Reads a dataset card."""
+    return Card(**read_json(path))
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Decodes an image file to RGB [H, W, 3] uint8, ignoring EXIF rotation as VSPW's own tools do.
+
+    Raises:
+        UserError: the file is missing, truncated or not an image.
+    """
+    data = _read_bytes(path)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    if image is None:
+        raise UserError(f"{path}: not a readable image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_raw_mask(path: str | os.PathLike) -> np.ndarray:
+    """Decodes a mask PNG to its stored values [H, W] uint8 (palette indices, not colours).
+
+    Raises:
+        UserError: the file is missing, truncated, or has more than one channel.
+    """
+    from PIL import Image  # OpenCV expands palettes to colours
+
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("P", "L"):
+                raise UserError(f"{path}: mask has mode {file.mode}, expected P or L (one byte a pixel)")
+            return np.array(file, dtype=np.uint8)
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable mask ({error})") from None
+
+
+def read_mask(path: str | os.PathLike, label_map: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Decodes a mask and maps it to train ids [H, W] uint8; 255 = ignore. The only place where labels are mapped."""
+    return np.asarray(label_map, np.uint8)[read_raw_mask(path)]
+
+
+def _read_bytes(path: str | os.PathLike) -> np.ndarray:
+    # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+# ---- shards
+
+
+def shard_of(video: str, shards: int) -> int:
+    """Returns the shard 0..shards-1 of a video: a hash of its id, so that adding videos moves no other."""
+    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
+
+
+def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> pd.DataFrame:
+    """Returns the index rows of one shard of a split, in index order."""
+    rows = index[index["split"] == split]
+    shard_of_video = {video: shard_of(video, shards) for video in rows["video"].unique()}
+    return rows[rows["video"].map(shard_of_video) == shard]
+
+
+# ---- predictions: label maps
+
+
+class LabelsWriter:
+    """Writes the label maps of one shard: HDF5, one dataset [H, W] uint8 a frame, lossless.
+
+    Layout: root attributes `format`, `version`, `prediction`, `split`, `shard`, `shards`, `classes` (JSON list) and
+    `provenance` (JSON); datasets /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
+    that no id has to be a valid HDF5 name.
+    Use as a context manager; the file appears under its name only when the block ends without an exception.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, classes: Sequence[str], provenance: dict[str, Any]) -> None:
+        self._path, self._classes, self._provenance = Path(path), list(classes), provenance
+
+    def __enter__(self) -> LabelsWriter:
+        self._context = atomic_path(self._path)
+        self._file = h5py.File(self._context.__enter__(), "w")
+        self._file.attrs["format"] = PREDICTION_FORMAT
+        self._file.attrs["version"] = PREDICTION_VERSION
+        self._file.attrs["classes"] = json.dumps(self._classes)
+        self._file.attrs["provenance"] = canonical_json(self._provenance)
+        self._frames = self._file.create_group("frames", track_order=True)
+        self._seen: set[tuple[str, str]] = set()
+        return self
+
+    def write(self, video: str, frame: str, labels: np.ndarray) -> None:
+        """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
+        assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
+        assert (video, frame) not in self._seen, (video, frame)
+        self._seen.add((video, frame))
+        # A row-wise difference of neighbouring labels is what deflate sees best; one chunk a frame.
+        dataset = self._frames.create_dataset(
+            str(len(self._seen) - 1), data=labels, chunks=labels.shape, compression="gzip", compression_opts=4
+        )
+        dataset.attrs["video"], dataset.attrs["frame"] = video, frame
+
+    def __exit__(self, *exception: Any) -> None:
+        self._file.close()
+        self._context.__exit__(*exception)
+
+
+class LabelsReader:
+    """Reads a shard of label maps by (video, frame).
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(f"{path}: not a readable prediction file ({error})") from None
+        found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
+        if found != (PREDICTION_FORMAT, PREDICTION_VERSION):
+            raise UserError(f"{path}: format is {found}, expected {(PREDICTION_FORMAT, PREDICTION_VERSION)}")
+        self.classes: list[str] = json.loads(self._file.attrs["classes"])
+        self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+        self._at = {(d.attrs["video"], d.attrs["frame"]): name for name, d in self._file["frames"].items()}
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Returns every (video, frame) of the file."""
+        return list(self._at)
+
+    def read(self, video: str, frame: str) -> np.ndarray:
+        """Returns one frame's label map [H, W] uint8.
+
+        Raises:
+            UserError: the file has no such frame.
+        """
+        if (video, frame) not in self._at:
+            raise UserError(f"{self.path}: no prediction for frame {frame!r} of video {video!r}")
+        return self._file["frames"][self._at[video, frame]][()]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> LabelsReader:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+# ---- weights
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The small file that stands for large weights, so that what follows depends on content and not on file times.
+
+    Attributes:
+        sha256: of the weights file.
+        stage: "pretrain", "finetune" or "refine".
+        model: name in the config.
+        settings: the resolved settings the weights came from.
+        code: digest of the training code, None for imported weights.
+    """
+
+    sha256: str
+    stage: str
+    model: str
+    settings: dict[str, Any]
+    code: str | None
+
+
+def write_fingerprint(path: str | os.PathLike, fingerprint: Fingerprint) -> None:
+    """Writes a fingerprint as JSON; always the last file of a training."""
+    write_json(path, asdict(fingerprint))
+
+
+def read_fingerprint(path: str | os.PathLike) -> Fingerprint:
+    """Reads a fingerprint."""
+    return Fingerprint(**read_json(path))

@@ -1,0 +1,52 @@
+"""Progress of long work: a bar in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(message: str) -> None:
+    """Prints one line to standard error at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], *, what: str, total: int | None = None, unit: str = "frame") -> Iterator[T]:
+    """Yields `items` unchanged while showing how far the work is.
+
+    Args:
+        items: what is worked through.
+        what: one clause that starts the line, for example "infer swin.single val shard 0".
+        total: number of items; taken from `len(items)` where that exists.
+        unit: singular noun of one item.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, unit=unit)
+        return
+    yield from _plain_lines(items, what=what, total=total, unit=unit)
+
+
+def _plain_lines(items: Iterable[T], *, what: str, total: int | None, unit: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES and done != total:
+            last = now
+            rate = done / (now - start)
+            left = f", {(total - done) / rate:.0f} s left" if total else ""
+            say(f"{what}: {done}{f'/{total}' if total else ''} {unit}s, {rate:.2f} {unit}s/s{left}")
+    seconds = time.monotonic() - start
+    say(f"{what}: {done} {unit}s in {seconds:.1f} s")

@@ -1,0 +1,45 @@
+"""Fixtures every test folder shares: where the golden numbers and the small real data are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder ../shared beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The set of golden cases: $VSS_GOLDEN, by default ../shared/golden/dev."""
+    folder = Path(os.environ.get("VSS_GOLDEN", SHARED / "golden" / "dev"))
+    if not folder.is_absolute():
+        folder = REPOSITORY / folder
+    if not folder.is_dir():
+        pytest.skip(f"needs the golden numbers: {folder} is absent (set VSS_GOLDEN)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_tables(shared_dir: Path) -> Path:
+    """The folder with the golden tables `keys`, `optim` and `labels`."""
+    return shared_dir / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_data(shared_dir: Path) -> Path:
+    """The small real data."""
+    folder = shared_dir / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the small real data in ../shared/data")
+    return folder
