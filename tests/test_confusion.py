@@ -21,9 +21,9 @@ def test_rows_are_the_truth_and_ignored_pixels_do_not_count() -> None:
 
 
 def test_iou_by_hand_and_the_two_conventions() -> None:
-    # Class 0: 1 of 2; class 1: 1 of 3 (one missed); class 2: predicted only, and only where the truth has class 0.
-    confusion = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(iou(confusion[:, :]), [1 / 2, 1 / 2, 0, np.nan])
+    # Class 0: 1 hit, 1 taken for class 2. Class 1: 1 hit, 1 missed. Class 2 is only predicted. Class 3 is nowhere.
+    confusion = np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(iou(confusion), [1 / 2, 1 / 2, 0, np.nan])
     assert mean_iou(confusion, "vspw") == 1 / 2
     assert mean_iou(confusion, "mmseg") == pytest.approx(1 / 3)
 
