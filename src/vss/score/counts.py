@@ -1,0 +1,159 @@
+"""What a shard's score is: integers, which add. One file a shard: npz without pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vss.errors import UserError
+from vss.formats import atomic_path, canonical_json
+from vss.score.consistency import WINDOW_COLUMNS
+
+FORMAT = "vss-counts"
+VERSION = 1
+CELL_COLUMNS = ("video", "row", "column", "pixels")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of some videos of one split.
+
+    Attributes:
+        split: split of the dataset.
+        shards: number of shards of the split.
+        members: which of them are counted here.
+        classes: class names, position = train id.
+        flow: name of the optical flow behind `flow_cells`, None where there is none.
+        videos: ids; the position is the video number in the tables below.
+        frames: frames of each video [V] int64.
+        cells: non-zero cells of each video's confusion matrix [K, 4] int64, columns `CELL_COLUMNS`.
+        flow_cells: likewise between each prediction and the next one, warped.
+        windows: [W, 10] int64, columns `WINDOW_COLUMNS`.
+    """
+
+    split: str
+    shards: int
+    members: tuple[int, ...]
+    classes: tuple[str, ...]
+    flow: str | None
+    videos: tuple[str, ...]
+    frames: np.ndarray
+    cells: np.ndarray
+    flow_cells: np.ndarray
+    windows: np.ndarray
+
+    def confusion(self, videos: Sequence[int] | None = None, *, flow: bool = False) -> np.ndarray:
+        """Returns the confusion matrix [C, C + 1] int64 summed over some videos (numbers), by default over all."""
+        num_classes = len(self.classes)
+        cells = self.flow_cells if flow else self.cells
+        if videos is not None:
+            cells = cells[np.isin(cells[:, 0], list(videos))]
+        matrix = np.zeros((num_classes, num_classes + 1), np.int64)
+        np.add.at(matrix, (cells[:, 1], cells[:, 2]), cells[:, 3])
+        return matrix
+
+
+def cells_of(confusion: np.ndarray, video: int) -> np.ndarray:
+    """Returns the non-zero cells [K, 4] int64 of a video's confusion matrix."""
+    row, column = np.nonzero(confusion)
+    return np.stack([np.full_like(row, video), row, column, confusion[row, column]], axis=1).astype(np.int64)
+
+
+def save_counts(path: str | os.PathLike, counts: Counts) -> None:
+    """Writes counts; equal counts give equal bytes."""
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "split": counts.split,
+        "shards": counts.shards,
+        "members": counts.members,
+        "classes": counts.classes,
+        "flow": counts.flow,
+        "videos": counts.videos,
+    }
+    with atomic_path(path) as aside, open(aside, "wb") as file:
+        np.savez_compressed(
+            file,
+            about=np.frombuffer(canonical_json(about).encode(), np.uint8),
+            frames=counts.frames,
+            cells=counts.cells,
+            flow_cells=counts.flow_cells,
+            windows=counts.windows,
+        )
+
+
+def load_counts(path: str | os.PathLike) -> Counts:
+    """Reads counts.
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            tables = {name: file[name] for name in ("frames", "cells", "flow_cells", "windows")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable score shard ({error})") from None
+    found = (about.get("format"), about.get("version"))
+    if found != (FORMAT, VERSION):
+        raise UserError(f"{path}: format is {found}, expected {(FORMAT, VERSION)}")
+    return Counts(
+        split=about["split"],
+        shards=about["shards"],
+        members=tuple(about["members"]),
+        classes=tuple(about["classes"]),
+        flow=about["flow"],
+        videos=tuple(about["videos"]),
+        **tables,
+    )
+
+
+def merge_counts(parts: Sequence[Counts]) -> Counts:
+    """Returns the counts of all parts together, videos in the order of their ids.
+
+    The result does not depend on how the videos were dealt to the parts.
+
+    Raises:
+        UserError: the parts are not all of one split and kind, or a shard or video is there twice.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("split", "shards", "classes", "flow"):
+            if getattr(part, name) != getattr(first, name):
+                raise UserError(f"score shards differ in {name}: {getattr(first, name)!r} and {getattr(part, name)!r}")
+    videos = [video for part in parts for video in part.videos]
+    members = [member for part in parts for member in part.members]
+    for what, names in (("video", videos), ("shard", members)):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"score shards overlap: {what} {twice[0]!r} is in more than one of them")
+    offsets = np.cumsum([0] + [len(part.videos) for part in parts])[:-1]
+    order = np.array(sorted(range(len(videos)), key=videos.__getitem__), np.int64)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+
+    def gather(name: str, video_column: int) -> np.ndarray:
+        tables = []
+        for part, offset in zip(parts, offsets, strict=True):
+            table = getattr(part, name).copy()
+            table[:, video_column] = place[table[:, video_column] + offset]
+            tables.append(table)
+        joined = np.concatenate(tables)
+        return joined[np.lexsort(joined.T[::-1])]
+
+    return Counts(
+        split=first.split,
+        shards=first.shards,
+        members=tuple(sorted(members)),
+        classes=first.classes,
+        flow=first.flow,
+        videos=tuple(videos[at] for at in order),
+        frames=np.concatenate([part.frames for part in parts])[order],
+        cells=gather("cells", CELL_COLUMNS.index("video")),
+        flow_cells=gather("flow_cells", CELL_COLUMNS.index("video")),
+        windows=gather("windows", WINDOW_COLUMNS.index("video")),
+    )

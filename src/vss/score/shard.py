@@ -1,0 +1,102 @@
+"""Counts one shard of a prediction against the masks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vss import formats
+from vss.confusion import confusion_matrix
+from vss.errors import UserError
+from vss.progress import track
+from vss.score.consistency import VideoWindows
+from vss.score.counts import CELL_COLUMNS, Counts, cells_of, save_counts
+from vss.score.temporal import FLOWS, pair_confusion
+
+
+def score_shard(
+    *,
+    labels: str | os.PathLike,
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    split: str,
+    shard: int,
+    shards: int,
+    out: str | os.PathLike,
+    flow: str | None = None,
+) -> None:
+    """Counts a shard's label maps against its masks and writes the counts (`Counts`, npz).
+
+    Prediction and mask are paired by (video, frame), never by position.
+
+    Args:
+        labels: `*.labels.h5` of this shard.
+        index, card: the prepared dataset.
+        split: split of the dataset; its frames need masks.
+        shard, shards: which shard, of how many.
+        out: npz file to write.
+        flow: "dis" also counts temporal consistency along DIS optical flow (reads the images as well).
+
+    Raises:
+        UserError: a frame of the index has no prediction, no mask, or one of another size; the prediction was made
+            for other classes.
+    """
+    if flow is not None and flow not in FLOWS:
+        raise UserError(f"flow: no such optical flow {flow!r}; allowed: {', '.join(sorted(FLOWS))}, or none")
+    dataset = formats.read_card(card)
+    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    if (rows["mask"] == "").any():
+        row = rows[rows["mask"] == ""].iloc[0]
+        raise UserError(f"{index}: frame {row.frame!r} of video {row.video!r} ({split}) has no mask to score against")
+    with formats.LabelsReader(labels) as predictions:
+        if predictions.classes != dataset.classes:
+            raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
+        videos = list(rows.groupby("video", sort=True))
+        parts = [
+            _count_video(number, frames, predictions, dataset, flow)
+            for number, (_, frames) in enumerate(track(videos, what=f"score {split} shard {shard}", unit="video"))
+        ]
+    no_cells = np.zeros((0, len(CELL_COLUMNS)), np.int64)  # a shard may have no video
+    counts = Counts(
+        split=split,
+        shards=shards,
+        members=(shard,),
+        classes=tuple(dataset.classes),
+        flow=flow,
+        videos=tuple(video for video, _ in videos),
+        frames=np.array([len(frames) for _, frames in videos], np.int64),
+        cells=np.concatenate([no_cells, *(cells for cells, _, _ in parts)]),
+        flow_cells=np.concatenate([no_cells, *(cells for _, cells, _ in parts)]),
+        windows=np.concatenate([VideoWindows(0).table(), *(windows for _, _, windows in parts)]),
+    )
+    save_counts(out, counts)
+
+
+def _count_video(
+    number: int, rows: pd.DataFrame, predictions: formats.LabelsReader, card: formats.Card, flow: str | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the rows that one video adds to `cells`, `flow_cells` and `windows`."""
+    num_classes = len(card.classes)
+    total = np.zeros((num_classes, num_classes + 1), np.int64)
+    flow_total = np.zeros_like(total)
+    windows = VideoWindows(number)
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for row in rows.itertuples(index=False):
+        raw = formats.read_raw_mask(Path(card.root) / row.mask)
+        truth = np.asarray(card.label_map, np.uint8)[raw]  # decoded once: consistency compares the raw values
+        predicted = predictions.read(row.video, row.frame)
+        try:
+            total += confusion_matrix(predicted, truth, num_classes)
+        except UserError as error:
+            raise UserError(f"{predictions.path}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+        windows.add(raw=raw, truth=truth, labels=predicted)
+        if flow is not None:
+            image = formats.read_image(Path(card.root) / row.image)
+            if before is not None and before[0].shape == image.shape:
+                motion = FLOWS[flow](before[0], image)
+                flow_total += pair_confusion(before[1], predicted, motion, num_classes)
+            before = image, predicted
+    return cells_of(total, number), cells_of(flow_total, number), windows.table()

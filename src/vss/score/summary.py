@@ -1,0 +1,194 @@
+"""Sums the counts of all shards and takes every quotient once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vss import formats
+from vss.confusion import iou, mean_iou
+from vss.errors import UserError
+from vss.score.consistency import WINDOW_COLUMNS, WINDOW_LENGTHS
+from vss.score.counts import Counts, load_counts, merge_counts
+from vss.score.temporal import OFFICIAL_VIDEOS
+
+CFFM_SKIPPED_FRAMES = 16  # CFFM's script leaves out videos of up to 16 frames, for mIoU as well
+
+# Which column of a window stands over which, and whether the last window of a video counts.
+_VC_RULES = {
+    "official": ("official_kept", "official", False),
+    "cffm": ("merged_kept", "merged", False),
+    "strict": ("strict_kept", "strict", True),
+    "correct": ("strict_correct", "strict", True),
+}
+
+
+def summarise(
+    *,
+    shards: Sequence[str | os.PathLike],
+    card: str | os.PathLike,
+    scores: str | os.PathLike,
+    per_class: str | os.PathLike,
+    per_video: str | os.PathLike,
+) -> None:
+    """Sums score shards and writes the scores of a prediction: one JSON, one row a class, one row a video (CSV).
+
+    All scores are fractions 0..1; one that has no pixel to stand on is null. The keys are those of `overall_scores`.
+
+    Args:
+        shards: the npz files of every shard of one split.
+        card: of the dataset that was scored.
+        scores, per_class, per_video: files to write.
+
+    Raises:
+        UserError: a shard is missing, there twice, or of another split or dataset.
+    """
+    dataset = formats.read_card(card)
+    counts = merge_counts([load_counts(path) for path in shards])
+    if missing := sorted(set(range(counts.shards)) - set(counts.members)):
+        raise UserError(f"score shards: {missing[0]} of 0..{counts.shards - 1} is missing")
+    if list(counts.classes) != dataset.classes:
+        raise UserError(f"{shards[0]}: counts other classes than {card}")
+    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **overall_scores(counts)}
+    formats.write_json(scores, _null_for_nan(summary))
+    for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
+        with formats.atomic_path(path) as aside:
+            table.to_csv(aside, index=False, lineterminator="\n")
+
+
+def overall_scores(counts: Counts) -> dict[str, Any]:
+    """Returns the scores of a split, named after the rule they follow (NaN where undefined).
+
+    - `mIoU`: the challenge's, one confusion matrix, mean over the classes that the truth has.
+    - `mIoU_mmseg`: classes that only the prediction has count as 0 (what the paper reports on val).
+    - `fwIoU`, `pixel_acc`, `pixel_acc_class`: VSPW_baseline utils.py Evaluator, over all frames.
+    - `video_mIoU`, `video_fwIoU`: mean over videos of the video's own.
+    - `VC8`, `VC16`: official, pooled over the windows of all videos.
+    - `strict`: void left out, all T-n+1 windows; `correct` also asks for the right label.
+    - `cffm_compat`: videos of more than 16 frames only, 0 and 255 one value in VC.
+    - `TC_<flow>`, `TC_<flow>_first100`: over all videos, over the first 100 by id; only where flow was counted.
+    """
+    confusion = counts.confusion()
+    each_video = [counts.confusion([number]) for number in range(len(counts.videos))]
+    long_videos = np.flatnonzero(counts.frames > CFFM_SKIPPED_FRAMES)
+    result: dict[str, Any] = {
+        "split": counts.split,
+        **frame_scores(confusion),
+        "mIoU_mmseg": mean_iou(confusion, "mmseg"),
+        "video_mIoU": _mean(mean_iou(each) for each in each_video),
+        "video_fwIoU": _mean(frame_scores(each)["fwIoU"] for each in each_video),
+        "strict": {},
+        "cffm_compat": {"mIoU": mean_iou(counts.confusion(long_videos)), "videos": len(long_videos)},
+    }
+    windows = {}
+    for length in WINDOW_LENGTHS:
+        pooled = window_consistency(counts, length, "official")
+        windows[f"VC{length}"] = len(pooled)
+        result[f"VC{length}"] = _mean(pooled)
+        result["strict"][f"VC{length}"] = _mean(window_consistency(counts, length, "strict"))
+        result["strict"][f"VC{length}_correct"] = _mean(window_consistency(counts, length, "correct"))
+        result["cffm_compat"][f"VC{length}"] = _mean(window_consistency(counts, length, "cffm", long_videos))
+    if counts.flow is not None:
+        name = f"TC_{counts.flow}"
+        result[name] = mean_iou(counts.confusion(flow=True))
+        result[f"{name}_first{OFFICIAL_VIDEOS}"] = mean_iou(counts.confusion(range(OFFICIAL_VIDEOS), flow=True))
+    in_truth = confusion.sum(axis=1) > 0
+    predicted = confusion.sum(axis=0)[: len(counts.classes)] > 0
+    result["counts"] = {
+        "videos": len(counts.videos),
+        "frames": int(counts.frames.sum()),
+        "pixels": int(confusion.sum()),
+        "classes_in_truth": int(in_truth.sum()),
+        "classes_only_predicted": int((predicted & ~in_truth).sum()),
+        "windows": windows,
+    }
+    return result
+
+
+def frame_scores(confusion: np.ndarray) -> dict[str, float]:
+    """Returns mIoU, fwIoU, pixel_acc and pixel_acc_class of a confusion matrix [C, C + 1]; NaN without pixels."""
+    truth = confusion.sum(axis=1)
+    hit = np.diagonal(confusion)
+    present = truth > 0
+    if not present.any():
+        return dict.fromkeys(("mIoU", "fwIoU", "pixel_acc", "pixel_acc_class"), math.nan)
+    return {
+        "mIoU": mean_iou(confusion),
+        "fwIoU": float((truth[present] / truth.sum() * iou(confusion)[present]).sum()),
+        "pixel_acc": float(hit.sum() / truth.sum()),
+        "pixel_acc_class": float((hit[present] / truth[present]).mean()),
+    }
+
+
+def window_consistency(counts: Counts, length: int, rule: str, videos: Iterable[int] | None = None) -> np.ndarray:
+    """Returns VC of every window that has a constant pixel, in the order of video and start.
+
+    Args:
+        counts: of whole videos.
+        length: n, one of `WINDOW_LENGTHS`.
+        rule: "official", "cffm", "strict" or "correct" (see `overall_scores`).
+        videos: video numbers to take, by default all.
+    """
+    kept, constant, with_last = _VC_RULES[rule]
+    column = {name: counts.windows[:, at] for at, name in enumerate(WINDOW_COLUMNS)}
+    chosen = (column["length"] == length) & (column[constant] > 0)
+    if not with_last:
+        chosen &= column["start"] < counts.frames[column["video"]] - length
+    if videos is not None:
+        chosen &= np.isin(column["video"], list(videos))
+    return column[kept][chosen] / column[constant][chosen]
+
+
+def class_table(counts: Counts) -> pd.DataFrame:
+    """Returns one row a class: IoU, recall, precision (NaN where undefined), pixels in truth and prediction.
+
+    `pixels_predicted` counts only where the truth has a class. mIoU is the mean of `iou` over rows with
+    `pixels_truth` > 0.
+    """
+    confusion = counts.confusion()
+    hit = np.diagonal(confusion)
+    truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)[: len(counts.classes)]
+    with np.errstate(invalid="ignore"):
+        recall, precision = hit / truth, hit / predicted
+    return pd.DataFrame(
+        {
+            "class_id": np.arange(len(counts.classes)),
+            "class": counts.classes,
+            "iou": iou(confusion),
+            "recall": recall,
+            "precision": precision,
+            "pixels_truth": truth,
+            "pixels_predicted": predicted,
+        }
+    )
+
+
+def video_table(counts: Counts) -> pd.DataFrame:
+    """Returns one row a video: frames, frame scores, VC (mean over the video's windows)."""
+    rows = []
+    for number, video in enumerate(counts.videos):
+        confusion = counts.confusion([number])
+        row = {"video": video, "frames": int(counts.frames[number]), "pixels": int(confusion.sum())}
+        row |= frame_scores(confusion)
+        for rule, suffix in (("official", ""), ("strict", "_strict")):
+            for length in WINDOW_LENGTHS:
+                row[f"VC{length}{suffix}"] = _mean(window_consistency(counts, length, rule, [number]))
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["video", "frames", "pixels"])
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Returns the mean of what is not NaN, exactly rounded, so that it does not depend on the order."""
+    defined = [float(value) for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,81 @@
+"""Temporal consistency TC: does a prediction, moved along the optical flow, agree with the one of the next frame?
+
+The truth is never used. TC is the mean IoU between the prediction of a frame and that of the next frame warped back to
+it, from one confusion matrix over all pairs (VSPW_code TC_cal.py, which takes RAFT's flow and the first 100 videos).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from vss.confusion import confusion_matrix
+
+OFFICIAL_VIDEOS = 100  # TC_cal.py stops after the first 100 videos of its list
+
+
+def warp_labels(labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Returns the next frame's label map as seen from this frame, exactly as TC_cal.py `flowwarp` samples it.
+
+    Two quirks are the published metric's own and kept: positions are normalised with size-1 but read with half-pixel
+    centres, so that zero flow is not the identity; what falls outside the frame becomes class 0, a real class (wall).
+
+    Args:
+        labels: train ids of the next frame [H, W] uint8.
+        flow: displacement in pixels from this frame to the next [2, H, W] float32, x first.
+
+    Returns:
+        [H, W] uint8.
+    """
+    height, width = labels.shape
+    flow = flow.astype(np.float32, copy=False)
+    column = _sample_position(np.arange(width, dtype=np.float32)[None, :] + flow[0], width)
+    row = _sample_position(np.arange(height, dtype=np.float32)[:, None] + flow[1], height)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    warped = np.zeros_like(labels)
+    warped[inside] = labels[row[inside].astype(np.intp), column[inside].astype(np.intp)]
+    return warped
+
+
+def _sample_position(position: np.ndarray, size: int) -> np.ndarray:
+    # float32 in this very order: a position may lie within rounding of the border between two pixels.
+    one, two = np.float32(1), np.float32(2)
+    normalised = two * position / np.float32(max(size - 1, 1)) - one
+    return np.rint(((normalised + one) * np.float32(size) - one) / two)
+
+
+def pair_confusion(labels: np.ndarray, next_labels: np.ndarray, flow: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts this frame's prediction (rows) against the next frame's, warped (columns).
+
+    Args:
+        labels, next_labels: train ids [H, W] uint8.
+        flow: [2, H, W] float32 from this frame to the next.
+        num_classes: number of classes.
+
+    Returns:
+        int64, as `confusion_matrix` returns it.
+    """
+    return confusion_matrix(warp_labels(next_labels, flow), labels, num_classes)
+
+
+def clip_confusion(labels: Sequence[np.ndarray], flows: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
+    """Sums `pair_confusion` over the consecutive pairs of a clip of T label maps and T-1 flows."""
+    assert len(flows) == len(labels) - 1, (len(flows), len(labels))
+    pairs = zip(labels[:-1], labels[1:], flows, strict=True)
+    return sum((pair_confusion(a, b, flow, num_classes) for a, b, flow in pairs), np.int64(0))
+
+
+def dis_flow(image: np.ndarray, next_image: np.ndarray) -> np.ndarray:
+    """Returns OpenCV's DIS optical flow [2, H, W] float32 between two RGB frames [H, W, 3] uint8.
+
+    It needs no weights. It is not RAFT: TC from it is named TC_dis and compares predictions with each other, not with
+    published TC.
+    """
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (image, next_image)]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*grey, None)
+    return np.ascontiguousarray(flow.transpose(2, 0, 1))
+
+
+FLOWS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"dis": dis_flow}
