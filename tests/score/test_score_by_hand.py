@@ -1,0 +1,138 @@
+"""The score stage on cases worked out by hand. Raw mask ids are train ids + 1; 0 and 255 have no class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+def grid(*rows: list[int]) -> np.ndarray:
+    return np.array(rows, np.uint8)
+
+
+def still(frame: np.ndarray, frames: int) -> list[np.ndarray]:
+    return [frame] * frames
+
+
+def test_class_absent_but_predicted(score):
+    # Truth: class 0 twice, class 1 twice. Predicted: 0, 7 / 1, 1. IoU 0: 1/2, 1: 2/2, 7: 0/1.
+    scored = score({"a": [grid([1, 1], [2, 2])]}, {"a": [grid([0, 7], [1, 1])]})
+    assert scored.scores["mIoU"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scored.scores["mIoU_mmseg"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert scored.scores["pixel_acc"] == pytest.approx(3 / 4)
+    assert scored.scores["pixel_acc_class"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scored.scores["fwIoU"] == pytest.approx(1 / 2 * 1 / 2 + 1 / 2 * 1)
+    assert scored.scores["counts"]["classes_in_truth"] == 2
+    assert scored.scores["counts"]["classes_only_predicted"] == 1
+    row = scored.per_class.set_index("class_id").loc[7]
+    assert (row["iou"], row["precision"], row["pixels_predicted"]) == (0, 0, 1)
+    assert np.isnan(row["recall"])
+
+
+def test_video_mean_weighs_videos_and_not_pixels(score):
+    masks = {"a": [grid([1, 1])] * 3, "b": [grid([1, 2])]}
+    labels = {"a": [grid([0, 0])] * 3, "b": [grid([1, 1])]}
+    scored = score(masks, labels)
+    assert scored.scores["video_mIoU"] == pytest.approx((1 + (0 + 1 / 2) / 2) / 2)
+    assert scored.scores["mIoU"] == pytest.approx((6 / 7 + 1 / 2) / 2)
+    assert scored.per_video["mIoU"].tolist() == pytest.approx([1, 1 / 4])
+
+
+@pytest.mark.parametrize(("length", "other"), [(8, 16), (16, 8)])
+def test_one_frame_more_than_the_window_makes_one_window(score, length, other):
+    mask = grid([1, 2], [3, 4])
+    changed = grid([0, 1], [2, 9])
+    labels = [*still(grid([0, 1], [2, 3]), length - 1), changed, grid([5, 5], [5, 5])]
+    scored = score({"a": still(mask, length + 1)}, {"a": labels})
+    assert scored.scores["counts"]["windows"][f"VC{length}"] == 1
+    # The only official window starts at 0 and holds `changed`, not the last frame: 3 of 4 pixels kept.
+    assert scored.scores[f"VC{length}"] == pytest.approx(3 / 4)
+    # The strict rule also counts the window with the last frame, where nothing is kept.
+    assert scored.scores["strict"][f"VC{length}"] == pytest.approx((3 / 4 + 0) / 2)
+    assert scored.scores["counts"]["windows"][f"VC{other}"] == max(0, length + 1 - other)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 8])
+def test_videos_not_longer_than_the_window_have_none(score, frames):
+    scored = score({"a": still(grid([1, 2]), frames)}, {"a": still(grid([0, 1]), frames)})
+    assert scored.scores["counts"]["windows"] == {"VC8": 0, "VC16": 0}
+    assert scored.scores["VC8"] is None and scored.scores["VC16"] is None
+    assert scored.scores["strict"]["VC8"] == (1 if frames == 8 else None)
+    assert np.isnan(scored.per_video["VC8"][0])
+
+
+def test_constant_wrong_prediction_is_consistent(score):
+    scored = score({"a": still(grid([1, 2], [3, 4]), 20)}, {"a": still(grid([9, 9], [9, 9]), 20)})
+    assert scored.scores["mIoU"] == 0
+    assert scored.scores["VC8"] == 1 and scored.scores["VC16"] == 1
+    assert scored.scores["strict"]["VC8"] == 1
+    assert scored.scores["strict"]["VC8_correct"] == 0
+
+
+def test_flickering_prediction_is_not(score):
+    labels = [grid([0, 1 + position % 2]) for position in range(9)]
+    scored = score({"a": still(grid([1, 2]), 9)}, {"a": labels})
+    assert scored.scores["VC8"] == 1 / 2
+
+
+@pytest.mark.parametrize("void", [0, 252, 255])
+def test_frames_without_a_class(score, void):
+    scored = score({"a": still(grid([void, void]), 9)}, {"a": still(grid([0, 5]), 9)})
+    for name in ("mIoU", "mIoU_mmseg", "fwIoU", "pixel_acc", "video_mIoU"):
+        assert scored.scores[name] is None, name
+    assert scored.scores["counts"]["pixels"] == 0
+    assert scored.scores["VC8"] == 1, "the official rule compares raw values, void too"
+    assert scored.scores["strict"]["VC8"] is None
+
+
+def test_frames_without_a_class_add_nothing(score):
+    masks, labels = {"a": [grid([1, 2])]}, {"a": [grid([0, 0])]}
+    alone = score(masks, labels).scores
+    both = score(masks | {"b": [grid([255, 255])]}, labels | {"b": [grid([7, 7])]}).scores
+    for name in ("mIoU", "mIoU_mmseg", "fwIoU", "pixel_acc", "video_mIoU"):
+        assert both[name] == alone[name], name
+
+
+def test_others_and_void_are_two_values_or_one(score):
+    masks = [grid([0, 1]), *still(grid([255, 1]), 16)]
+    scored = score({"a": masks}, {"a": still(grid([3, 0]), 17)})
+    labels_flicker = [grid([position % 2, 0]) for position in range(17)]
+    flicker = score({"a": masks}, {"a": labels_flicker})
+    assert scored.scores["VC16"] == 1 and scored.scores["cffm_compat"]["VC16"] == 1
+    assert flicker.scores["VC16"] == 1, "pixel 0 goes from 0 to 255: not constant"
+    assert flicker.scores["cffm_compat"]["VC16"] == 1 / 2, "merged, it is constant and the prediction is not"
+    assert flicker.scores["strict"]["VC16"] == 1
+
+
+def test_cffm_leaves_out_short_videos(score):
+    masks = {"long": still(grid([1, 2]), 17), "short": still(grid([1, 2]), 16)}
+    labels = {"long": still(grid([0, 1]), 17), "short": still(grid([1, 0]), 16)}
+    scored = score(masks, labels)
+    assert scored.scores["cffm_compat"]["videos"] == 1
+    assert scored.scores["cffm_compat"]["mIoU"] == 1
+    assert scored.scores["mIoU"] < 1
+
+
+def test_windows_are_pooled_over_videos(score):
+    # Nine frames: one window. Eleven frames: three windows. Equal weight each.
+    masks = {"a": still(grid([1, 2]), 9), "b": still(grid([1, 2]), 11)}
+    labels = {"a": still(grid([0, 1]), 9), "b": [grid([0, position % 2]) for position in range(11)]}
+    scored = score(masks, labels)
+    assert scored.scores["VC8"] == pytest.approx((1 + 3 * 1 / 2) / 4)
+    assert scored.per_video["VC8"].tolist() == [1, 1 / 2]
+
+
+def test_windows_do_not_span_a_change_of_size(score):
+    masks = {"a": [*still(grid([1, 2]), 9), *still(grid([1, 2, 3]), 9)]}
+    labels = {"a": [*still(grid([0, 1]), 9), *still(grid([0, 1, 2]), 9)]}
+    scored = score(masks, labels)
+    # Eleven windows start at 0..10; those at 2..8 hold frames of both sizes.
+    assert scored.scores["counts"]["windows"]["VC8"] == 3
+    assert scored.scores["VC8"] == 1
+
+
+def test_unknown_pixels_are_missed_pixels(score):
+    scored = score({"a": [grid([1, 1, 2, 2])]}, {"a": [grid([0, 255, 1, 1])]})
+    assert scored.scores["mIoU"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scored.scores["mIoU_mmseg"] == scored.scores["mIoU"]
+    assert scored.scores["pixel_acc"] == pytest.approx(3 / 4)

@@ -1,0 +1,167 @@
+"""The score stage against the official evaluators, on synthetic and on real videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from vss import formats
+from vss.confusion import mean_iou
+from vss.labels import VSPW
+from vss.score.shard import score_shard
+from vss.score.summary import summarise
+from vss.score.temporal import clip_confusion, warp_labels
+
+TOLERANCE = {"rel": 1e-12, "abs": 1e-12}
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    folder = golden_dir / "metrics"
+    meta = json.loads((folder / "meta.json").read_text())
+    return meta, load_file(folder / "videos.safetensors")
+
+
+@pytest.fixture
+def scored(golden, score):
+    meta, tensors = golden
+    videos = meta["video_order"]
+    return score(
+        {video: list(tensors[f"{video}.gt_raw"]) for video in videos},
+        {video: list(tensors[f"{video}.pred"]) for video in videos},
+        shards=2,
+    )
+
+
+@pytest.mark.golden
+def test_official_numbers(golden, scored):
+    results = golden[0]["results"]
+    for ours, theirs in (
+        ("mIoU", "mIoU"),
+        ("pixel_acc", "pixel_acc"),
+        ("pixel_acc_class", "pixel_acc_class"),
+        ("fwIoU", "fwIoU"),
+        ("video_mIoU", "video_mIoU_mean"),
+        ("video_fwIoU", "video_fwIoU_mean"),
+    ):
+        assert scored.scores[ours] == pytest.approx(results[theirs], **TOLERANCE), ours
+    assert scored.scores["counts"]["classes_in_truth"] == results["num_gt_classes"]
+    iou = scored.per_class.set_index("class_id")["iou"]
+    for class_id, expected in results["per_class_iou"].items():
+        assert iou[int(class_id)] == pytest.approx(expected, **TOLERANCE)
+
+
+@pytest.mark.golden
+def test_mmseg_numbers(golden, scored):
+    results = golden[0]["results"]["mmseg"]
+    assert scored.scores["mIoU_mmseg"] == pytest.approx(results["mIoU_nanmean"], **TOLERANCE)
+    assert scored.scores["pixel_acc"] == pytest.approx(results["aAcc"], **TOLERANCE)
+    iou = scored.per_class.set_index("class_id")["iou"].dropna()
+    assert {str(class_id) for class_id in iou.index} == set(results["IoU_per_class"])
+    for class_id, expected in results["IoU_per_class"].items():
+        assert iou[int(class_id)] == pytest.approx(expected, **TOLERANCE)
+
+
+@pytest.mark.golden
+def test_video_numbers(golden, scored):
+    results = golden[0]["results"]
+    rows = scored.per_video.set_index("video")
+    assert set(rows.index) == set(results["per_video"])
+    for video, expected in results["per_video"].items():
+        assert rows.loc[video, "frames"] == expected["T"]
+        for name in ("mIoU", "fwIoU", "pixel_acc"):
+            assert rows.loc[video, name] == pytest.approx(expected[name], **TOLERANCE)
+
+
+@pytest.mark.golden
+def test_video_consistency(golden, scored):
+    for name, expected in golden[0]["results"]["VC"].items():
+        assert scored.scores[name] == pytest.approx(expected["pooled"], **TOLERANCE)
+        assert scored.scores["counts"]["windows"][name] == expected["num_windows"]
+        rows = scored.per_video.set_index("video")[name]
+        for video, mean in expected["per_video_mean"].items():
+            assert rows[video] == pytest.approx(np.nan if mean is None else mean, nan_ok=True, **TOLERANCE)
+
+
+@pytest.mark.golden
+def test_every_window(golden):
+    from vss.score.consistency import WINDOW_COLUMNS, VideoWindows
+
+    meta, tensors = golden
+    lookup = VSPW.raw_to_train()
+    for video in meta["video_order"]:
+        windows = VideoWindows(0)
+        for raw, labels in zip(tensors[f"{video}.gt_raw"], tensors[f"{video}.pred"], strict=True):
+            windows.add(raw=raw, truth=lookup[raw], labels=labels)
+        table = pd.DataFrame(windows.table(), columns=list(WINDOW_COLUMNS))
+        for name, expected in meta["results"]["VC"].items():
+            rows = table[table["length"] == int(name.removeprefix("VC"))]
+            ratios = (rows["official_kept"] / rows["official"]).tolist()[:-1]  # the last window is not used
+            assert ratios == pytest.approx(expected["per_window"][video] or [], **TOLERANCE), (video, name)
+
+
+@pytest.mark.golden
+def test_temporal_consistency(golden):
+    meta, tensors = golden
+    total, pairs = 0, 0
+    for video in meta["video_order"]:
+        labels, flow = tensors[f"{video}.pred"], tensors[f"{video}.flow"]
+        for following, motion, expected in zip(labels[1:], flow, tensors[f"{video}.warped_next_pred"], strict=True):
+            np.testing.assert_array_equal(warp_labels(following, motion), expected)
+        total = total + clip_confusion(labels, flow, VSPW.num_classes)
+        pairs += len(flow)
+    np.testing.assert_array_equal(total[:, :-1], tensors["tc_confusion"])
+    assert pairs == meta["results"]["TC"]["pairs"]
+    assert mean_iou(total) == pytest.approx(meta["results"]["TC"]["TC"], **TOLERANCE)
+
+
+@pytest.mark.golden
+def test_zero_flow_is_not_the_identity(golden):
+    expected = golden[1]["zero_flow_source_index_plus1"]
+    height, width = expected.shape
+    zero = np.zeros((2, height, width), np.float32)
+    # Labels hold one byte: the source's row and its column are followed in two maps.
+    for axis, count in ((0, height), (1, width)):
+        place = np.broadcast_to(np.expand_dims(np.arange(count) + 1, 1 - axis), (height, width)).astype(np.uint8)
+        source = (expected - 1) // width if axis == 0 else (expected - 1) % width
+        np.testing.assert_array_equal(warp_labels(place, zero), np.where(expected > 0, source + 1, 0))
+
+
+def test_real_predictions(real_data: Path, tmp_path: Path):
+    """Real nets on a real clip; the numbers are those of the README beside the data, to four decimals."""
+    video = "camvid_0016E5"
+    reference = {}
+    for line in (real_data / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if (real_data / "preds" / cells[0] / video).is_dir() and cells[0]:
+            reference[cells[0]] = dict(zip(("mIoU", "fwIoU", "VC8", "VC16"), map(float, cells[1:]), strict=True))
+    assert len(reference) >= 3
+    clip = real_data / "VSPW_480p" / "data" / video
+    masks = sorted((clip / "mask").glob("*.png"))
+    height, width = formats.read_raw_mask(masks[0]).shape
+    rows = [(video, m.stem, "val", f"origin/{m.stem}.jpg", f"mask/{m.name}", height, width) for m in masks]
+    formats.write_index(tmp_path / "index.csv", pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
+    formats.write_card(
+        tmp_path / "dataset.json",
+        formats.Card("vspw", str(clip), list(VSPW.classes), VSPW.raw_to_train().tolist(), False, {"val": 61}, ""),
+    )
+    for net, expected in reference.items():
+        with formats.LabelsWriter(tmp_path / "x.labels.h5", classes=VSPW.classes, provenance={}) as writer:
+            for mask in masks:
+                raw = cv2.imread(str(real_data / "preds" / net / video / mask.name), cv2.IMREAD_UNCHANGED)
+                writer.write(video, mask.stem, VSPW.raw_to_train()[raw])
+        score_shard(
+            labels=tmp_path / "x.labels.h5", index=tmp_path / "index.csv", card=tmp_path / "dataset.json",
+            split="val", shard=0, shards=1, out=tmp_path / "x.npz",
+        )  # fmt: skip
+        out = {name: tmp_path / name for name in ("scores", "per_class", "per_video")}
+        summarise(shards=[tmp_path / "x.npz"], card=tmp_path / "dataset.json", **out)
+        scores = formats.read_json(out["scores"])
+        for name, value in expected.items():
+            assert round(scores[name], 4) == value, (net, name)

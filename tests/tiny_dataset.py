@@ -1,0 +1,70 @@
+"""A dataset of a few tiny frames on disk, from arrays: for tests of the stages that read only files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from vss import formats
+from vss.labels import VSPW
+
+
+@dataclass(frozen=True)
+class TinyDataset:
+    """Where the index and the card of a written dataset are."""
+
+    index: Path
+    card: Path
+
+
+def write_dataset(
+    folder: Path,
+    masks: Mapping[str, Sequence[np.ndarray]],
+    *,
+    split: str = "val",
+    with_masks: bool = True,
+    images: Mapping[str, Sequence[np.ndarray]] | None = None,
+) -> TinyDataset:
+    """Writes videos of raw VSPW masks [H, W] uint8 and grey or given RGB images; frames 00000000, 00000001, ..."""
+    rows = []
+    for number, (video, frames) in enumerate(masks.items()):
+        for position, mask in enumerate(frames):
+            frame = f"{position:08d}"
+            image_path, mask_path = f"{number}/{frame}.jpg", f"{number}/{frame}.png"
+            image = images[video][position] if images else np.full((*mask.shape, 3), 128, np.uint8)
+            (folder / str(number)).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(folder / image_path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            if with_masks:
+                assert cv2.imwrite(str(folder / mask_path), mask)
+            rows.append((video, frame, split, image_path, mask_path if with_masks else "", *mask.shape))
+    index, card = folder / "index.csv", folder / "dataset.json"
+    formats.write_index(index, pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
+    formats.write_card(
+        card,
+        formats.Card(
+            name="vspw",
+            root=str(folder),
+            classes=list(VSPW.classes),
+            label_map=VSPW.raw_to_train().tolist(),
+            drawn=True,
+            frames={split: len(rows)},
+            sha256=formats.sha256_of_file(index),
+        ),
+    )
+    return TinyDataset(index, card)
+
+
+def write_labels(
+    path: Path, labels: Mapping[str, Sequence[np.ndarray]], *, classes: Sequence[str] = VSPW.classes
+) -> Path:
+    """Writes label maps [H, W] uint8 of train ids with the frame names of `write_dataset`."""
+    with formats.LabelsWriter(path, classes=list(classes), provenance={}) as writer:
+        for video, frames in labels.items():
+            for position, frame in enumerate(frames):
+                writer.write(video, f"{position:08d}", frame)
+    return path
