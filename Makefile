@@ -1,0 +1,62 @@
+# `make demo` runs the whole flow on drawn data; `make test` runs the tests. Both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+UV := $(VENV)/bin/uv
+RUN := $(VENV)/bin
+CORES ?= 2
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock ops setup bench-ops bench-infer bench-scores clean-venv
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## set up .venv with the pinned packages
+
+$(READY): envs/requirements.txt pyproject.toml cuda_ops/pyproject.toml
+	@echo "Setting up $(VENV) (pinned packages; about 5 GB with torch)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module: apt-get install python3-venv"; exit 1; }
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r envs/uv.txt
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps --require-hashes -r envs/requirements.txt
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e . -e cuda_ops
+	@touch $@
+
+demo: $(READY)  ## run the whole flow on the default config (drawn data, small models, no GPU needed)
+	$(RUN)/snakemake --cores $(CORES)
+
+test: $(READY)  ## run the whole test suite
+	$(RUN)/python -m pytest
+
+check: $(READY)  ## ruff, snakefmt, snakemake --lint
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/snakefmt --check Snakefile workflow
+	$(RUN)/snakemake --lint
+
+format: $(READY)  ## rewrite the sources as `make check` wants them
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+	$(RUN)/snakefmt Snakefile workflow
+
+ops: $(READY)  ## compile cuda_ops for this machine (optional: faster DCNv3 and deformable attention)
+	$(RUN)/python -m vss_ops.build
+
+bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
+	$(RUN)/python -m vss_ops.bench
+
+bench-infer: $(READY)  ## the inference engine against MMSegmentation's test-time augmentation
+	$(RUN)/python -m vss.infer.bench
+
+bench-scores: $(READY)  ## stored class scores against dense ones
+	$(RUN)/python -m vss.ensemble.bench
+
+lock: $(READY)  ## resolve envs/requirements.in again
+	$(UV) pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --upgrade --quiet -o envs/requirements.txt
+
+clean-venv:  ## remove .venv
+	rm -rf $(VENV)

@@ -1,0 +1,35 @@
+# Train, run, ensemble, refine and score models for video semantic segmentation on VSPW.
+# This file is the table of contents, in the order of the flow; the rules are in workflow/rules, one file a stage.
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# A config file given on the command line stands alone: config.yaml is read only where none is given, because Snakemake
+# would merge the two and the default's small models would leak into the other run.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/infer.smk"
+include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/refine.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/submit.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+        all_submissions(),

@@ -1,0 +1,344 @@
+"""The config file: checked in one place before any rule is defined, and asked questions by name.
+
+Free of torch and of Snakemake: a dry run has to be instant, and a test has to be able to ask the same questions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from vss.errors import UserError
+from vss.labels import VSPW
+
+STAGES = ("prepare", "pretrain", "finetune", "infer", "ensemble", "refine", "score", "submit", "report")
+
+_TYPE_NAMES = {dict: "a map", list: "a list", str: "text", bool: "true/false", int: "a whole number", float: "a number"}
+_SCHEMA_TYPES = {
+    "object": "a map",
+    "array": "a list",
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "null": "null",
+}
+
+
+# ---- the schema: unknown keys, types, ranges, defaults
+
+
+def check_schema(config: dict[str, Any], schema_file: str | Path) -> dict[str, Any]:
+    """Checks the config against the JSON schema and returns it with every default filled in.
+
+    Raises:
+        UserError: the first mistake, as one line with the key's path, what was found and what is allowed.
+    """
+    schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
+    if errors:
+        raise UserError("config: " + _one_line(errors[0]))
+    return _filled(config, schema, schema["$defs"])
+
+
+def _one_line(error: jsonschema.ValidationError) -> str:
+    path = ".".join(str(part) for part in error.absolute_path) or "top level"
+    found, allowed = error.instance, error.validator_value
+    if error.validator == "additionalProperties" and allowed is False:
+        known = sorted(error.schema.get("properties", {}))
+        extra = next(key for key in found if key not in known)
+        return f"{path}: unknown key {extra!r}{_did_you_mean(extra, known)}; allowed: {', '.join(known)}"
+    if error.validator == "required":
+        return f"{path}: key {next(key for key in allowed if key not in found)!r} is missing"
+    if error.validator == "type":
+        names = [_SCHEMA_TYPES[name] for name in ([allowed] if isinstance(allowed, str) else allowed)]
+        return f"{path}: is {found!r} ({_TYPE_NAMES.get(type(found), 'null')}), must be {' or '.join(names)}"
+    if error.validator == "enum":
+        return f"{path}: is {found!r}, must be one of {', '.join(map(repr, allowed))}"
+    if error.validator == "pattern" and allowed.startswith("^[A-Za-z0-9][A-Za-z0-9_-]*"):
+        # propertyNames report the parent's path; the instance is the name itself.
+        return f"{path}: name {found!r} may hold letters, digits, '_' and '-' only (a dot separates names in paths)"
+    if error.validator == "minProperties":
+        return f"{path}: is empty, needs at least one entry"
+    limits = {
+        "minimum": "at least",
+        "maximum": "at most",
+        "exclusiveMinimum": "more than",
+        "minItems": "a list of at least",
+        "maxItems": "a list of at most",
+        "pattern": "text that matches",
+    }
+    return f"{path}: is {found!r}, must be {limits.get(error.validator, error.validator)} {allowed}"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _filled(value: Any, schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """Returns a copy of `value` with the schema's defaults wherever a key is absent."""
+    if "$ref" in schema:
+        referred = definitions[schema["$ref"].rsplit("/", 1)[1]]
+        properties = {**referred.get("properties", {}), **schema.get("properties", {})}
+        schema = {**referred, **schema, "properties": properties}
+    if isinstance(value, list):
+        return [_filled(item, schema.get("items", {}), definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+    filled = {}
+    for key, item in value.items():
+        subschema = properties.get(key, others if isinstance(others, dict) else {})
+        filled[key] = _filled(item, subschema, definitions)
+    for key, subschema in properties.items():
+        if key not in filled and "default" in subschema:
+            filled[key] = _filled(subschema["default"], subschema, definitions)
+        elif key not in filled and "default" in definitions.get(subschema.get("$ref", "").rsplit("/", 1)[-1], {}):
+            filled[key] = _filled({}, subschema, definitions)
+    return filled
+
+
+# ---- questions
+
+
+class Plan:
+    """A checked config, asked what has to be made and with which settings.
+
+    Args:
+        config: the config with defaults filled in (`check_schema`).
+        row_names: names of the rows in src/vss/configs.
+
+    Raises:
+        UserError: names that do not exist, clash, or cannot be made; files and folders that are not there.
+    """
+
+    def __init__(self, config: dict[str, Any], *, row_names: Iterable[str]) -> None:
+        self.config = config
+        self.models: dict[str, dict] = config["models"]
+        self.tta: dict[str, dict] = config["tta"]
+        self.ensembles: dict[str, dict] = config["ensembles"]
+        self.refiners: dict[str, dict] = config["refiners"]
+        self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
+        self.split: str = config["targets"]["score_split"]
+        self._check_names()
+        self._check_models(sorted(row_names))
+        self._check_predictions()
+        self._check_files()
+        self._check_report()
+
+    # -- models
+
+    def pretrained(self) -> list[str]:
+        """Returns the models that are trained on COCO-Stuff first."""
+        return [name for name, model in self.models.items() if "pretrain" in model]
+
+    def finetuned(self) -> list[str]:
+        """Returns the models that are trained on VSPW here."""
+        return [name for name, model in self.models.items() if "finetune" in model]
+
+    def imported(self) -> list[str]:
+        """Returns the models whose finished weights are named in the config."""
+        return [name for name, model in self.models.items() if "weights" in model]
+
+    def soups(self) -> list[str]:
+        """Returns the models that are averages of other models' weights."""
+        return [name for name, model in self.models.items() if "soup" in model]
+
+    def training_settings(self, stage: str, model: str) -> dict[str, Any]:
+        """Returns what a training's result depends on; GPUs are not part of it."""
+        settings = {key: value for key, value in self.models[model][stage].items() if key not in ("init", "gpus")}
+        settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
+        return {**settings, "protocol": self.config["protocol"]}
+
+    def training_gpus(self, stage: str, model: str) -> int:
+        """Returns how many GPUs a training asks for."""
+        return self.models[model][stage]["gpus"]
+
+    def published_init(self, stage: str, model: str) -> str | None:
+        """Returns the path of published weights that a training starts from."""
+        return self.models[model][stage].get("init")
+
+    def title(self, name: str) -> str:
+        """Returns the report's name of a model, ensemble, refiner or prediction."""
+        if name in self.predictions and "title" in self.predictions[name]:
+            return self.predictions[name]["title"]
+        for table in (self.models, self.ensembles, self.refiners):
+            if name in table:
+                return table[name].get("title", name)
+        if "." in name:
+            return " + ".join(self.title(part) for part in name.split("."))
+        return name
+
+    # -- predictions
+
+    def scored(self) -> list[str]:
+        """Returns every prediction that is scored, in the config's order."""
+        return list(self.predictions)
+
+    def submitted(self) -> list[str]:
+        """Returns every prediction of the test split that is zipped."""
+        return self.config["targets"]["submit"]
+
+    def shards(self, split: str) -> list[str]:
+        """Returns the shard names of a split: "00", "01", ..."""
+        return [f"{shard:02d}" for shard in range(self.config["data"]["vspw"]["shards"][split])]
+
+    def members(self, ensemble: str) -> dict[str, float]:
+        """Returns the members of an ensemble with their weights."""
+        return self.ensembles[ensemble]["members"]
+
+    def refinement(self, prediction: str) -> tuple[str, str] | None:
+        """Returns (what is refined, refiner) where the prediction ends in a refiner's name, else None."""
+        head, _, last = prediction.rpartition(".")
+        return (head, last) if last in self.refiners else None
+
+    def base(self, prediction: str) -> str:
+        """Returns the prediction without its refiners: `model.tta` or an ensemble's name."""
+        while (refined := self.refinement(prediction)) is not None:
+            prediction = refined[0]
+        return prediction
+
+    def with_scores(self) -> list[str]:
+        """Returns the `model.tta` whose class scores are stored, because an ensemble in use reads them."""
+        used = {self.base(name) for name in (*self.scored(), *self.submitted())} & set(self.ensembles)
+        return sorted({member for name in used for member in self.members(name)})
+
+    def views(self, model: str, tta: str) -> dict[str, Any]:
+        """Returns the view settings of a prediction: the model's own, overridden by the tta's."""
+        return {**self.models[model].get("test", {}), **self.tta[tta]}
+
+    def searches(self, ensemble: str) -> bool:
+        """Tells whether an ensemble's weights or temperatures are chosen on val."""
+        return self.ensembles[ensemble]["search_weights"] or self.ensembles[ensemble]["fit_temperature"]
+
+    def trains_refiner(self, refiner: str) -> bool:
+        """Tells whether a refiner's small network is trained here."""
+        return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None
+
+    def shown(self) -> list[str]:
+        """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
+        if self.config["report"]["overlays"]:
+            return self.config["report"]["overlays"]
+        refined = [name for name in self.scored() if self.refinement(name)]
+        if not refined:
+            return self.scored()[-1:]
+        return [self.refinement(refined[-1])[0], refined[-1]]
+
+    # -- checks
+
+    def _check_names(self) -> None:
+        owners: dict[str, str] = {}
+        for kind in ("models", "tta", "ensembles", "refiners"):
+            for name in self.config[kind]:
+                if name in owners:
+                    raise UserError(
+                        f"config: {kind}.{name}: the name is taken by {owners[name]}.{name}; choose another"
+                    )
+                owners[name] = kind
+
+    def _check_models(self, row_names: list[str]) -> None:
+        for name, model in self.models.items():
+            sources = [key for key in ("finetune", "weights", "soup") if key in model]
+            if len(sources) != 1:
+                found = " and ".join(sources) if sources else "none"
+                raise UserError(f"config: models.{name}: needs exactly one of finetune, weights, soup; found {found}")
+            if "pretrain" in model and "finetune" not in model:
+                raise UserError(f"config: models.{name}.pretrain: allowed only beside finetune")
+            if "weights" in model and "config" not in model:
+                raise UserError(f"config: models.{name}.config: is missing; weights need the row they belong to")
+            if "config" in model and "weights" not in model:
+                raise UserError(f"config: models.{name}.config: allowed only beside weights; name the row in finetune")
+            if "pretrain" in model and "init" in model["finetune"]:
+                raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
+            for part in model.get("soup", []):
+                if part not in self.models or "soup" in self.models[part]:
+                    raise UserError(
+                        f"config: models.{name}.soup: no trained model {part!r}{_did_you_mean(part, self.models)}"
+                    )
+            for key, row in self._rows_of(model):
+                if row not in row_names:
+                    raise UserError(
+                        f"config: models.{name}.{key}: no row {row!r}{_did_you_mean(row, row_names)};"
+                        " `vss models` lists them"
+                    )
+
+    @staticmethod
+    def _rows_of(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if "config" in model:
+            yield "config", model["config"]
+        for stage in ("pretrain", "finetune"):
+            if stage in model:
+                yield f"{stage}.config", model[stage]["config"]
+
+    def _check_predictions(self) -> None:
+        for ensemble in self.ensembles:
+            for member in self.members(ensemble):
+                self._check_model_tta(f"ensembles.{ensemble}.members", member)
+        for name in self.predictions:
+            self._check_prediction("predictions", name)
+        for name in self.submitted():
+            self._check_prediction("targets.submit", name)
+        for name in self.config["report"]["overlays"]:
+            if name not in self.predictions:
+                raise UserError(f"config: report.overlays: {name!r} is not among predictions")
+
+    def _check_prediction(self, key: str, name: str) -> None:
+        base = self.base(name)
+        if base not in self.ensembles:
+            self._check_model_tta(key, base, whole=name)
+
+    def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
+        whole = whole or name
+        model, dot, tta = name.partition(".")
+        if not dot:
+            known = [*self.models, *self.ensembles]
+            raise UserError(
+                f"config: {key}: {whole!r} names no ensemble{_did_you_mean(name, known)};"
+                f" a model needs a tta: {name}.{next(iter(self.tta))}"
+            )
+        if model not in self.models:
+            raise UserError(f"config: {key}: {whole!r} names no model {model!r}{_did_you_mean(model, self.models)}")
+        if tta not in self.tta:
+            known = [*self.tta, *self.refiners]
+            raise UserError(f"config: {key}: {whole!r} names no tta or refiner {tta!r}{_did_you_mean(tta, known)}")
+
+    def _check_files(self) -> None:
+        for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
+            root = self.config["data"][dataset]["root"]
+            for folder in [Path(root), *(Path(root, part) for part in parts)] if root is not None else []:
+                if not folder.is_dir():
+                    raise UserError(f"config: data.{dataset}.root: no folder {str(folder)!r}")
+        if "shards" in self.config["data"]["coco_stuff"]:
+            raise UserError("config: data.coco_stuff: unknown key 'shards'; only VSPW is predicted")
+        for key, path in self._weight_files():
+            if not Path(path).is_file():
+                raise UserError(f"config: {key}: no file {path!r}; README.md says where published weights come from")
+
+    def _weight_files(self) -> Iterator[tuple[str, str]]:
+        for name, model in self.models.items():
+            if "weights" in model:
+                yield f"models.{name}.weights", model["weights"]
+            for stage in ("pretrain", "finetune"):
+                if "init" in model.get(stage, {}):
+                    yield f"models.{name}.{stage}.init", model[stage]["init"]
+        for name, refiner in self.refiners.items():
+            if refiner["weights"] is not None:
+                yield f"refiners.{name}.weights", refiner["weights"]
+
+    def _check_report(self) -> None:
+        for name in self.config["report"]["colours"]:
+            if name not in VSPW.classes:
+                raise UserError(f"config: report.colours: no VSPW class {name!r}{_did_you_mean(name, VSPW.classes)}")
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Returns a regular expression that matches exactly the names; one that matches nothing where there are none."""
+    return "|".join(sorted(re.escape(name) for name in names)) or "(?!)"

@@ -1,0 +1,125 @@
+"""Digests of a stage's code and of a config row: content decides what reruns, never a file's time.
+
+The code digest covers the syntax trees, without comments and docstrings, of the modules a stage imports (followed
+through `vss` and `vss_ops`, imports inside functions included) and of the data files beside them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+# What a stage's command calls. cli.py is left out: it only parses.
+ENTRY_MODULES = {
+    "prepare": ("vss.data.prepare",),
+    "pretrain": ("vss.train.run",),
+    "finetune": ("vss.train.run",),
+    "import": ("vss.models.checkpoints",),
+    "soup": ("vss.infer.soup",),
+    "infer": ("vss.infer.run",),
+    "search": ("vss.ensemble.search",),
+    "ensemble": ("vss.ensemble.run",),
+    "propose": ("vss.refine.propose",),
+    "train_refiner": ("vss.refine.train",),
+    "refine": ("vss.refine.run",),
+    "score_shard": ("vss.score.shard",),
+    "score": ("vss.score.summary",),
+    "submit": ("vss.submit.run",),
+    "report": ("vss.report.run",),
+}
+
+_PACKAGES = ("vss", "vss_ops")
+_DATA_SUFFIXES = (".css", ".html", ".js")
+
+
+def stage_digest(stage: str) -> str:
+    """Returns 16 hexadecimal digits that change exactly when code that the stage runs changes."""
+    digest = hashlib.sha256()
+    for module in modules_of(stage):
+        digest.update(f"{module} {_file_digest(_source_of(module))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def modules_of(stage: str) -> tuple[str, ...]:
+    """Returns the names of the project's modules that a stage imports, sorted."""
+    seen: set[str] = set()
+    todo = list(ENTRY_MODULES[stage])
+    while todo:
+        module = todo.pop()
+        if module in seen or _source_of(module) is None:
+            continue
+        seen.add(module)
+        todo.extend(imports_of(module))
+    return tuple(sorted(seen))
+
+
+@functools.cache
+def imports_of(module: str) -> frozenset[str]:
+    """Returns the project's modules that a module's source imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(_source_of(module).read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(module, node)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found.update(name for name in names if name.split(".")[0] in _PACKAGES and _source_of(name) is not None)
+    return frozenset(found)
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if node.level == 0:
+        return node.module or ""
+    is_package = _source_of(module).name == "__init__.py"
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+@functools.cache
+def _source_of(module: str) -> Path | None:
+    """Returns a project module's source file, found without importing it; None for anything else."""
+    package, *rest = module.split(".")
+    root = _package_folder(package)
+    if root is None:
+        return None
+    for candidate in (root.joinpath(*rest, "__init__.py"), root.joinpath(*rest).with_suffix(".py")):
+        if candidate.is_file() and (rest or candidate.name == "__init__.py"):
+            return candidate
+    return None
+
+
+@functools.cache
+def _package_folder(package: str) -> Path | None:
+    if package not in _PACKAGES:
+        return None
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+@functools.cache
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256(code_without_prose(path.read_text(encoding="utf-8")).encode())
+    if path.name != "__init__.py":
+        for data in sorted(path.parent.iterdir()):
+            if data.suffix in _DATA_SUFFIXES:
+                digest.update(data.read_bytes())
+    return digest.hexdigest()
+
+
+def code_without_prose(source: str) -> str:
+    """Returns the dump of a source's syntax tree without docstrings; comments and layout are not in a tree."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:]
+    return ast.dump(tree)

@@ -1,0 +1,101 @@
+"""GPU leases: Snakemake counts GPUs but never says which, so every GPU command runs under a lock per card.
+
+`vss lease N -- COMMAND` waits until N cards of the machine are free, sets CUDA_VISIBLE_DEVICES to them and becomes the
+command. The locks are file locks held by the process itself: the kernel frees them when it ends, kill -9 included.
+Inside a SLURM job the scheduler has already chosen the cards, and with N = 0 there is nothing to choose: the command
+then simply runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vss.errors import UserError
+from vss.progress import say
+
+_SECONDS_BETWEEN_TRIES = 0.5
+
+
+def lease(gpus: int, command: Sequence[str]) -> NoReturn:
+    """Becomes `command` while holding `gpus` cards.
+
+    Raises:
+        UserError: the machine has fewer cards than asked for, or the command does not exist.
+    """
+    environment = dict(os.environ)
+    if "SLURM_JOB_ID" not in environment:
+        if gpus > 0:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus))
+        else:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        os.execvpe(command[0], list(command), environment)
+    except FileNotFoundError:
+        raise UserError(f"lease: no command {command[0]!r}") from None
+
+
+def acquire(gpus: int, *, folder: Path | None = None) -> list[str]:
+    """Waits for `gpus` free cards and returns their ids; their locks live as long as this process.
+
+    All or nothing: a job that needs two cards never sits on one while it waits, so two jobs cannot block each other.
+
+    Args:
+        gpus: cards wanted, at least 1.
+        folder: where the lock files are; by default one folder for all users and workflows of the machine.
+
+    Raises:
+        UserError: the machine has fewer cards than asked for.
+    """
+    cards = visible_cards()
+    if len(cards) < gpus:
+        raise UserError(
+            f"lease: {gpus} GPUs asked for, {len(cards)} visible on this machine; lower `gpus` in the config"
+        )
+    folder = folder or Path(tempfile.gettempdir()) / "vss-gpu-leases"
+    folder.mkdir(mode=0o1777, parents=True, exist_ok=True)
+    told = False
+    while True:
+        held = _try(cards, gpus, folder)
+        if held is not None:
+            return held
+        if not told:
+            say(f"lease: waiting for {gpus} of {len(cards)} GPUs")
+            told = True
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _try(cards: Sequence[str], gpus: int, folder: Path) -> list[str] | None:
+    held: list[tuple[str, int]] = []
+    for card in cards:
+        file = os.open(folder / f"gpu-{card}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            continue
+        held.append((card, file))
+        if len(held) == gpus:
+            for _, locked in held:
+                os.set_inheritable(locked, True)  # the lock has to survive exec
+            return [card for card, _ in held]
+    for _, locked in held:
+        os.close(locked)
+    return None
+
+
+def visible_cards() -> list[str]:
+    """Returns the ids of the cards this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [card.strip() for card in visible.split(",") if card.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(listing.splitlines()) if line.startswith("GPU ")]

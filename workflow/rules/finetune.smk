@@ -1,0 +1,119 @@
+# Get weights for VSPW's classes: by training, from a published checkpoint, or as the average of other models' weights.
+
+
+def finetune_init(wildcards):
+    """The pretrained weights of a model with a pretrain, the published ones that its config names, or nothing.
+
+    Weights are `ancient`: their content is followed through the fingerprint, not through the file's time.
+    """
+    if wildcards.model not in plan.pretrained():
+        return published_init("finetune", wildcards.model)
+    return {
+        "init": ancient(f"<results>/pretrain/{wildcards.model}/weights.safetensors"),
+        "init_card": "<results>/prepare/coco_stuff/dataset.json",
+        "init_fingerprint": f"<results>/pretrain/{wildcards.model}/fingerprint.json",
+    }
+
+
+def import_settings(wildcards):
+    model = plan.models[wildcards.model]
+    return canonical_json(
+        {"config": model["config"], "cfg_options": model["cfg_options"]}
+    )
+
+
+def soup_parts(kind):
+    return lambda wildcards: expand(
+        "<results>/finetune/{part}/{kind}",
+        part=plan.models[wildcards.model]["soup"],
+        kind=kind,
+    )
+
+
+rule finetune:
+    input:
+        unpack(finetune_init),
+        index=INDEX,
+        card=CARD,
+    output:
+        weights="<results>/finetune/{model}/weights.safetensors",
+        config="<results>/finetune/{model}/config.json",
+        log="<results>/finetune/{model}/log.jsonl",
+        audit="<results>/finetune/{model}/audit.json",
+        fingerprint="<results>/finetune/{model}/fingerprint.json",
+    log:
+        "<results>/logs/finetune/{model}.log",
+    benchmark:
+        "<results>/benchmarks/finetune/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(plan.finetuned()),
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=training_gpus("finetune"),
+    params:
+        settings=training_settings("finetune"),
+        row=training_row("finetune"),
+        init=init_options,
+        code=training_code("finetune"),
+    message:
+        "Finetune {wildcards.model} on VSPW"
+    shell:
+        "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {params.settings:q}"
+        " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
+        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --fingerprint {output.fingerprint:q} --work-dir <work>/finetune/{wildcards.model} > {log:q} 2>&1"
+
+
+rule import_weights:
+    input:
+        checkpoint=lambda wildcards: ancient(plan.models[wildcards.model]["weights"]),
+    output:
+        weights="<results>/finetune/{model}/weights.safetensors",
+        config="<results>/finetune/{model}/config.json",
+        log="<results>/finetune/{model}/log.jsonl",
+        audit="<results>/finetune/{model}/audit.json",
+        fingerprint="<results>/finetune/{model}/fingerprint.json",
+    log:
+        "<results>/logs/finetune/{model}.log",
+    wildcard_constraints:
+        model=any_of(plan.imported()),
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=import_settings,
+        row=lambda wildcards: row_digest(plan.models[wildcards.model]["config"]),
+        code=code_of("import"),
+    message:
+        "Import the weights of {wildcards.model}"
+    shell:
+        "vss import-checkpoint {input.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
+        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"
+
+
+rule soup:
+    input:
+        fingerprints=soup_parts("fingerprint.json"),
+        configs=soup_parts("config.json"),
+        weights=lambda wildcards: ancient(soup_parts("weights.safetensors")(wildcards)),
+    output:
+        weights="<results>/finetune/{model}/weights.safetensors",
+        config="<results>/finetune/{model}/config.json",
+        log="<results>/finetune/{model}/log.jsonl",
+        audit="<results>/finetune/{model}/audit.json",
+        fingerprint="<results>/finetune/{model}/fingerprint.json",
+    log:
+        "<results>/logs/finetune/{model}.log",
+    wildcard_constraints:
+        model=any_of(plan.soups()),
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        code=code_of("soup"),
+    message:
+        "Average the weights of {wildcards.model}"
+    shell:
+        "vss soup --model {wildcards.model} --parts {input.weights:q} --configs {input.configs:q}"
+        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"

@@ -1,0 +1,60 @@
+# Run a model over a shard of videos. `{member}` is `model.tta`.
+
+MEMBERS = [f"{model}.{tta}" for model in plan.models for tta in plan.tta]
+
+
+def model_file(name):
+    return (
+        lambda wildcards: f"<results>/finetune/{wildcards.member.split('.')[0]}/{name}"
+    )
+
+
+def infer_settings(wildcards):
+    return canonical_json(
+        {
+            "prediction": wildcards.member,
+            "tta": plan.views(*wildcards.member.split(".")),
+            "protocol": config["protocol"],
+        }
+    )
+
+
+rule infer:
+    input:
+        fingerprint=model_file("fingerprint.json"),
+        config=model_file("config.json"),
+        weights=lambda wildcards: ancient(model_file("weights.safetensors")(wildcards)),
+        index=INDEX,
+        card=CARD,
+    output:
+        labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
+        scores="<results>/predictions/{member}/{split}/{shard}.scores.h5",
+    log:
+        "<results>/logs/infer/{member}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/infer/{member}.{split}.{shard}.tsv"
+    wildcard_constraints:
+        member=any_of(plan.with_scores()),
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=infer_settings,
+        shards=shard_count,
+        code=code_of("infer"),
+    message:
+        "Infer {wildcards.member} on {wildcards.split} shard {wildcards.shard}"
+    shell:
+        "vss lease {resources.gpu} -- vss infer --settings {params.settings:q} --weights {input.weights:q}"
+        " --config {input.config:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
+        " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+
+
+# The same job without class scores, for what no ensemble reads. One shell text serves both, so that a prediction that
+# leaves an ensemble is not run again.
+use rule infer as infer_labels with:
+    output:
+        labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
+    wildcard_constraints:
+        member=any_of(set(MEMBERS) - set(plan.with_scores())),

@@ -1,0 +1,43 @@
+# Read the datasets, or draw them: one index row a frame, a card that says what labels mean, and a check report.
+
+
+def prepare_settings(wildcards):
+    return canonical_json(
+        {
+            key: value
+            for key, value in config["data"][wildcards.dataset].items()
+            if key != "shards"
+        }
+    )
+
+
+def split_lists(wildcards):
+    root = config["data"][wildcards.dataset]["root"]
+    if root is None or wildcards.dataset != "vspw":
+        return []
+    return [
+        path
+        for path in (Path(root, f"{split}.txt") for split in ("train", "val", "test"))
+        if path.exists()
+    ]
+
+
+rule prepare:
+    input:
+        split_lists,
+    output:
+        index="<results>/prepare/{dataset}/index.csv",
+        card="<results>/prepare/{dataset}/dataset.json",
+        check="<results>/prepare/{dataset}/check.json",
+    log:
+        "<results>/logs/prepare/{dataset}.log",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=prepare_settings,
+        code=code_of("prepare"),
+    message:
+        "Prepare {wildcards.dataset}"
+    shell:
+        "vss prepare --dataset {wildcards.dataset} --settings {params.settings:q}"
+        " --index {output.index:q} --card {output.card:q} --check {output.check:q} > {log:q} 2>&1"

@@ -1,0 +1,66 @@
+# Train on COCO-Stuff. The resumable state lives in <work>, outside the outputs, which Snakemake deletes on failure.
+
+
+def training_settings(stage):
+    def settings(wildcards):
+        chosen = plan.training_settings(stage, wildcards.model)
+        return canonical_json(chosen)
+
+    return settings
+
+
+def training_row(stage):
+    return lambda wildcards: row_digest(plan.models[wildcards.model][stage]["config"])
+
+
+def training_gpus(stage):
+    return lambda wildcards: plan.training_gpus(stage, wildcards.model)
+
+
+def published_init(stage, model):
+    path = plan.published_init(stage, model)
+    return {} if path is None else {"init": ancient(path)}
+
+
+def init_options(wildcards, input):
+    """The optional arguments of a training, as words to be quoted one by one."""
+    words = []
+    for name, option in (("init", "--init"), ("init_card", "--init-card")):
+        if name in input.keys():
+            words += [option, input[name]]
+    return words
+
+
+rule pretrain:
+    input:
+        unpack(lambda wildcards: published_init("pretrain", wildcards.model)),
+        index="<results>/prepare/coco_stuff/index.csv",
+        card="<results>/prepare/coco_stuff/dataset.json",
+    output:
+        weights="<results>/pretrain/{model}/weights.safetensors",
+        config="<results>/pretrain/{model}/config.json",
+        log="<results>/pretrain/{model}/log.jsonl",
+        audit="<results>/pretrain/{model}/audit.json",
+        fingerprint="<results>/pretrain/{model}/fingerprint.json",
+    log:
+        "<results>/logs/pretrain/{model}.log",
+    benchmark:
+        "<results>/benchmarks/pretrain/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(plan.pretrained()),
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=training_gpus("pretrain"),
+    params:
+        settings=training_settings("pretrain"),
+        row=training_row("pretrain"),
+        init=init_options,
+        code=training_code("pretrain"),
+    message:
+        "Pretrain {wildcards.model} on COCO-Stuff"
+    shell:
+        "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {params.settings:q}"
+        " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
+        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --fingerprint {output.fingerprint:q} --work-dir <work>/pretrain/{wildcards.model} > {log:q} 2>&1"

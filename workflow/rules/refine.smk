@@ -1,0 +1,128 @@
+# Refine label maps: CascadePSP, or SSA's vote over mask proposals. Refiners chain by name.
+
+
+def refiner_weights(wildcards):
+    """CascadePSP's weights: published ones as they are, the small network's through its fingerprint."""
+    refiner = plan.refiners[wildcards.refiner]
+    if refiner["method"] != "cascadepsp":
+        return {
+            "proposals": f"<results>/proposals/{wildcards.refiner}/{wildcards.split}/{wildcards.shard}.h5"
+        }
+    if refiner["weights"] is not None:
+        return {"weights": ancient(refiner["weights"])}
+    return {
+        "weights": ancient(f"<results>/refine/{wildcards.refiner}/weights.safetensors"),
+        "fingerprint": f"<results>/refine/{wildcards.refiner}/fingerprint.json",
+    }
+
+
+def optional_inputs(*names):
+    """Turns the inputs that a job has among `names` into options."""
+
+    def words(wildcards, input):
+        return [
+            word
+            for name in names
+            if name in input.keys()
+            for word in (f"--{name}", input[name])
+        ]
+
+    return words
+
+
+def refiner_settings(*keys):
+    return lambda wildcards: canonical_json(
+        {key: plan.refiners[wildcards.refiner][key] for key in keys}
+    )
+
+
+rule train_refiner:
+    input:
+        index=INDEX,
+        card=CARD,
+    output:
+        weights="<results>/refine/{refiner}/weights.safetensors",
+        log="<results>/refine/{refiner}/log.jsonl",
+        fingerprint="<results>/refine/{refiner}/fingerprint.json",
+    log:
+        "<results>/logs/refine/{refiner}.train.log",
+    wildcard_constraints:
+        refiner=any_of(filter(plan.trains_refiner, plan.refiners)),
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: canonical_json(
+            plan.refiners[wildcards.refiner]["training"]
+        ),
+        code=training_code("train_refiner"),
+    message:
+        "Train the refinement network of {wildcards.refiner}"
+    shell:
+        "vss lease {resources.gpu} -- vss train-refiner --settings {params.settings:q} --index {input.index:q}"
+        " --card {input.card:q} --weights {output.weights:q} --fingerprint {output.fingerprint:q}"
+        " --log {output.log:q} --work-dir <work>/refine/{wildcards.refiner} > {log:q} 2>&1"
+
+
+rule propose:
+    input:
+        unpack(
+            lambda wildcards: (
+                {"weights": ancient(plan.refiners[wildcards.refiner]["weights"])}
+                if plan.refiners[wildcards.refiner]["weights"]
+                else {}
+            )
+        ),
+        index=INDEX,
+        card=CARD,
+    output:
+        "<results>/proposals/{refiner}/{split}/{shard}.h5",
+    log:
+        "<results>/logs/propose/{refiner}.{split}.{shard}.log",
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: canonical_json(
+            plan.refiners[wildcards.refiner]["proposals"]
+        ),
+        weights=optional_inputs("weights"),
+        shards=shard_count,
+        code=code_of("propose"),
+    message:
+        "Propose masks for {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
+    shell:
+        "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} {params.weights:q}"
+        " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"
+        " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+
+
+rule refine:
+    input:
+        unpack(refiner_weights),
+        labels="<results>/predictions/{prediction}/{split}/{shard}.labels.h5",
+        index=INDEX,
+        card=CARD,
+    output:
+        "<results>/predictions/{prediction}.{refiner}/{split}/{shard}.labels.h5",
+    log:
+        "<results>/logs/refine/{prediction}.{refiner}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/refine/{prediction}.{refiner}.{split}.{shard}.tsv"
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=refiner_settings("method", "settings"),
+        inputs=optional_inputs("weights", "proposals"),
+        shards=shard_count,
+        code=code_of("refine"),
+    message:
+        "Refine {wildcards.prediction} by {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
+    shell:
+        "vss lease {resources.gpu} -- vss refine --settings {params.settings:q} --labels {input.labels:q}"
+        " {params.inputs:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
+        " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,48 @@
+# Count agreement with the truth shard by shard, then sum the counts. Reads label maps only.
+
+
+rule score_shard:
+    input:
+        labels="<results>/predictions/{prediction}/{split}/{shard}.labels.h5",
+        index=INDEX,
+        card=CARD,
+    output:
+        "<results>/score/{prediction}/{split}/{shard}.npz",
+    log:
+        "<results>/logs/score/{prediction}.{split}.{shard}.log",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        shards=shard_count,
+        code=code_of("score_shard"),
+    message:
+        "Count {wildcards.prediction} on {wildcards.split} shard {wildcards.shard}"
+    shell:
+        "vss score-shard --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
+        " --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} --out {output:q}"
+        " > {log:q} 2>&1"
+
+
+rule score:
+    input:
+        counts=lambda wildcards: expand(
+            "<results>/score/{prediction}/{split}/{shard}.npz",
+            shard=plan.shards(wildcards.split),
+            **wildcards,
+        ),
+        card=CARD,
+    output:
+        scores="<results>/score/{prediction}/{split}/scores.json",
+        per_class="<results>/score/{prediction}/{split}/per_class.csv",
+        per_video="<results>/score/{prediction}/{split}/per_video.csv",
+    log:
+        "<results>/logs/score/{prediction}.{split}.log",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        code=code_of("score"),
+    message:
+        "Score {wildcards.prediction} on {wildcards.split}"
+    shell:
+        "vss score --counts {input.counts:q} --card {input.card:q} --scores {output.scores:q}"
+        " --per-class {output.per_class:q} --per-video {output.per_video:q} > {log:q} 2>&1"
