@@ -1,0 +1,152 @@
+"""Writes and checks a VSPW challenge submission: a zip of `video/frame.png`, P-mode, train ids 0..123.
+
+What the files hold follows VSPW_baseline test.py (original size, train ids, its palette). Equal predictions give equal
+bytes: entries are sorted and carry no time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vss import formats
+from vss.errors import UserError
+from vss.labels import submission_palette
+from vss.progress import say, track
+
+_NAMED = 5  # how many missing frames an error names
+_NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
+
+
+def submit(
+    *,
+    labels: Sequence[str | os.PathLike],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    out: str | os.PathLike,
+    split: str = "test",
+) -> None:
+    """Packs the label maps of every frame of a split into a submission zip.
+
+    Args:
+        labels: the `*.labels.h5` of every shard of the split.
+        index, card: the prepared dataset.
+        out: zip to write.
+        split: split of the dataset.
+
+    Raises:
+        UserError: frames are missing, there twice, of another size than the image, or hold a label that is no class;
+            an id cannot be a file name. Nothing is written then.
+    """
+    num_classes = len(formats.read_card(card).classes)
+    rows = _rows(index, split)
+    readers = [formats.LabelsReader(path) for path in labels]
+    try:
+        reader_of = _reader_of_frame(readers)
+        wanted = list(zip(rows["video"], rows["frame"], strict=True))
+        _refuse_missing([key for key in wanted if key not in reader_of], len(wanted), what="predictions")
+        palette = submission_palette().tobytes()
+        with formats.atomic_path(out) as aside, zipfile.ZipFile(aside, "w") as archive:
+            for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
+                reader = reader_of[row.video, row.frame]
+                frame = reader.read(row.video, row.frame)
+                problem = _problem(frame, (row.height, row.width), num_classes)
+                if problem:
+                    raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} {problem}")
+                # PNG is compressed already.
+                entry = zipfile.ZipInfo(_entry_name(row.video, row.frame), _NO_TIME)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, _png(frame, palette))
+    finally:
+        for reader in readers:
+            reader.close()
+    say(f"submit {split}: {len(rows)} frames of {rows['video'].nunique()} videos in {out}")
+
+
+def check_submission(
+    path: str | os.PathLike, index: str | os.PathLike, *, split: str = "test", num_classes: int = 124
+) -> None:
+    """Checks a submission zip by reading every frame back.
+
+    Raises:
+        UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
+            not a P-mode PNG of the image's size with ids 0..num_classes-1.
+    """
+    rows = _rows(index, split)
+    wanted = {_entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            found = set(names)
+            _refuse_missing(
+                [(w.video, w.frame) for name, w in wanted.items() if name not in found], len(wanted), what=path
+            )
+            if extra := sorted(found - set(wanted)) or sorted(name for name in found if names.count(name) > 1):
+                raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
+            for name, row in track(wanted.items(), what=f"check {path}"):
+                with Image.open(io.BytesIO(archive.read(name))) as image:
+                    if (image.format, image.mode) != ("PNG", "P"):
+                        raise UserError(
+                            f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode P"
+                        )
+                    problem = _problem(np.array(image), (row.height, row.width), num_classes)
+                if problem:
+                    raise UserError(f"{path}: {name} {problem}")
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable submission ({error})") from None
+
+
+def _rows(index: str | os.PathLike, split: str) -> pd.DataFrame:
+    table = formats.read_index(index)
+    rows = table[table["split"] == split]
+    if rows.empty:
+        raise UserError(f"{index}: no frame of split {split!r}; splits are {sorted(table['split'].unique())}")
+    return rows
+
+
+def _reader_of_frame(readers: Sequence[formats.LabelsReader]) -> dict[tuple[str, str], formats.LabelsReader]:
+    reader_of: dict[tuple[str, str], formats.LabelsReader] = {}
+    for reader in readers:
+        for video, frame in reader.keys():  # noqa: SIM118 (a reader is no dict)
+            if (video, frame) in reader_of:
+                other = reader_of[video, frame].path
+                raise UserError(f"{reader.path}: frame {frame!r} of video {video!r} is also in {other}")
+            reader_of[video, frame] = reader
+    return reader_of
+
+
+def _refuse_missing(missing: Sequence[tuple[str, str]], total: int, *, what: object) -> None:
+    if missing:
+        named = ", ".join(f"{video}/{frame}" for video, frame in missing[:_NAMED])
+        more = "" if len(missing) <= _NAMED else ", ..."
+        raise UserError(f"{what}: {len(missing)} of {total} frames are missing: {named}{more}")
+
+
+def _problem(frame: np.ndarray, size: tuple[int, int], num_classes: int) -> str | None:
+    if frame.shape != size:
+        return f"is {frame.shape[1]}x{frame.shape[0]}, its image is {size[1]}x{size[0]}"
+    if int(frame.max()) >= num_classes:
+        return f"holds label {int(frame.max())}; a submission may hold 0..{num_classes - 1}"
+    return None
+
+
+def _entry_name(video: str, frame: str) -> str:
+    """Returns the name inside the zip; an id that would leave its folder when unpacked is refused."""
+    for part in (video, frame):
+        if not part or part in (".", "..") or any(sign in part for sign in "/\\\0"):
+            raise UserError(f"id {part!r} cannot be a file name in a submission")
+    return f"{video}/{frame}.png"
+
+
+def _png(frame: np.ndarray, palette: bytes) -> bytes:
+    image = Image.fromarray(frame)
+    image.putpalette(palette)  # turns L into P
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,151 @@
+"""A submission read back with other tools: every frame, its bytes, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_dataset import write_dataset, write_labels
+
+from vss import formats
+from vss.errors import UserError
+from vss.submit.run import check_submission, submit
+
+VIDEOS = ("1001_3iEIq5HBY1s", "a--b", "with space", ".leading dot", "вид\u00e9o")
+
+
+@pytest.fixture
+def frames() -> dict[str, list[np.ndarray]]:
+    rng = np.random.default_rng(3)
+    return {video: [rng.integers(0, 124, (4 + n, 7), np.uint8) for _ in range(2)] for n, video in enumerate(VIDEOS)}
+
+
+@pytest.fixture
+def dataset(tmp_path, frames):
+    return write_dataset(tmp_path, frames, split="test", with_masks=False)
+
+
+def labels_in_shards(folder, frames, shards=2):
+    paths = []
+    for shard in range(shards):
+        mine = {video: maps for video, maps in frames.items() if formats.shard_of(video, shards) == shard}
+        paths.append(write_labels(folder / f"{shard}.labels.h5", mine))
+    return paths
+
+
+def run(dataset, labels, out):
+    submit(labels=labels, index=dataset.index, card=dataset.card, out=out)
+    return out
+
+
+def test_every_frame_is_there_as_predicted(tmp_path, dataset, frames):
+    out = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == sorted(f"{video}/{n:08d}.png" for video in VIDEOS for n in range(2))
+        for video, maps in frames.items():
+            for n, labels in enumerate(maps):
+                image = Image.open(io.BytesIO(archive.read(f"{video}/{n:08d}.png")))
+                assert (image.format, image.mode, image.size) == ("PNG", "P", labels.shape[::-1])
+                np.testing.assert_array_equal(np.array(image), labels)
+    check_submission(out, dataset.index)
+
+
+@pytest.mark.golden
+def test_palette_is_the_official_one(tmp_path, dataset, frames, golden_tables):
+    official = json.loads((golden_tables / "labels" / "vspw.json").read_text())["palette_256_rgb"]
+    out = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    with zipfile.ZipFile(out) as archive:
+        image = Image.open(io.BytesIO(archive.read(f"{VIDEOS[0]}/00000000.png")))
+    assert image.getpalette() == np.array(official).ravel().tolist()
+
+
+def test_bytes_depend_on_content_only(tmp_path, dataset, frames):
+    first = run(dataset, labels_in_shards(tmp_path, frames, 2), tmp_path / "first.zip")
+    second = run(dataset, labels_in_shards(tmp_path, frames, 3)[::-1], tmp_path / "second.zip")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_missing_frames_are_counted_and_named(tmp_path, dataset, frames):
+    frames["a--b"] = frames["a--b"][:1]
+    del frames["with space"]
+    labels = labels_in_shards(tmp_path, frames)
+    with pytest.raises(UserError, match=r"3 of 10 .*a--b/00000001, with space/00000000"):
+        run(dataset, labels, tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize("label", [124, 255])
+def test_labels_that_are_no_class_are_refused(tmp_path, dataset, frames, label):
+    frames["a--b"][1][2, 3] = label
+    with pytest.raises(UserError, match=rf"'00000001' of video 'a--b' holds label {label}; .* 0\.\.123"):
+        run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip"))
+    assert not list(tmp_path.glob(".writing*"))
+
+
+def test_another_size_is_refused(tmp_path, dataset, frames):
+    frames["a--b"][0] = frames["a--b"][0][:, :-1]
+    with pytest.raises(UserError, match="is 6x5, its image is 7x5"):
+        run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+
+
+def test_a_frame_in_two_files_is_refused(tmp_path, dataset, frames):
+    one = write_labels(tmp_path / "one.labels.h5", frames)
+    two = write_labels(tmp_path / "two.labels.h5", {"a--b": frames["a--b"]})
+    with pytest.raises(UserError, match=r"two\.labels\.h5.*also in .*one\.labels\.h5"):
+        run(dataset, [one, two], tmp_path / "submission.zip")
+
+
+@pytest.mark.parametrize("video", ["..", "../up", "/root", "a\\b", "."])
+def test_names_that_leave_the_folder_are_refused(tmp_path, video):
+    maps = {video: [np.zeros((2, 2), np.uint8)]}
+    dataset = write_dataset(tmp_path, maps, split="test", with_masks=False)
+    labels = write_labels(tmp_path / "0.labels.h5", maps)
+    with pytest.raises(UserError, match="cannot be a file name"):
+        run(dataset, [labels], tmp_path / "submission.zip")
+
+
+def test_a_dataset_without_the_split_is_refused(tmp_path):
+    maps = {"a": [np.ones((2, 2), np.uint8)]}
+    dataset = write_dataset(tmp_path, maps, split="val")
+    with pytest.raises(UserError, match="'test'"):
+        run(dataset, [write_labels(tmp_path / "0.labels.h5", maps)], tmp_path / "submission.zip")
+
+
+def _rewrite(path, out, change):
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            for new_name, data in change(name, old.read(name)):
+                new.writestr(new_name, data)
+    return out
+
+
+def test_check_finds_what_others_did_wrong(tmp_path, dataset, frames):
+    good = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "good.zip")
+    target = "a--b/00000000.png"
+
+    def as_rgb(data):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def only_target(new):
+        return lambda name, data: new(name, data) if name == target else [(name, data)]
+
+    wrong = {
+        "missing": only_target(lambda name, data: []),
+        "not a frame": only_target(lambda name, data: [(name, data), ("__MACOSX/x", b"")]),
+        "mode RGB": only_target(lambda name, data: [(name, as_rgb(data))]),
+        "not a readable": only_target(lambda name, data: [(name, data[:40])]),
+    }
+    for words, change in wrong.items():
+        with pytest.raises(UserError, match=words):
+            check_submission(_rewrite(good, tmp_path / "bad.zip", change), dataset.index)
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(UserError, match="not a readable"):
+        check_submission(tmp_path / "text.zip", dataset.index)
