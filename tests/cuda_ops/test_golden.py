@@ -1,0 +1,63 @@
+"""Every path against the numbers of the public implementations (all cases of meta.json, in float64)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import vss_ops
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.golden
+
+
+def _cases(folder: Path):
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["cases"]
+    for case in meta["cases"]:
+        tensors = load_file(folder / case["file"])
+        floats = {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
+        yield case, floats
+
+
+def _compare(case, results: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, result in results.items():
+        torch.testing.assert_close(
+            result, expected[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{case['file']} {n}: {m}"
+        )
+
+
+def test_dcnv3(golden_dir: Path):
+    for case, t in _cases(golden_dir / "dcnv3"):
+        p = case["params"]
+        leaves = [t[name].requires_grad_() for name in ("input", "offset", "mask")]
+        output = vss_ops.dcnv3(
+            *leaves,
+            kernel_size=(p["kernel_h"], p["kernel_w"]),
+            stride=(p["stride_h"], p["stride_w"]),
+            padding=(p["pad_h"], p["pad_w"]),
+            dilation=(p["dilation_h"], p["dilation_w"]),
+            group=p["group"],
+            group_channels=p["group_channels"],
+            offset_scale=p["offset_scale"],
+            remove_center=bool(p["remove_center"]),
+        )
+        grads = torch.autograd.grad((output * t["grad_weight"]).sum(), leaves)
+        results = {"output": output.detach(), "grad_input": grads[0], "grad_mask": grads[2]}
+        if t["offset"].detach().any():  # all zero: on the kinks of the bilinear kernel, where grad_offset is one-sided
+            results["grad_offset"] = grads[1]
+        _compare(case, results, t)
+
+
+def test_ms_deform_attn(golden_dir: Path):
+    for case, t in _cases(golden_dir / "ms_deform_attn"):
+        shapes = t["value_spatial_shapes"]
+        areas = shapes.prod(1)
+        starts = torch.cat((areas.new_zeros(1), areas.cumsum(0)[:-1]))
+        leaves = [t[name].requires_grad_() for name in ("value", "sampling_locations", "attention_weights")]
+        output = vss_ops.ms_deform_attn(leaves[0], shapes, starts, leaves[1], leaves[2])
+        grads = torch.autograd.grad((output * t["grad_weight"]).sum(), leaves)
+        names = ("grad_value", "grad_sampling_locations", "grad_attention_weights")
+        _compare(case, {"output": output.detach(), **dict(zip(names, grads, strict=True))}, t)
