@@ -1,0 +1,178 @@
+"""Every mistake in a config is one line that names the key, before any rule exists."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vss.config import Plan, any_of, check_schema
+from vss.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
+ROWS = ("upernet_small", "mask2former_small", "mask2former_small_coco")
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {
+        "data": {"vspw": {"root": None, "shards": {"val": 2}}, "coco_stuff": {}},
+        "models": {
+            "a": {"finetune": {"config": "upernet_small", "max_iters": 10, "batch_size": 2}},
+            "b": {
+                "pretrain": {"config": "mask2former_small_coco"},
+                "finetune": {"config": "mask2former_small"},
+                "test": {"size_divisor": 32},
+            },
+        },
+        "tta": {"single": {"img_ratios": [1.0]}, "flip": {"flip": True}},
+        "ensembles": {"both": {"members": {"a.single": 1, "b.flip": 2}}},
+        "refiners": {"ssa": {"method": "ssa"}, "cascadepsp": {"method": "cascadepsp"}},
+        "predictions": {"a.single": None, "b.flip.ssa": {"table": 4, "paper": {"test": 64.11}}, "both": {}},
+        "targets": {"submit": ["both.ssa.cascadepsp"]},
+    }
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    return Plan(check_schema(config, SCHEMA), row_names=ROWS)
+
+
+def put(config: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split("/")
+    for key in parents:
+        config = config.setdefault(key, {})
+    if value is DELETE:
+        del config[last]
+    else:
+        config[last] = value
+
+
+DELETE = object()
+
+MISTAKES = [
+    # (where, what, words the one line must hold)
+    ("colour", "red", ["unknown key 'colour'", "allowed: data"]),
+    ("protocoll", "paper", ["unknown key 'protocoll'", "did you mean 'protocol'"]),
+    ("protocol", "published", ["protocol", "'published'", "'as_published'"]),
+    ("retrain_on_code_change", "yes", ["retrain_on_code_change", "'yes'", "true or false"]),
+    ("data", DELETE, ["'data' is missing"]),
+    ("data/vspw/root", 7, ["data.vspw.root", "7", "text or null"]),
+    ("data/vspw/root", "no/such/folder", ["data.vspw.root", "no folder 'no/such/folder'"]),
+    ("data/coco_stuff/root", "no/such/coco", ["data.coco_stuff.root", "no folder"]),
+    ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
+    ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
+    ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
+    ("data/coco_stuff/shards", {"train": 2}, ["data.coco_stuff", "shards"]),
+    ("models", {}, ["models", "empty"]),
+    ("models/c.d", {"finetune": {"config": "upernet_small"}}, ["models", "'c.d'", "dot"]),
+    ("models/a/finetune/max_itters", 3, ["models.a.finetune", "'max_itters'", "did you mean 'max_iters'"]),
+    ("models/a/finetune/max_iters", "200", ["models.a.finetune.max_iters", "'200'", "whole number"]),
+    ("models/a/finetune/max_iters", 0, ["models.a.finetune.max_iters", "at least 1"]),
+    ("models/a/finetune/batch_size", 2.5, ["models.a.finetune.batch_size", "2.5", "whole number"]),
+    ("models/a/finetune/config", "upernet_smal", ["models.a.finetune.config", "did you mean 'upernet_small'"]),
+    ("models/a/finetune/config", DELETE, ["models.a.finetune", "'config' is missing"]),
+    ("models/a/finetune/init", "no/weights.pth", ["models.a.finetune.init", "no file 'no/weights.pth'"]),
+    ("models/b/finetune/init", "no/weights.pth", ["models.b.finetune.init", "pretrain"]),
+    ("models/a/weights", "no/w.safetensors", ["models.a", "exactly one of"]),
+    ("models/c", {"weights": "w.pth"}, ["models.c.config", "missing"]),
+    ("models/c", {"weights": "no/w.pth", "config": "upernet_small"}, ["models.c.weights", "no file 'no/w.pth'"]),
+    ("models/c", {}, ["models.c", "exactly one of", "none"]),
+    ("models/c", {"soup": ["a", "z"]}, ["models.c.soup", "'z'"]),
+    ("models/both", {"finetune": {"config": "upernet_small"}}, ["both", "taken"]),
+    ("tta/flip/img_ratios", [0], ["tta.flip.img_ratios.0", "more than 0"]),
+    ("tta/flip/img_ratios", [], ["tta.flip.img_ratios", "at least 1"]),
+    ("tta/flip/flip", 1, ["tta.flip.flip", "true or false"]),
+    ("tta/flip/mode", "sliding", ["tta.flip.mode", "'whole', 'slide'"]),
+    ("ensembles/both/members/a.singel", 1, ["ensembles.both.members", "'a.singel'", "did you mean 'single'"]),
+    ("ensembles/both/members/c.single", 1, ["ensembles.both.members", "no model 'c'"]),
+    ("ensembles/both/members/a.single", -1, ["ensembles.both.members.a.single", "more than 0"]),
+    ("ensembles/both/members", {}, ["ensembles.both.members", "empty"]),
+    ("refiners/ssa/method", "crf", ["refiners.ssa.method", "'crf'"]),
+    ("refiners/ssa/weights", "no/sam.pth", ["refiners.ssa.weights", "no file"]),
+    ("refiners/single", {"method": "ssa"}, ["refiners.single", "taken by tta.single"]),
+    ("predictions/a", {}, ["predictions", "'a'", "needs a tta: a.single"]),
+    ("predictions/a.single.crf", {}, ["predictions", "'a.single.crf'", "names no tta or refiner"]),
+    ("predictions/nobody.single", {}, ["predictions", "no model 'nobody'"]),
+    ("predictions/a.single", {"table": 5}, ["predictions.a.single.table", "at most 4"]),
+    ("targets/submit", ["bth"], ["targets.submit", "'bth'", "did you mean 'both'"]),
+    ("targets/score_split", "test", ["targets.score_split", "'test'", "'val', 'train'"]),
+    ("report/colours", {"dragon": "#ff0000"}, ["report.colours", "'dragon'"]),
+    ("report/colours", {"wall": "red"}, ["report.colours.wall", "'red'"]),
+    ("report/overlays", ["a.flip"], ["report.overlays", "'a.flip'", "not among predictions"]),
+]
+
+
+def test_the_config_without_mistakes_is_accepted(config: dict[str, Any]) -> None:
+    plan_of(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"), MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_mistake_is_one_line_that_names_it(config: dict[str, Any], path: str, value: Any, words: list[str]) -> None:
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("config: ")
+    for word in words:
+        assert word in line
+
+
+def test_defaults_are_filled_in_and_the_users_values_kept(config: dict[str, Any]) -> None:
+    before = copy.deepcopy(config)
+    filled = check_schema(config, SCHEMA)
+    assert config == before
+    assert filled["protocol"] == "paper"
+    assert filled["data"]["vspw"]["shards"] == {"train": 1, "val": 2, "test": 1}
+    assert filled["data"]["coco_stuff"]["on_problem"] == "stop"
+    assert filled["models"]["a"]["finetune"]["max_iters"] == 10
+    assert filled["models"]["a"]["finetune"]["gpus"] == 1
+    assert filled["report"]["frames"] > 0
+
+
+def test_questions(config: dict[str, Any]) -> None:
+    plan = plan_of(config)
+    assert plan.pretrained() == ["b"]
+    assert plan.finetuned() == ["a", "b"]
+    assert plan.refinement("both.ssa.cascadepsp") == ("both.ssa", "cascadepsp")
+    assert plan.base("both.ssa.cascadepsp") == "both"
+    assert plan.refinement("b.flip") is None
+    assert plan.with_scores() == ["a.single", "b.flip"]
+    assert plan.views("b", "flip") == {"size_divisor": 32, "flip": True}
+    assert plan.shards("val") == ["00", "01"]
+    assert plan.title("b.flip.ssa") == "b + flip + ssa"
+
+
+def test_scores_are_stored_only_for_ensembles_that_are_used(config: dict[str, Any]) -> None:
+    del config["predictions"]["both"]
+    config["targets"] = {}
+    assert plan_of(config).with_scores() == []
+
+
+def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(config: dict[str, Any]) -> None:
+    config["models"]["a"]["finetune"]["gpus"] = 4
+    config["models"]["a"]["cfg_options"] = {"x.y": 1}
+    settings = plan_of(config).training_settings("finetune", "a")
+    assert "gpus" not in settings
+    assert settings["cfg_options"] == {"x.y": 1}
+
+
+def test_any_of_matches_names_exactly() -> None:
+    import re
+
+    assert re.fullmatch(any_of(["a.b", "c"]), "a.b")
+    assert not re.fullmatch(any_of(["a.b", "c"]), "axb")
+    assert not re.fullmatch(any_of([]), "")
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*REPOSITORY.glob("config.yaml"), *(REPOSITORY / "workflow/configs").glob("*.yaml")])
+)
+def test_every_config_in_the_tree_fits_the_schema(path: Path) -> None:
+    check_schema(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
