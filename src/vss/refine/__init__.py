@@ -1,0 +1,1 @@
+"""Refinement of predicted label maps: CascadePSP, and voting over mask proposals (SSA)."""

@@ -1,0 +1,108 @@
+"""Stored mask proposals: one HDF5 file a shard of frames, shared by every prediction that is refined.
+
+Layout: root attributes `format`, `version`, `provenance` (JSON); groups /frames/<n> with attributes `video`, `frame`
+and `form`. Form "partitions" has the dataset `maps` [S, H, W] uint16; form "rle" has the attribute `size` and the
+datasets `runs` and `lengths` (see `RunLengths`). All datasets are deflated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vss import formats
+from vss.errors import UserError
+from vss.refine.proposals import Partitions, Proposals, RunLengths
+
+FORMAT = ("vss-proposals", 1)
+
+
+class ProposalsWriter:
+    """Writes the proposals of one shard; a context manager, and the file appears only when its block ends well."""
+
+    def __init__(self, path: str | os.PathLike, *, provenance: dict[str, Any]) -> None:
+        self._path, self._provenance = Path(path), provenance
+
+    def __enter__(self) -> ProposalsWriter:
+        self._context = formats.atomic_path(self._path)
+        self._file = h5py.File(self._context.__enter__(), "w")
+        self._file.attrs["format"], self._file.attrs["version"] = FORMAT
+        self._file.attrs["provenance"] = formats.canonical_json(self._provenance)
+        self._frames = self._file.create_group("frames", track_order=True)
+        return self
+
+    def write(self, video: str, frame: str, proposals: Proposals) -> None:
+        """Adds one frame's proposals."""
+        group = self._frames.create_group(str(len(self._frames)))
+        group.attrs["video"], group.attrs["frame"] = video, frame
+        if isinstance(proposals, Partitions):
+            group.attrs["form"] = "partitions"
+            _deflated(group, "maps", proposals.maps)
+        else:
+            assert isinstance(proposals, RunLengths)
+            group.attrs["form"], group.attrs["size"] = "rle", proposals.size
+            _deflated(group, "runs", proposals.runs)
+            _deflated(group, "lengths", proposals.lengths)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._file.close()
+        self._context.__exit__(*exception)
+
+
+def _deflated(group: h5py.Group, name: str, data: np.ndarray) -> None:
+    if data.size:
+        group.create_dataset(name, data=data, chunks=data.shape, compression="gzip", shuffle=True)
+    else:  # HDF5 has no chunks of size 0
+        group.create_dataset(name, data=data)
+
+
+class ProposalsReader:
+    """Reads a shard of proposals by (video, frame).
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(f"{path}: not a readable proposals file ({error})") from None
+        found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
+        if found != FORMAT:
+            raise UserError(f"{path}: format is {found}, expected {FORMAT}")
+        self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+        self._at = {(g.attrs["video"], g.attrs["frame"]): name for name, g in self._file["frames"].items()}
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Returns every (video, frame) of the file."""
+        return list(self._at)
+
+    def read(self, video: str, frame: str) -> Proposals:
+        """Returns one frame's proposals.
+
+        Raises:
+            UserError: the file has no such frame.
+        """
+        if (video, frame) not in self._at:
+            raise UserError(f"{self.path}: no proposals for frame {frame!r} of video {video!r}")
+        group = self._file["frames"][self._at[video, frame]]
+        if group.attrs["form"] == "partitions":
+            return Partitions(group["maps"][()])
+        height, width = (int(n) for n in group.attrs["size"])
+        return RunLengths((height, width), group["runs"][()], group["lengths"][()])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> ProposalsReader:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()

@@ -1,0 +1,156 @@
+"""Mask proposals: class-agnostic masks of one frame, and the interface of everything that makes them.
+
+A proposer sees the frame only, never a prediction; its proposals are stored once (`proposal_file.py`) and serve every
+prediction that is refined. They come in two forms: label maps for partitions (superpixels), run lengths for masks that
+may overlap (SAM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Proposals(Protocol):
+    """The masks of one frame, numbered 0..M-1."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frame."""
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the row-major flat indices of every mask's pixels, one mask after another, and [M] their numbers."""
+
+
+class Proposer(Protocol):
+    """Makes proposals for one frame."""
+
+    def propose(self, image: np.ndarray) -> Proposals:
+        """Returns the proposals of `image` [H, W, 3] uint8 RGB."""
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """One or more partitions of the frame into segments.
+
+    Attributes:
+        maps: [S, H, W] uint16; in each map the segments are numbered 0..n-1 without gaps.
+    """
+
+    maps: np.ndarray
+
+    @classmethod
+    def from_label_maps(cls, maps: Sequence[np.ndarray]) -> Partitions:
+        """Numbers the segments of each label map [H, W] (any integers) without gaps."""
+        numbered = [np.unique(m, return_inverse=True)[1].reshape(m.shape) for m in maps]
+        assert max(m.max() for m in numbered) < 1 << 16, "more segments than uint16 can number"
+        return cls(np.stack(numbered).astype(np.uint16))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.maps.shape[1:]
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns flat indices and counts; masks are numbered map by map."""
+        flat = self.maps.reshape(len(self.maps), -1)
+        indices = [np.argsort(m, kind="stable") for m in flat]
+        return np.concatenate(indices), np.concatenate([np.bincount(m) for m in flat])
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """Masks that may overlap, as COCO's uncompressed run lengths.
+
+    Attributes:
+        size: height and width.
+        runs: uint32, all masks' run lengths one after another: column-major, beginning with a run of zeros (which may
+            be of length 0), alternating, summing to H * W a mask.
+        lengths: [M] number of runs of each mask.
+    """
+
+    size: tuple[int, int]
+    runs: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def from_coco(cls, size: tuple[int, int], counts: Iterable[Sequence[int]]) -> RunLengths:
+        """Joins the `counts` of uncompressed COCO RLE records."""
+        counts = [np.asarray(c, np.uint32) for c in counts]
+        runs = np.concatenate(counts) if counts else np.zeros(0, np.uint32)
+        return cls(tuple(size), runs, np.array([len(c) for c in counts], np.int64))
+
+    @classmethod
+    def from_masks(cls, masks: np.ndarray) -> RunLengths:
+        """Encodes boolean masks [M, H, W]."""
+        return cls.from_coco(masks.shape[1:], [_runs_of(m) for m in masks])
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns row-major flat indices (column by column within a mask) and counts."""
+        height, width = self.size
+        ends = np.cumsum(self.runs, dtype=np.int64)
+        first = np.cumsum(self.lengths) - self.lengths
+        place = np.arange(len(self.runs)) - np.repeat(first, self.lengths)
+        mask = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        ones = place % 2 == 1
+        length = self.runs[ones].astype(np.int64)
+        start = ends[ones] - length - mask[ones] * (height * width)
+        stop = np.cumsum(length)
+        column_major = np.arange(int(stop[-1]) if len(stop) else 0) - np.repeat(stop - length - start, length)
+        x, y = np.divmod(column_major, height)
+        counts = np.bincount(mask[ones], weights=length, minlength=len(self.lengths)).astype(np.int64)
+        return y * width + x, counts
+
+
+def _runs_of(mask: np.ndarray) -> np.ndarray:
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(edges, prepend=0, append=len(flat))
+    return np.concatenate([[0], runs]) if flat[0] else runs
+
+
+def decode_coco_counts(text: str | bytes) -> list[int]:
+    """Returns the run lengths of a compressed COCO RLE string, so that files made elsewhere can be read.
+
+    Each number is a little-endian chain of 5-bit groups, one a character from "0" on, bit 5 = more follow, sign
+    extended; from the fourth number on it is the difference to the number two places before
+    (cocoapi common/maskApi.c `rleFrString`).
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for byte in text.encode() if isinstance(text, str) else text:
+        group = byte - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        counts.append(value)
+        value = shift = 0
+    return counts
+
+
+def build_proposer(settings: dict[str, Any], *, weights: str | None, device: str) -> Proposer:
+    """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
+
+    Args:
+        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
+        weights: of SAM; None for weight-free methods.
+        device: torch device of SAM.
+
+    Raises:
+        UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.
+    """
+    parameters = {key: value for key, value in settings.items() if key != "method"}
+    if settings.get("method") == "sam":
+        from vss.refine.sam import SamProposer  # imports torch and segment_anything
+
+        return SamProposer.from_settings(parameters, weights=weights, device=device)
+    from vss.refine.superpixels import build_superpixels
+
+    return build_superpixels(settings.get("method"), parameters)

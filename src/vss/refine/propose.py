@@ -1,0 +1,47 @@
+"""The proposals of one shard of frames."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vss import formats, progress
+from vss.refine.proposal_file import ProposalsWriter
+from vss.refine.proposals import build_proposer
+
+
+def propose(
+    *,
+    settings: dict[str, Any],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    split: str,
+    shard: int,
+    shards: int,
+    weights: str | os.PathLike | None,
+    out: str | os.PathLike,
+    device: str = "cpu",
+) -> None:
+    """Writes the mask proposals of every frame of one shard.
+
+    Args:
+        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.proposals.build_proposer`.
+        index, card: of the dataset.
+        split, shard, shards: which frames.
+        weights: of SAM; None otherwise.
+        out: the proposals file (HDF5).
+        device: torch device of SAM.
+
+    Raises:
+        UserError: a mistake in the settings, weights that cannot be read, a frame that cannot be decoded.
+    """
+    proposer = build_proposer(settings, weights=None if weights is None else str(weights), device=device)
+    root = formats.read_card(card).root
+    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    what = f"propose {settings['method']} {split} shard {shard}"
+    progress.say(f"{what}: {len(rows)} frames on {device if settings['method'] == 'sam' else 'cpu'}")
+    provenance = {"stage": "refine", "proposals": settings, "split": split, "shard": shard, "shards": shards}
+    with ProposalsWriter(out, provenance=provenance) as writer:
+        for row in progress.track(list(rows.itertuples()), what=what):
+            image = formats.read_image(os.path.join(root, row.image))
+            writer.write(row.video, row.frame, proposer.propose(image))

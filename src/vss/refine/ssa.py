@@ -1,0 +1,92 @@
+"""Voting over class-agnostic masks, the post-processing step of Semantic-Segment-Anything (SSA).
+
+The rule is that of the authors' `sam/sam_post.py` (DUT-CSJ/PVUW2023-VSS-3rd): masks by area, largest first; each mask
+takes the most frequent class of the *original* prediction inside it; smaller masks overwrite larger ones; pixels in no
+mask keep their class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vss.labels import IGNORE_INDEX
+from vss.refine.proposals import Proposals, RunLengths
+
+
+def vote(
+    labels: np.ndarray,
+    masks: np.ndarray | Sequence[np.ndarray],
+    areas: np.ndarray | Sequence[int] | None = None,
+    *,
+    min_purity: float = 0.0,
+    keep_area: int = 0,
+) -> np.ndarray:
+    """Returns the label map [H, W] uint8 after the vote of `masks` (boolean [M, H, W]); see `vote_proposals`.
+
+    Args:
+        areas: [M], the area by which each mask is ordered; by default its number of pixels.
+    """
+    shape = (len(masks), *labels.shape)
+    proposals = RunLengths.from_masks(np.asarray(masks, dtype=bool).reshape(shape))
+    return vote_proposals(labels, proposals, areas=areas, min_purity=min_purity, keep_area=keep_area)
+
+
+def vote_proposals(
+    labels: np.ndarray,
+    proposals: Proposals,
+    *,
+    areas: np.ndarray | Sequence[int] | None = None,
+    min_purity: float = 0.0,
+    keep_area: int = 0,
+) -> np.ndarray:
+    """Returns the label map after every proposal has voted on the original one.
+
+    Masks are ordered by area, descending and stable, and painted in that order. Empty masks, and masks that hold
+    nothing but `IGNORE_INDEX`, are skipped. Where two classes have equally many pixels in a mask the larger id wins
+    (upstream leaves it to `torch.topk`, whose choice differs with the size of the histogram).
+
+    Args:
+        labels: [H, W] uint8 train ids, 255 = unknown; unknown pixels have no vote but may be painted.
+        proposals: the masks of this frame.
+        areas: [M], by default the masks' numbers of pixels.
+        min_purity: in [0, 1]; a mask is painted only if its winner has at least this share of its known pixels.
+            0 is the authors' behaviour.
+        keep_area: pixels; a class that has at most this many in the whole frame is never painted over, so that small
+            classes do not vanish. 0 is the authors' behaviour.
+    """
+    assert labels.dtype == np.uint8 and labels.shape == proposals.size, (labels.dtype, labels.shape, proposals.size)
+    pixels, counts = proposals.pixels()
+    flat = labels.ravel()
+    histogram = _class_histogram(flat[pixels], counts)
+    votes, known = histogram.max(axis=1, initial=0), histogram.sum(axis=1)
+    winner = IGNORE_INDEX - 1 - histogram[:, ::-1].argmax(axis=1) if len(counts) else np.zeros(0, int)
+    painted = (votes > 0) & (votes >= min_purity * known)
+
+    order = np.argsort(-np.asarray(counts if areas is None else areas, dtype=np.int64), kind="stable")
+    order = order[painted[order]]
+    refined = flat.copy()
+    # One assignment paints all masks: where an index repeats, numpy keeps the last value, that of the smallest mask.
+    target = pixels[_concatenated_ranges(np.cumsum(counts)[order] - counts[order], counts[order])]
+    colour = np.repeat(winner[order].astype(np.uint8), counts[order])
+    if keep_area:
+        frame_area = np.bincount(flat, minlength=256)
+        free = ((frame_area > keep_area) | (np.arange(256) == IGNORE_INDEX))[flat[target]]
+        target, colour = target[free], colour[free]
+    refined[target] = colour
+    return refined.reshape(labels.shape)
+
+
+def _class_histogram(classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns [M, 255] numbers of pixels by mask and class, from the masks' pixel classes one after another."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    bins = np.bincount(row * 256 + classes, minlength=256 * len(counts)).reshape(len(counts), 256)
+    return bins[:, :IGNORE_INDEX]
+
+
+def _concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the indices start..start+length-1 of every range, one range after another."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) - np.repeat(ends - lengths - starts, lengths)

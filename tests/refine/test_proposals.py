@@ -1,0 +1,115 @@
+"""Mask proposals: encodings, the stored file, superpixels, SAM."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vss.errors import UserError
+from vss.refine.proposal_file import ProposalsReader, ProposalsWriter
+from vss.refine.proposals import Partitions, RunLengths, build_proposer
+
+
+def masks_of(proposals) -> np.ndarray:
+    """Draws every proposal: boolean [M, H, W]."""
+    pixels, counts = proposals.pixels()
+    masks = np.zeros((len(counts), int(np.prod(proposals.size))), bool)
+    masks[np.repeat(np.arange(len(counts)), counts), pixels] = True
+    return masks.reshape(len(counts), *proposals.size)
+
+
+def test_run_lengths_are_column_major_and_begin_with_zeros():
+    mask = np.array([[[1, 0, 0], [1, 1, 0]]], bool)
+    encoded = RunLengths.from_masks(mask)
+    assert encoded.runs.tolist() == [0, 2, 1, 1, 2]
+    assert encoded.lengths.tolist() == [5]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 5), density=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_run_lengths_round_trip(seed, count, density):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, *rng.integers(1, 9, 2))) < density
+    encoded = RunLengths.from_masks(masks)
+    np.testing.assert_array_equal(masks_of(encoded), masks)
+    assert encoded.pixels()[1].tolist() == masks.sum(axis=(1, 2)).tolist()
+
+
+def test_partitions_number_their_segments_without_gaps():
+    partitions = Partitions.from_label_maps([np.array([[7, 7, -2]]), np.array([[0, 5, 5]])])
+    assert partitions.maps.tolist() == [[[1, 1, 0]], [[0, 1, 1]]]
+    np.testing.assert_array_equal(masks_of(partitions)[:, 0], [[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
+
+
+def test_proposal_file_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+    partitions = Partitions.from_label_maps([rng.integers(0, 9, (6, 7)), rng.integers(0, 3, (6, 7))])
+    overlapping = RunLengths.from_masks(rng.random((4, 6, 7)) < 0.4)
+    none = RunLengths.from_masks(np.zeros((0, 6, 7), bool))
+    frames = {("a--b \u00e9", "."): partitions, ("a--b \u00e9", "2"): overlapping, ("..", "2"): none}
+    with ProposalsWriter(tmp_path / "p.h5", provenance={"method": "x"}) as writer:
+        for key, proposals in frames.items():
+            writer.write(*key, proposals)
+    with ProposalsReader(tmp_path / "p.h5") as reader:
+        assert reader.keys() == list(frames) and reader.provenance == {"method": "x"}
+        for key, proposals in frames.items():
+            assert type(reader.read(*key)) is type(proposals)
+            np.testing.assert_array_equal(masks_of(reader.read(*key)), masks_of(proposals))
+        with pytest.raises(UserError, match="no proposals"):
+            reader.read("a", "2")
+
+
+def test_a_proposal_file_appears_only_when_whole(tmp_path):
+    def interrupted():
+        with ProposalsWriter(tmp_path / "p.h5", provenance={}) as writer:
+            writer.write("a", "1", RunLengths.from_masks(np.ones((1, 2, 2), bool)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "text.h5").write_text("no")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.attrs["format"], file.attrs["version"] = "vss-labels", 1
+    for name in ("text.h5", "other.h5", "missing.h5"):
+        with pytest.raises(UserError, match=name):
+            ProposalsReader(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": "felzenszwalb", "scales": [50, 400], "min_size": 8}, {"method": "slic", "segments": [12]}]
+)
+def test_superpixels_partition_the_frame_along_its_edges(method):
+    image = np.full((40, 60, 3), 30, np.uint8)
+    image[10:30, 15:45] = (220, 180, 20)
+    partitions = build_proposer(method, weights=None, device="cpu").propose(image)
+    assert partitions.size == (40, 60)
+    inside = np.zeros((40, 60), bool)
+    inside[10:30, 15:45] = True
+    masks = masks_of(partitions)
+    np.testing.assert_array_equal(masks.sum(axis=0), len(partitions.maps))
+    share = (masks & inside).sum(axis=(1, 2)) / masks.sum(axis=(1, 2))
+    weight = masks.sum(axis=(1, 2))
+    assert np.average(np.minimum(share, 1 - share), weights=weight) < 0.03  # few pixels on the wrong side
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "watershed"}, "watershed"),
+        ({}, "None"),
+        ({"method": "slic", "scale": 3}, "scale"),
+        ({"method": "felzenszwalb", "scales": []}, "scales"),
+        ({"method": "slic", "segments": [0]}, "segments"),
+        ({"method": "sam"}, "weights"),
+    ],
+)
+def test_mistakes_in_proposal_settings_are_named(settings, named):
+    with pytest.raises(UserError, match=named):
+        build_proposer(settings, weights=None, device="cpu")

@@ -1,0 +1,122 @@
+"""The refine stage on a tiny dataset: proposals, their file, SSA and CascadePSP through one function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vss import formats
+from vss.errors import UserError
+from vss.refine.proposal_file import ProposalsReader
+from vss.refine.propose import propose
+from vss.refine.run import refine
+
+SUPERPIXELS = {"method": "felzenszwalb", "scales": [100], "min_size": 10}
+
+
+def propose_val(dataset, settings=SUPERPIXELS, weights=None, name="val.proposals.h5"):
+    out = dataset.folder / name
+    propose(
+        settings=settings,
+        index=dataset.index,
+        card=dataset.card,
+        split="val",
+        shard=0,
+        shards=1,
+        weights=weights,
+        out=out,
+        device="cpu",
+    )
+    return out
+
+
+def refine_val(dataset, settings, **paths):
+    out = dataset.folder / "refined.labels.h5"
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1, "device": "cpu"}
+    refine(settings=settings, out=out, **{"labels": dataset.labels, **common, **paths})
+    return out
+
+
+def accuracy(dataset, predictions) -> float:
+    return float(np.mean([(p == dataset.truths[key]).mean() for key, p in predictions.items()]))
+
+
+def read_all(path):
+    with formats.LabelsReader(path) as reader:
+        return {key: reader.read(*key) for key in sorted(reader.keys())}
+
+
+def test_ssa_over_superpixels_mends_a_coarse_prediction(dataset):
+    refined = read_all(refine_val(dataset, {"method": "ssa"}, proposals=propose_val(dataset)))
+    before = read_all(dataset.labels)
+    assert refined.keys() == before.keys()
+    assert all(refined[key].shape == before[key].shape for key in before)
+    assert 1 - accuracy(dataset, refined) < 0.6 * (1 - accuracy(dataset, before))
+
+
+def test_the_refined_file_says_what_it_came_from(dataset):
+    out = refine_val(dataset, {"method": "ssa", "min_purity": 0.5}, proposals=propose_val(dataset))
+    with formats.LabelsReader(out) as reader:
+        assert reader.provenance["settings"] == {"method": "ssa", "min_purity": 0.5}
+        assert reader.provenance["of"] == {"model": "coarse"}
+        assert len(reader.classes) == 124
+
+
+def test_shards_hold_their_own_frames(dataset):
+    videos = pd.unique(formats.read_index(dataset.index).query("split == 'val'")["video"])
+    for shard in range(2):
+        out = dataset.folder / f"{shard}.proposals.h5"
+        propose(
+            settings=SUPERPIXELS,
+            index=dataset.index,
+            card=dataset.card,
+            split="val",
+            shard=shard,
+            shards=2,
+            weights=None,
+            out=out,
+        )
+        with ProposalsReader(out) as reader:
+            assert {video for video, _ in set(reader.keys())} == {v for v in videos if formats.shard_of(v, 2) == shard}
+
+
+def test_proposals_are_deterministic(dataset):
+    with (
+        ProposalsReader(propose_val(dataset, name="a.h5")) as a,
+        ProposalsReader(propose_val(dataset, name="b.h5")) as b,
+    ):
+        for key in list(a.keys()):
+            np.testing.assert_array_equal(a.read(*key).maps, b.read(*key).maps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "ssb"}, "ssb"),
+        ({}, "None"),
+        ({"method": "ssa", "purity": 1}, "purity"),
+        ({"method": "ssa"}, "proposals"),
+        ({"method": "cascadepsp", "scale": 1}, "scale"),
+    ],
+)
+def test_mistakes_in_settings_are_named(dataset, settings, named):
+    with pytest.raises(UserError, match=named):
+        refine_val(dataset, settings)
+    assert not (dataset.folder / "refined.labels.h5").exists()
+
+
+def test_a_frame_without_prediction_is_named(dataset):
+    with formats.LabelsWriter(dataset.folder / "less.h5", classes=["a"], provenance={}) as writer:
+        writer.write(".3", "0 2", dataset.predictions[".3", "0 2"])
+    with pytest.raises(UserError, match="00000001"):
+        refine_val(dataset, {"method": "ssa"}, labels=dataset.folder / "less.h5", proposals=propose_val(dataset))
+    assert not (dataset.folder / "refined.labels.h5").exists()
+
+
+def test_a_prediction_of_another_size_is_named(dataset):
+    with formats.LabelsWriter(dataset.folder / "small.h5", classes=["a"], provenance={}) as writer:
+        for (video, frame), labels in dataset.predictions.items():
+            writer.write(video, frame, np.ascontiguousarray(labels[:-1]))
+    with pytest.raises(UserError, match="index says"):
+        refine_val(dataset, {"method": "ssa"}, labels=dataset.folder / "small.h5", proposals=propose_val(dataset))

@@ -1,0 +1,139 @@
+"""SAM proposals: the real code of the package with a tiny random model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from segment_anything import SamAutomaticMaskGenerator
+
+from vss.errors import UserError
+from vss.refine.proposal_file import ProposalsReader
+from vss.refine.proposals import RunLengths, build_proposer, decode_coco_counts
+from vss.refine.propose import propose
+from vss.refine.run import refine
+from vss.refine.sam import SamShape, build_sam
+
+TINY = SamShape(
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    global_attn_indexes=(1,),
+    grid=8,
+    patch_size=16,
+    window_size=4,
+    out_chans=32,
+)
+# Random weights promise no quality: keep every mask that is not a duplicate.
+KEEP_ALL = {
+    "points_per_side": 4,
+    "pred_iou_thresh": -100.0,
+    "stability_score_thresh": 0.0,
+    "box_nms_thresh": 0.9,
+    "crop_n_layers": 1,
+    "crop_n_points_downscale_factor": 2,
+    "min_mask_region_area": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_sam():
+    torch.manual_seed(0)
+    sam = build_sam(TINY)
+    with torch.no_grad():  # released models have learnt positions; at initialisation they are zero
+        for parameter in sam.image_encoder.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return sam.eval()
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tiny_sam, tmp_path_factory):
+    path = tmp_path_factory.mktemp("sam") / "tiny.safetensors"
+    save_file(tiny_sam.state_dict(), path)
+    return path
+
+
+def test_the_shape_is_read_off_the_weights(tiny_sam):
+    assert SamShape.of(tiny_sam.state_dict(), path="tiny") == TINY
+
+
+@pytest.mark.parametrize("variant", ["b", "l", "h"])
+def test_released_variants_have_their_parameters(golden_tables, variant):
+    table = json.loads((golden_tables / "keys" / f"sam_vit_{variant}.json").read_text())
+    with torch.device("meta"):
+        state = {name: torch.empty(shape) for name, shape in table.items()}
+        built = build_sam(SamShape.of(state, path=variant))
+    assert {name: list(value.shape) for name, value in built.state_dict().items()} == table
+
+
+def test_proposals_are_the_generators_masks(tiny_sam, tiny_weights):
+    image = np.random.default_rng(1).integers(0, 256, (48, 70, 3)).astype(np.uint8)
+    proposals = build_proposer({"method": "sam", **KEEP_ALL}, weights=str(tiny_weights), device="cpu").propose(image)
+    records = SamAutomaticMaskGenerator(tiny_sam, output_mode="binary_mask", **KEEP_ALL).generate(image)
+    assert records
+    masks = np.stack([record["segmentation"] for record in records])
+    np.testing.assert_array_equal(proposals.runs, RunLengths.from_masks(masks).runs)
+    assert proposals.pixels()[1].tolist() == [record["area"] for record in records]
+
+
+def test_sam_proposals_through_the_stage(dataset, tiny_weights):
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+    cached, out = dataset.folder / "sam.h5", dataset.folder / "sam.labels.h5"
+    propose(settings={"method": "sam", **KEEP_ALL}, weights=tiny_weights, out=cached, device="cpu", **common)
+    with ProposalsReader(cached) as reader:
+        assert len(reader.keys()) == 4
+        assert all(reader.read(*key).size == dataset.truths[key].shape for key in reader.keys())  # noqa: SIM118
+    refine(settings={"method": "ssa"}, labels=dataset.labels, proposals=cached, out=out, **common)
+    assert out.exists()
+
+
+def test_authors_parameters_are_the_default(tiny_weights):
+    generator = build_proposer({"method": "sam"}, weights=str(tiny_weights), device="cpu")._generator
+    assert [len(grid) for grid in generator.point_grids] == [64**2, 32**2]
+    assert (generator.pred_iou_thresh, generator.stability_score_thresh) == (0.86, 0.92)
+    assert (generator.crop_n_layers, generator.min_mask_region_area) == (1, 100)
+
+
+def test_mistakes_are_named(tiny_sam, tmp_path, tiny_weights):
+    def build(path, **parameters):
+        return build_proposer({"method": "sam", **parameters}, weights=str(path), device="cpu")
+
+    with pytest.raises(UserError, match="slow"):
+        build(tiny_weights, preset="slow")
+    with pytest.raises(UserError, match="points"):
+        build(tiny_weights, points=3)
+    with pytest.raises(UserError, match="no such file"):
+        build(tmp_path / "absent.pth")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth: not weights of SAM"):
+        build(tmp_path / "other.pth")
+    state = tiny_sam.state_dict()
+    del state["mask_decoder.iou_token.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="iou_token"):
+        build(tmp_path / "part.pth")
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
+    with pytest.raises(UserError, match=r"code\.pth"):
+        build_proposer({"method": "sam"}, weights=str(tmp_path / "code.pth"), device="cpu")
+
+
+def test_real_compressed_run_lengths(real_data):
+    record = json.loads((real_data / "sam" / "sav_000001_auto.json").read_text())
+    frames = record["masklet"]
+    sizes = [[] for _ in record["masklet_id"]]
+    for frame in frames:
+        for number, mask in enumerate(frame):
+            height, width = mask["size"]
+            counts = decode_coco_counts(mask["counts"])
+            assert sum(counts) == height * width
+            area = sum(counts[1::2])
+            if area:
+                sizes[number].append(area)
+    means = [float(np.mean(areas)) for areas in sizes]
+    np.testing.assert_allclose(means, record["masklet_size_abs"], rtol=1e-6)
