@@ -7,9 +7,11 @@ that exists is whole.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +41,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    _remove_what_killed_writers_left(path)
+    prefix = f".writing-{path.name}.{socket.gethostname()}.{os.getpid()}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     aside = Path(name)
     try:
@@ -52,6 +56,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _remove_what_killed_writers_left(path: Path) -> None:
+    """Removes temporary files beside `path` whose writer ran on this machine and is gone."""
+    for left in path.parent.glob(f".writing-{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*"):
+        pid = left.name.removeprefix(f".writing-{path.name}.{socket.gethostname()}.").split(".")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
