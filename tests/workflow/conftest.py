@@ -1,0 +1,104 @@
+"""A finished run of the tiny config in a copy of the project, which tests may change and put back."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+PARTS = ("Snakefile", "config.yaml", "workflow", "envs", "src", "cuda_ops", "pyproject.toml")
+
+
+class Project:
+    """A copy of the project in a folder of its own, with its config in tiny.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in PARTS:
+            source = REPOSITORY / part
+            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+            shutil.copytree(source, folder / part, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+        (folder / "profiles").symlink_to("workflow/profiles")
+        shutil.copy(TINY, folder / "tiny.yaml")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "tiny.yaml", *words]
+
+    def environment(self) -> dict[str, str]:
+        hidden = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "SNAKEMAKE_PROFILE")
+        return {key: value for key, value in os.environ.items() if key not in hidden} | {"CUDA_VISIBLE_DEVICES": ""}
+
+    def snakemake(self, *words: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Runs snakemake on the tiny config and returns what it printed."""
+        done = subprocess.run(
+            self.command(*words), cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
+        )
+        if check and done.returncode != 0:
+            logs = "\n".join(
+                f"== {log}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("results/logs/**/*.log"))
+            )
+            pytest.fail(f"snakemake {' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}\n{logs[-9000:]}")
+        return done
+
+    def planned(self, *words: str) -> Counter:
+        """Returns how many jobs of each rule a dry run would execute."""
+        done = self.snakemake("--dry-run", "--quiet", "none", *words)
+        text = done.stdout + done.stderr
+        if "Nothing to be done" in text:
+            return Counter()
+        table = re.search(r"Job stats:\njob +count\n-+ +-+\n(.*?)\ntotal", text, re.DOTALL)
+        assert table, text
+        jobs = Counter({name: int(count) for name, count in (line.split() for line in table[1].splitlines())})
+        del jobs["all"]
+        return jobs
+
+    @contextmanager
+    def changed_config(self, change: Callable[[dict], None]) -> Iterator[None]:
+        """Changes the config for the length of a block."""
+        path = self.folder / "tiny.yaml"
+        before = path.read_text()
+        config = yaml.safe_load(before)
+        change(config)
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    @contextmanager
+    def changed_file(self, name: str, change: Callable[[str], str]) -> Iterator[None]:
+        """Changes a source file for the length of a block."""
+        path = self.folder / name
+        before = path.read_text()
+        after = change(before)
+        assert after != before
+        path.write_text(after)
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which nothing has run."""
+    return Project(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which the tiny config has run to its end."""
+    copy = Project(tmp_path_factory.mktemp("finished"))
+    copy.snakemake()
+    return copy

@@ -1,0 +1,203 @@
+"""Only what changed reruns: each case is a dry run from a finished workflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import Project
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_finished_run_has_nothing_to_do(finished: Project) -> None:
+    assert finished.planned() == {}
+    assert "Nothing to be done" in "".join(finished.snakemake("--quiet", "none").stderr)
+
+
+def change_flip(config: dict) -> None:
+    config["tta"]["flip"]["img_ratios"] = [1.0, 1.25]
+
+
+def change_max_iters(config: dict) -> None:
+    config["models"]["convnext"]["finetune"]["max_iters"] = 4
+
+
+def change_pretrain(config: dict) -> None:
+    config["models"]["m2f"]["pretrain"]["max_iters"] = 3
+
+
+def change_ensemble_weight(config: dict) -> None:
+    config["ensembles"]["both"]["members"]["m2f.single"] = 2
+
+
+def change_colour(config: dict) -> None:
+    config["report"]["colours"] = {"wall": "#336699"}
+
+
+def change_caption(config: dict) -> None:
+    config["report"]["captions"] = {"table": "Another caption"}
+
+
+def change_paper_figure(config: dict) -> None:
+    config["predictions"]["convnext.single"]["paper"]["val"] = 55.6
+
+
+def change_gpus(config: dict) -> None:
+    config["models"]["convnext"]["finetune"]["gpus"] = 2
+
+
+def change_vote(config: dict) -> None:
+    config["refiners"]["ssa"]["settings"] = {"purity": 0.6}
+
+
+def add_model(config: dict) -> None:
+    config["models"]["another"] = dict(config["models"]["convnext"])
+    config["predictions"]["another.single"] = {}
+
+
+def drop_ensemble(config: dict) -> None:
+    del config["predictions"]["both"], config["predictions"]["both.ssa"], config["targets"]
+
+
+CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
+    # convnext.flip: val in two shards and test in one, for the ensemble `both`
+    (
+        change_flip,
+        {"infer": 3, "ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1},
+    ),
+    (
+        change_max_iters,
+        {
+            "finetune": 1,
+            "infer": 3,
+            "infer_labels": 2,
+            "ensemble": 3,
+            "refine": 4,
+            "score_shard": 8,
+            "score": 4,
+            "submit": 1,
+            "report": 1,
+        },
+    ),
+    (
+        change_pretrain,
+        {
+            "pretrain": 1,
+            "finetune": 1,
+            "infer": 3,
+            "ensemble": 3,
+            "refine": 2,
+            "score_shard": 4,
+            "score": 2,
+            "submit": 1,
+            "report": 1,
+        },
+    ),
+    (change_ensemble_weight, {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1}),
+    (change_colour, {"report": 1}),
+    (change_caption, {"report": 1}),
+    (change_paper_figure, {"report": 1}),
+    (change_gpus, {}),
+    (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
+    (add_model, {"finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
+    # what no longer feeds an ensemble keeps its labels and is not run again
+    (drop_ensemble, {"report": 1}),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), CONFIG_CHANGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_config_change_reruns_what_depends_on_it(
+    finished: Project, change: Callable[[dict], None], expected: dict[str, int]
+) -> None:
+    with finished.changed_config(change):
+        assert finished.planned() == expected
+
+
+def append_code(source: str) -> str:
+    return source + "\n_CHANGED = 1\n"
+
+
+def append_prose(source: str) -> str:
+    return source + "\n# Only a comment.\n"
+
+
+AFTER_SCORE = {"score": 4, "report": 1}
+CODE_CHANGES = [
+    ("src/vss/score/shard.py", {"score_shard": 8, **AFTER_SCORE}),
+    ("src/vss/score/summary.py", AFTER_SCORE),
+    ("src/vss/report/run.py", {"report": 1}),
+    ("src/vss/submit/run.py", {"submit": 1}),
+    (
+        "src/vss/ensemble/run.py",
+        {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1},
+    ),
+    ("src/vss/refine/run.py", {"refine": 4, "score_shard": 4, "score": 2, "report": 1}),
+    (
+        "src/vss/infer/run.py",
+        {
+            "infer": 6,
+            "infer_labels": 2,
+            "ensemble": 3,
+            "refine": 4,
+            "score_shard": 8,
+            "score": 4,
+            "submit": 1,
+            "report": 1,
+        },
+    ),
+    ("src/vss/train/run.py", {}),
+    ("src/vss/cli.py", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), CODE_CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_code_change_reruns_its_stage_and_what_follows(
+    finished: Project, name: str, expected: dict[str, int]
+) -> None:
+    with finished.changed_file(name, append_code):
+        assert finished.planned() == expected
+
+
+@pytest.mark.parametrize("name", ["src/vss/score/shard.py", "src/vss/formats.py", "src/vss/infer/run.py"])
+def test_a_comment_reruns_nothing(finished: Project, name: str) -> None:
+    with finished.changed_file(name, append_prose):
+        assert finished.planned() == {}
+
+
+def test_training_reruns_for_code_only_where_asked(finished: Project) -> None:
+    def ask(config: dict) -> None:
+        config["retrain_on_code_change"] = True
+
+    with finished.changed_config(ask):
+        assert {"finetune", "pretrain"} <= set(finished.planned())
+
+
+def test_training_says_that_its_code_has_changed(finished: Project) -> None:
+    with finished.changed_file("src/vss/train/run.py", append_code):
+        done = finished.snakemake("--dry-run")
+    assert "training code has changed" in done.stdout + done.stderr
+
+
+def test_touched_files_rerun_nothing(finished: Project) -> None:
+    for path in [*finished.folder.glob("src/**/*.py"), *finished.folder.glob("results/**/*.json")]:
+        os.utime(path)
+    for path in finished.folder.glob("results/**/weights.safetensors"):
+        os.utime(path)
+    assert finished.planned() == {}
+
+
+def test_scheduling_changes_nothing(finished: Project) -> None:
+    words = ["--set-threads", "finetune=2", "--set-resources", "infer:mem_mb=9000", "--set-resources", "infer:runtime=5"]
+    assert finished.planned(*words) == {}
+
+
+def test_a_fresh_clone_beside_kept_results_reruns_nothing(finished: Project, tmp_path: Path) -> None:
+    clone = Project(tmp_path / "clone")
+    for kept in ("results", "work", ".snakemake"):
+        shutil.copytree(finished.folder / kept, clone.folder / kept, symlinks=True)
+    assert clone.planned() == {}

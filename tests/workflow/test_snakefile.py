@@ -1,0 +1,131 @@
+"""The Snakefile itself: lint, dry run, profile, mistakes, what a config file on the command line means."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import REPOSITORY, Project
+
+
+def test_lint_is_clean(project: Project) -> None:
+    done = project.snakemake("--lint")
+    assert "Congratulations" in done.stdout + done.stderr
+
+
+def test_a_dry_run_plans_every_stage(project: Project) -> None:
+    stages = {"prepare", "pretrain", "finetune", "infer", "ensemble", "refine", "score", "submit", "report"}
+    assert stages <= set(project.planned())
+
+
+def test_the_workstation_profile_is_found(project: Project) -> None:
+    done = project.snakemake("--dry-run")
+    assert "Using workflow specific profile" in done.stdout + done.stderr
+
+
+def test_the_graph_can_be_drawn(project: Project) -> None:
+    assert project.snakemake("--dag").stdout.strip().startswith("digraph")
+
+
+def test_nothing_heavy_is_imported_for_a_dry_run() -> None:
+    code = (
+        "import sys; from snakemake.cli import main\n"
+        "try: main(['-n', '--cores', '1'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(int('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_config_file_stands_alone(project: Project) -> None:
+    """Snakemake by itself would merge tiny.yaml into config.yaml, whose models would leak in."""
+    done = project.snakemake("--dry-run", "--quiet", "none")
+    assert "internimage-xl" not in done.stdout + done.stderr
+    assert "m2f" in done.stdout + done.stderr
+
+
+def test_command_line_values_override_the_config_file(project: Project) -> None:
+    done = project.snakemake("--config", "protocol=nonsense", "--dry-run", check=False)
+    assert "config: protocol: is 'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("models: {}\n", "config: "),
+        ("predictions: {convnext.singel: {}}\n", "did you mean 'single'"),
+    ],
+)
+def test_a_mistake_stops_the_run_in_one_line(project: Project, mistake: str, words: str) -> None:
+    key = mistake.split(":")[0]
+    lines = (project.folder / "tiny.yaml").read_text().split("\n\n")
+    text = "\n\n".join(part for part in lines if not part.startswith(f"{key}:"))
+    (project.folder / "mistake.yaml").write_text(f"{text}\n{mistake}")
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "mistake.yaml"]
+    done = subprocess.run(
+        command, cwd=project.folder, env=project.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("config: ")]
+    assert len(told) == 1, done.stderr
+    assert words in told[0]
+    assert "Building DAG" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_run_leaves_every_result(finished: Project) -> None:
+    results = finished.folder / "results"
+    for name in (
+        "prepare/vspw/index.csv",
+        "pretrain/m2f/weights.safetensors",
+        "finetune/m2f/audit.json",
+        "finetune/m2f/fingerprint.json",
+        "predictions/both/val/00.labels.h5",
+        "predictions/m2f.single/val/01.scores.h5",
+        "predictions/both.ssa/val/00.labels.h5",
+        "score/both/val/scores.json",
+        "submit/both.zip",
+        "report/report.html",
+        "report/table.csv",
+    ):
+        assert (results / name).is_file(), name
+    assert not (results / "predictions/convnext.single/val/00.scores.h5").exists()
+    scores = json.loads((results / "score/both/val/scores.json").read_text())
+    assert 0 <= scores["mIoU"] <= 1
+
+
+@pytest.mark.slow
+def test_nothing_half_written_is_left(finished: Project) -> None:
+    assert not list(finished.folder.glob("results/**/.writing-*"))
+
+
+@pytest.mark.slow
+def test_snakemakes_own_report(finished: Project) -> None:
+    finished.snakemake("--report", "report.html")
+    assert (finished.folder / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_the_success_message_shows_the_table(finished: Project) -> None:
+    (finished.folder / "results/report/table.csv").unlink()
+    done = finished.snakemake()
+    assert "convnext" in done.stdout
+    assert "results/report/report.html" in done.stdout
+
+
+@pytest.mark.slow
+def test_real_sample_is_planned_whole(project: Project, real_data: Path) -> None:
+    shutil.copytree(REPOSITORY / "workflow" / "configs", project.folder / "workflow" / "configs", dirs_exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "workflow/configs/real-sample.yaml"]
+    command += ["--config", f"data={{vspw: {{root: {real_data / 'VSPW_480p'}}}, coco_stuff: {{root: {real_data / 'coco_stuff'}}}}}"]
+    done = subprocess.run(
+        command, cwd=project.folder, env=project.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "finetune" in done.stdout + done.stderr
