@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "vss"
 # Left to right. Modules at the top level of vss come first, in the order of what they may use.
 ORDER = [
     "errors",
+    "digest",
     "progress",
     "labels",
     "formats",
@@ -31,7 +32,7 @@ ORDER = [
     "report",
 ]
 # The workflow's side of the package: used by rules, not by stages.
-WORKFLOW_SIDE = {"config", "digest", "rows", "lease", "cli", "__main__"}
+WORKFLOW_SIDE = {"config", "rows", "lease", "cli", "__main__"}
 LIGHT = (
     "data.prepare",
     "score.shard",
