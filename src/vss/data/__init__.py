@@ -1,0 +1,1 @@
+"""Data: lists, checks and draws datasets, and reads them for MMSegmentation."""
