@@ -13,7 +13,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-import vss.models.intern_image  # noqa: F401
+import vss.models.intern_image
+import vss.models.mask2former_head  # noqa: F401
 from vss.errors import UserError
 from vss.models.segmentor import Segmentor
 
