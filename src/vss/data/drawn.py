@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from vss import formats
-from vss.data import scenes, sprites, textures
+from vss.data import filming, scenes, sprites, textures
 from vss.errors import UserError
 from vss.labels import IGNORE_INDEX, LABEL_SPACES, submission_palette
 from vss.progress import track
@@ -42,7 +43,7 @@ DEFAULTS: dict[str, dict[str, int]] = {
 
 # Which class of each dataset a scene's key is; a key that is not here has no label there.
 CLASSES = {
-    "vspw": {key: key for key in scenes.KEYS if key not in ("void", "others")},
+    "vspw": {key: key for key in filming.KEYS if key not in ("void", "others")},
     "coco_stuff": {
         "wall": "wall-other",
         "window": "window-other",
@@ -93,7 +94,7 @@ def draw(dataset: str, settings: Mapping[str, Any], *, beside: str | os.PathLike
     """
     resolved = resolve_settings(dataset, settings)
     digest = hashlib.sha256(formats.canonical_json([dataset, resolved]).encode())
-    for module in (scenes, sprites, textures):
+    for module in (filming, scenes, sprites, textures):
         digest.update(Path(module.__file__ or "").read_bytes())
     digest.update(Path(__file__).read_bytes())
     folder = Path(beside) / f"drawn-{digest.hexdigest()[:12]}"
@@ -128,7 +129,7 @@ def _draw_all(dataset: str, settings: dict[str, int], folder: Path) -> None:
     task = partial(_draw_clip, dataset=dataset, height=settings["height"], folder=str(folder))
     workers = min(len(os.sched_getaffinity(0)), max(len(clips), 1))
     noun = "video" if dataset == "vspw" else "image"
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         for _ in track(pool.map(task, clips), what=f"draw {dataset}", total=len(clips), unit=noun):
             pass
 
@@ -183,9 +184,9 @@ def _save_mask(path: Path, raw: np.ndarray, *, palette: bool) -> None:
 
 
 def raw_of_keys(dataset: str) -> np.ndarray:
-    """Returns the raw mask value of each of `scenes.KEYS` in a dataset, [keys] uint8."""
+    """Returns the raw mask value of each of `filming.KEYS` in a dataset, [keys] uint8."""
     space = LABEL_SPACES[dataset]
     raw = {key: space.raw_ids[space.classes.index(name)] for key, name in CLASSES[dataset].items()}
     raw["others"] = 0 if dataset == "vspw" else IGNORE_INDEX
     raw["void"] = IGNORE_INDEX
-    return np.array([raw[key] for key in scenes.KEYS], np.uint8)
+    return np.array([raw[key] for key in filming.KEYS], np.uint8)

@@ -1,26 +1,15 @@
-"""Scenes of the drawn data: layers and moving things before a camera that pans, sways and zooms.
-
-A scene is drawn on a canvas of twice the frame's size and reduced. Every pixel's class is known from the layer that
-covers it; classes are named by `KEYS`, and each dataset says which of its classes a key is.
-"""
+"""Scenes of the drawn data: a street, a lake, a park and a room, each different for every generator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from vss.data import sprites, textures
+from vss.data.filming import OVERSAMPLE, Camera, Developer, Thing, expose
 from vss.data.textures import Colour, Rng
-
-OVERSAMPLE = 2
-# "others" and "void" are what a dataset leaves without a class.
-KEYS = (
-    "void", "others", "wall", "window", "floor", "ground", "grass", "road", "building", "sky", "mountain", "water",
-    "tree", "car", "bus", "person", "dog",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,48 +27,6 @@ MOODS = (
     Mood((148, 168, 190), (206, 212, 218), (0.92, 0.96, 1.0)),
     Mood((92, 112, 172), (246, 190, 140), (1.1, 0.96, 0.84)),
 )
-
-
-@dataclass
-class Thing:
-    """A picture, or a cycle of pictures, in the scene.
-
-    Attributes:
-        pictures: RGBA [h, w, 4] uint8, shown in turn.
-        key: class, one of `KEYS`.
-        left, top: position on the canvas at the middle of the video, in canvas pixels.
-        speed: canvas pixels a frame, to the right.
-        near: share of the camera's motion it takes part in: 0 infinitely far, 1 at the front.
-        cycle: pictures a frame.
-        shadow: whether it darkens what is below its feet.
-    """
-
-    pictures: list[np.ndarray]
-    key: str
-    left: float
-    top: float
-    speed: float = 0.0
-    near: float = 1.0
-    cycle: float = 0.0
-    shadow: bool = False
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Where the camera looks: `pan` in canvas pixels from the first to the last frame, sway and zoom."""
-
-    frames: int
-    pan: float
-    sway: tuple[float, float]
-    phase: float
-    zoom: tuple[float, float]
-
-    def at(self, time: int) -> tuple[float, float, float]:
-        """Returns (dx, dy, zoom) at a frame."""
-        share = time / max(self.frames - 1, 1) - 0.5
-        dx = self.pan * share + self.sway[0] * np.sin(0.9 * time + self.phase)
-        dy = self.sway[1] * np.sin(0.7 * time + 2 * self.phase)
-        return dx, dy, self.zoom[0] + (self.zoom[1] - self.zoom[0]) * (share + 0.5)
 
 
 @dataclass
@@ -337,9 +284,6 @@ def room(stage: Stage) -> None:
 SCENES = (street, lake, park, room)
 
 
-# ---- filming
-
-
 def film(rng: Rng, *, scene: int, height: int, width: int, frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the frames of one video of a scene.
 
@@ -350,7 +294,7 @@ def film(rng: Rng, *, scene: int, height: int, width: int, frames: int) -> Itera
         frames: number of frames.
 
     Yields:
-        RGB image [height, width, 3] uint8 and class map [height, width] uint8, positions in `KEYS`.
+        RGB image [height, width, 3] uint8 and class map [height, width] uint8, positions in `filming.KEYS`.
     """
     tall, wide = height * OVERSAMPLE, width * OVERSAMPLE
     reach = tall * rng.uniform(0.02, 0.045) * frames * float(rng.random() < 0.75)
@@ -360,81 +304,6 @@ def film(rng: Rng, *, scene: int, height: int, width: int, frames: int) -> Itera
     camera = Camera(frames, pan, sway, float(rng.uniform(0, 6)), zoom[:: int(rng.choice((-1, 1)))])
     stage = Stage.new(rng, tall, wide, margin=int(abs(pan) / 2 + sway[0] + 8))
     SCENES[scene % len(SCENES)](stage)
-    develop = _developing(rng, stage, height, width)
+    developer = Developer.new(rng, height, width, gain=stage.mood.gain)
     for time in range(frames):
-        yield develop(*_expose(stage, camera, time))
-
-
-def _expose(stage: Stage, camera: Camera, time: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the canvas [tall, wide, 3] uint8 and its class map at one moment."""
-    image = np.zeros((stage.height, stage.width, 3), np.uint8)
-    keys = np.zeros((stage.height, stage.width), np.uint8)
-    dx, dy, zoom = camera.at(time)
-    for thing in stage.things:
-        picture = thing.pictures[int(time * thing.cycle) % len(thing.pictures)]
-        left = thing.left + thing.speed * (time - (camera.frames - 1) / 2) - dx * thing.near
-        top = thing.top - dy * thing.near
-        if thing.shadow:
-            _cast_shadow(image, picture.shape, left, top, zoom)
-        _paste(image, keys, picture, KEYS.index(thing.key), left, top, zoom)
-    return image, keys
-
-
-def _to_canvas(shape: tuple[int, ...], x: float, y: float, zoom: float) -> tuple[float, float]:
-    """Returns a point after zooming about the middle of the canvas."""
-    return (x - shape[1] / 2) * zoom + shape[1] / 2, (y - shape[0] / 2) * zoom + shape[0] / 2
-
-
-def _paste(image: np.ndarray, keys: np.ndarray, picture: np.ndarray, key: int, left: float, top: float,
-           zoom: float) -> None:  # fmt: skip
-    """Lays a picture over the canvas at a fractional place; a pixel is of the thing where at least half covered."""
-    x, y = _to_canvas(image.shape, left, top, zoom)
-    x0, y0 = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
-    x1 = min(image.shape[1], int(np.ceil(x + picture.shape[1] * zoom)) + 1)
-    y1 = min(image.shape[0], int(np.ceil(y + picture.shape[0] * zoom)) + 1)
-    if x0 >= x1 or y0 >= y1:
-        return
-    matrix = np.array([[zoom, 0, x - x0], [0, zoom, y - y0]], np.float64)
-    warped = cv2.warpAffine(picture, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
-    cover = warped[..., 3:].astype(np.uint16)
-    region = image[y0:y1, x0:x1]
-    region[:] = (region * (255 - cover) + warped[..., :3] * cover + 127) // 255
-    keys[y0:y1, x0:x1][warped[..., 3] >= 128] = key
-
-
-def _cast_shadow(image: np.ndarray, shape: tuple[int, ...], left: float, top: float, zoom: float) -> None:
-    x, y = _to_canvas(image.shape, left + shape[1] / 2, top + shape[0] * 0.985, zoom)
-    rx, ry = max(2, int(shape[1] * 0.42 * zoom)), max(2, int(min(shape) * 0.07 * zoom))
-    x0, x1 = max(0, int(x) - 2 * rx), min(image.shape[1], int(x) + 2 * rx)
-    y0, y1 = max(0, int(y) - 2 * ry), min(image.shape[0], int(y) + 2 * ry)
-    if x0 >= x1 or y0 >= y1:
-        return
-    far = ((np.arange(y0, y1)[:, None] - y) / ry) ** 2 + ((np.arange(x0, x1)[None] - x) / rx) ** 2
-    region = image[y0:y1, x0:x1]
-    region[:] = (region * (1 - 0.5 * np.exp(-far))[..., None]).astype(np.uint8)
-
-
-def _developing(rng: Rng, stage: Stage, height: int, width: int) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Returns how a canvas becomes a frame: reduced, tinted, darkened at the corners, noisy, sometimes stamped."""
-    gain = np.asarray(stage.mood.gain, np.float32) * rng.uniform(0.9, 1.08)
-    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    vignette = (1 - rng.uniform(0.02, 0.13) * (x**2 + y**2))[..., None].astype(np.float32)
-    noise = rng.uniform(1.0, 4.0)
-    stamp = rng.random() < 0.3
-    scale = height / 300
-
-    def develop(image: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-        small = small * gain * vignette + rng.standard_normal(small.shape, dtype=np.float32) * noise
-        frame = np.clip(small, 0, 255).round().astype(np.uint8)
-        classes = keys[::OVERSAMPLE, ::OVERSAMPLE].copy()
-        if stamp:  # a broadcaster's mark, of no class
-            w, h = round(height * 0.3), round(height * 0.07)
-            corner = (slice(height - h - 3, height - 3), slice(3, 3 + w))
-            frame[corner] = (18, 20, 26)
-            cv2.putText(frame, "VSS 24", (5, height - 6), cv2.FONT_HERSHEY_PLAIN, scale * 1.6, (240, 240, 230), 1,
-                        cv2.LINE_AA)  # fmt: skip
-            classes[corner] = KEYS.index("void")
-        return frame, classes
-
-    return develop
+        yield developer.develop(*expose(stage.things, camera, tall, wide, time))
