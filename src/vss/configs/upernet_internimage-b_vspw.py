@@ -1,0 +1,14 @@
+"""InternImage-B + UperNet; not in the paper. Upstream: InternImage's upernet_internimage_b_512_160k_ade20k.py."""
+
+_base_ = "./_base_/internimage.py"
+from vss.models import rows
+
+model = rows.segmentor_config("internimage-b", rows.upernet_config("internimage-b", num_classes=124))
+batch_size = 16
+grad_checkpoint = False
+optim_wrapper = dict(
+    optimizer=dict(lr=6e-5),
+    paramwise_cfg=dict(depths=(4, 4, 21, 4), decay_rate=1.0),
+    clip_grad=None,
+)
+published_weights = ["UperNet InternImage-B ADE20K (OpenGVLab)"]

@@ -1,0 +1,1 @@
+"""Training: MMEngine's Runner with resumable, deterministic state."""

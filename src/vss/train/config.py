@@ -1,0 +1,181 @@
+"""From a row's name and the user's settings to the resolved config of a training.
+
+Order, later wins: the row's files, its `as_published` changes (under that protocol), settings, cfg_options. Then what
+follows from the numbers is written out: model sizes, pipeline, schedules. So a changed crop_size changes every place
+that depends on it, and the resolved config shows all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from vss import configs
+from vss.errors import UserError
+from vss.labels import LABEL_SPACES
+
+PROTOCOLS = ("paper", "as_published")
+PRECISIONS = ("float32", "bfloat16", "float16")
+# Keys of a row that a user has no reason to change.
+_DESCRIPTIVE = ("as_published", "paper_miou", "published_weights", "dataset")
+_CHOICES = {
+    "precision": PRECISIONS,
+    "init_classes": ("new", "copy"),
+    "select": ("last", "best"),
+}
+_POSITIVE = ("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames")
+
+
+def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: str = "paper") -> Config:
+    """Returns a row as an MMEngine config, with `cfg_options` (dotted keys) merged in and model sizes brought in line.
+
+    Raises:
+        UserError: unknown row, protocol or key, or a value that is not allowed.
+    """
+    if name not in configs.names():
+        raise UserError(f"row {name!r} is unknown{_did_you_mean(name, configs.names())}; `vss models` lists them all")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol: found {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
+    config = Config.fromfile(configs.FOLDER / f"{name}.py")
+    if protocol == "as_published":
+        config.merge_from_dict(config.as_published.to_dict())
+    options = dict(cfg_options or {})
+    for key in options:
+        _check_key(config, key)
+    config.merge_from_dict(options)
+    _check_values(name, config)
+    config.row, config.protocol = name, protocol
+    for key in ("as_published", "paper_miou", "published_weights"):
+        config.pop(key)
+    _size_model(config)
+    return config
+
+
+def resolve(settings: Mapping[str, Any]) -> Config:
+    """Returns the config of a training: a row with the settings merged in, its pipeline and schedules written out.
+
+    Args:
+        settings: config (the row's name), protocol, cfg_options, and any top-level key of the row.
+
+    Raises:
+        UserError: see `load`.
+    """
+    settings = dict(settings)
+    if "config" not in settings:
+        raise UserError("training settings: key 'config' (the row's name) is missing")
+    name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
+    cfg_options = settings.pop("cfg_options", None) or {}
+    config = load(name, {**settings, **cfg_options}, protocol=protocol)
+    config.train_pipeline = train_pipeline(config)
+    config.param_scheduler = param_scheduler(config)
+    return config
+
+
+def train_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the MMSeg transforms that turn a frame and its mask into a training sample."""
+    scale, crop_size = tuple(config["scale"]), tuple(config["crop_size"])
+    return [
+        dict(type="LoadIndexImage"),
+        dict(type="LoadIndexLabels"),
+        *([dict(type="ShiftLabels")] if config["label_shift"] else []),
+        dict(type="RandomResize", scale=scale, ratio_range=tuple(config["ratio_range"]), keep_ratio=True),
+        dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=config["cat_max_ratio"]),
+        dict(type="RandomFlip", prob=config["flip"]),
+        *([dict(type="PhotoMetricDistortion")] if config["photometric_distortion"] else []),
+        dict(type="PackSegInputs", meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape")),
+    ]
+
+
+def param_scheduler(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns MMEngine schedulers whose product is mmcv 1.x's poly policy with linear warm-up.
+
+    At iteration i (from 0), with w warm-up iterations: (1 - i / max_iters)^power, times
+    1 - (1 - i / w) * (1 - warmup_ratio) while i < w. MMEngine reaches a schedule's end one step before `end`.
+    """
+    warmup, last = config["warmup_iters"], config["max_iters"]
+    poly = dict(type="PolyLR", power=config["power"], eta_min=config["min_lr"], by_epoch=False, begin=0, end=last + 1)
+    if not warmup:
+        return [poly]
+    linear = dict(type="LinearLR", start_factor=config["warmup_ratio"], by_epoch=False, begin=0, end=warmup + 1)
+    return [linear, poly]
+
+
+def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is written beside the weights: everything inference and a reader need, as plain JSON values.
+
+    Keys: row, protocol, dataset, classes (names, position = train id), model (MMEngine config), test (how a frame is
+    fitted, see _base_/vspw.py), normalisation {mean, std} of RGB 0..255, training (every other key of the config).
+    """
+    plain = _plain(config.to_dict() if isinstance(config, Config) else config)
+    head = ("row", "protocol", "dataset", "model", "test")
+    preprocessor = plain["model"]["data_preprocessor"]
+    return {
+        **{key: plain[key] for key in head},
+        "classes": list(LABEL_SPACES[plain["dataset"]].classes),
+        "normalisation": {"mean": preprocessor["mean"], "std": preprocessor["std"]},
+        "training": {key: value for key, value in plain.items() if key not in head},
+    }
+
+
+def _size_model(config: Config) -> None:
+    """Brings the model in line with crop_size, dataset and grad_checkpoint."""
+    num_classes = LABEL_SPACES[config.dataset].num_classes
+    for head in ("decode_head", "auxiliary_head"):
+        if head in config.model and config.model[head].num_classes != num_classes:
+            raise UserError(f"{config.row}: model.{head}.num_classes is {config.model[head].num_classes}, not {num_classes}")
+    preprocessor = config.model.data_preprocessor
+    preprocessor.pop("size_divisor", None)
+    preprocessor.size = tuple(config.crop_size)
+    config.model.backbone.with_cp = config.grad_checkpoint
+    if "with_cp" in config.model.decode_head:
+        config.model.decode_head.with_cp = config.grad_checkpoint
+
+
+def _check_key(config: Config, key: str) -> None:
+    first, *rest = str(key).split(".")
+    allowed = sorted(name for name in config if name not in _DESCRIPTIVE)
+    if first not in allowed:
+        raise UserError(f"cfg_options: unknown key {key!r}{_did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}")
+    node: Any = config[first]
+    for depth, part in enumerate(rest, start=1):
+        is_last = depth == len(rest)
+        if isinstance(node, Mapping):
+            # Constructor arguments that a row leaves at their default may be added; `test` lists all it has.
+            if part not in node and (not is_last or first == "test"):
+                where = ".".join([first, *rest[: depth - 1]])
+                raise UserError(f"cfg_options: {key!r}: {where} has no {part!r}; it has {', '.join(sorted(node))}")
+            node = node.get(part)
+        elif isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            raise UserError(f"cfg_options: {key!r}: {part!r} leads nowhere")
+
+
+def _check_values(name: str, config: Config) -> None:
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(f"{name}: {key} is {config[key]!r}, allowed are {', '.join(choices)}")
+    for key in _POSITIVE:
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1")
+    if config.micro_batch is not None and config.micro_batch < 1:
+        raise UserError(f"{name}: micro_batch is {config.micro_batch!r}, must be at least 1 or null")
+    if config.select == "best" and not config.val_interval:
+        raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    """Returns a copy of JSON types only: tuples become lists, keys text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,196 @@
+"""What watches a training: log and progress lines, the guard against NaN, and stopping on a signal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from vss.errors import UserError
+from vss.progress import say
+from vss.train.state import StateHook
+
+STOPPED = 143  # exit status of a process that ended by SIGTERM
+
+
+@HOOKS.register_module()
+class LogHook(Hook):
+    """Writes one JSON line every `interval` iterations, TensorBoard scalars, and a progress line now and then.
+
+    Line: iter, lr, seconds (of one iteration, mean since the line before), memory_mib (peak of the GPU, or of the
+    process), and every loss (mean since the line before). Validation adds lines with iter and its metrics. On resume,
+    lines after the checkpoint are dropped, so that the log reads as if nothing had happened.
+
+    Args:
+        path: of the JSON lines.
+        tensorboard: folder of the event files.
+        interval: iterations between two lines.
+        what: what starts a progress line.
+        seconds_between_lines: of progress on the console.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(
+        self, *, path: str, tensorboard: str, interval: int, what: str, seconds_between_lines: float = 15.0
+    ) -> None:
+        self._path, self._tensorboard = Path(path), Path(tensorboard)
+        self._interval, self._what, self._seconds_between_lines = interval, what, seconds_between_lines
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Opens the files; runs after the state was restored."""
+        self._first = runner.iter
+        self._start = self._last_line = self._mark = time.monotonic()
+        self._lines = None
+        if is_main_process():
+            self._drop_lines_after(runner.iter)
+            self._lines = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed in after_run
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._tensorboard), purge_step=runner.iter + 1)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Adds up losses; writes when a line is due."""
+        for key, value in outputs.items():
+            self._sums[key] = self._sums.get(key, 0.0) + float(value)
+        self._count += 1
+        done = batch_idx + 1
+        if done % self._interval == 0 or done == runner.max_iters:
+            now = time.monotonic()
+            line = {
+                "iter": done,
+                "lr": runner.optim_wrapper.get_lr()["lr"][0],
+                "seconds": round((now - self._mark) / self._count, 4),
+                "memory_mib": round(_peak_memory() / 2**20),
+                **{key: round(value / self._count, 6) for key, value in self._sums.items()},
+            }
+            self.write(line)
+            self._sums, self._count, self._mark = {}, 0, now
+            if now - self._last_line > self._seconds_between_lines or done in (self._interval, runner.max_iters):
+                self._say(runner, line, now)
+
+    def write(self, line: dict[str, float]) -> None:
+        """Appends a line and its TensorBoard scalars."""
+        if self._lines is not None:
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+            for key, value in line.items():
+                if key != "iter":
+                    self._writer.add_scalar(key if "/" in key else f"train/{key}", value, line["iter"])
+
+    def after_run(self, runner: Any) -> None:
+        """Closes the files."""
+        if self._lines is not None:
+            self._lines.close()
+            self._writer.close()
+
+    def _say(self, runner: Any, line: dict[str, float], now: float) -> None:
+        self._last_line = now
+        if not is_main_process():
+            return
+        left = (now - self._start) / (line["iter"] - self._first) * (runner.max_iters - line["iter"])
+        say(
+            f"{self._what}: {line['iter']}/{runner.max_iters} iterations, loss {line['loss']:.3f}, "
+            f"lr {line['lr']:.2e}, {line['seconds']:.2f} s each, {_clock(left)} left"
+        )
+
+    def _drop_lines_after(self, iteration: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for text in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if text.endswith("\n") and json.loads(text)["iter"] <= iteration:
+                kept.append(text)
+        self._path.write_text("".join(kept), encoding="utf-8")
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops the training at the first loss that is not a finite number, and names the frames of that batch.
+
+    Raises:
+        UserError: with the iteration, the losses and the frames.
+    """
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Looks at every loss of the iteration."""
+        losses = {key: float(value) for key, value in outputs.items()}
+        if all(math.isfinite(value) for value in losses.values()):
+            return
+        frames = [frame_name(sample) for sample in data_batch["data_samples"]]
+        wrong = ", ".join(f"{key} {value}" for key, value in losses.items() if not math.isfinite(value))
+        raise UserError(
+            f"training stopped at iteration {batch_idx + 1}: {wrong} on frames {', '.join(frames)}; "
+            f"try precision float32 or a lower learning rate"
+        )
+
+
+@HOOKS.register_module()
+class StopOnSignalHook(Hook):
+    """On SIGTERM or SIGUSR1 finishes the iteration, writes a checkpoint and exits with status 143.
+
+    With several GPUs all ranks agree on the iteration: the signal may reach them at different times.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def before_run(self, runner: Any) -> None:
+        """Installs the handlers, before anything slow starts."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Leaves if a signal came."""
+        asked = torch.tensor(int(self._asked))
+        if get_world_size() > 1:
+            asked = asked.to(next(runner.model.parameters()).device)
+            all_reduce(asked, op="max")
+        done = batch_idx + 1
+        if not asked or done == runner.max_iters:
+            return
+        state = next(hook for hook in runner.hooks if isinstance(hook, StateHook))
+        state.save(runner, done)
+        if is_main_process():
+            say(f"stopped by a signal at iteration {done}; run again to continue")
+        # Workers of the data loader and the process group would take their time; the state is on disk.
+        os._exit(STOPPED)
+
+
+def frame_name(sample: Any) -> str:
+    """Returns video/frame of a data sample, or its path where the dataset gave neither."""
+    info = sample.metainfo
+    if "video" in info and "frame" in info:
+        return f"{info['video']}/{info['frame']}"
+    return str(info.get("img_path", "?"))
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

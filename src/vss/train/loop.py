@@ -1,0 +1,70 @@
+"""MMEngine's iteration-based loop, with one difference: an iteration is always one optimizer step.
+
+MMEngine counts forward passes, so with gradient accumulation its max_iters, schedules, logs and checkpoints all have
+to be multiplied by hand. Here the loader gives a rank's whole share of the global batch, and the loop feeds it to the
+model in pieces that fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.runner import IterBasedTrainLoop
+from mmseg.registry import LOOPS
+
+Batch = dict[str, list]
+
+
+@LOOPS.register_module()
+class MicroBatchLoop(IterBasedTrainLoop):
+    """Runs `max_iters` optimizer steps; each step accumulates gradients over `accumulate` equal pieces of the batch.
+
+    The model's random numbers (stochastic depth, dropout, sampled points) are seeded before every step from (seed,
+    iteration, rank), so that a resumed training draws what the uninterrupted one would have drawn.
+
+    Args:
+        accumulate: pieces that this rank's share is cut into.
+        seed: of the model's random numbers.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, max_iters: int, *, accumulate: int, seed: int) -> None:
+        super().__init__(runner, dataloader, max_iters)
+        self._accumulate, self._seed = accumulate, seed
+
+    def start_at(self, iteration: int) -> None:
+        """Makes `run` continue after `iteration` steps."""
+        self._iter = iteration
+
+    def run(self) -> torch.nn.Module:
+        """Trains and returns the model."""
+        self.runner.optim_wrapper.initialize_count_status(
+            self.runner.model, self._iter * self._accumulate, self._max_iters * self._accumulate
+        )
+        return super().run()
+
+    def run_iter(self, data_batch: Batch) -> None:
+        """Takes one optimizer step."""
+        torch.manual_seed(_mix(self._seed, self._iter, get_rank()))
+        self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
+        steps = [
+            self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper)
+            for piece in _pieces(data_batch, self._accumulate)
+        ]
+        outputs = {key: torch.stack([step[key].detach().float() for step in steps]).mean() for key in steps[0]}
+        self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+
+def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    size, rest = divmod(len(batch["inputs"]), count)
+    assert rest == 0, (len(batch["inputs"]), count)
+    for start in range(0, size * count, size):
+        yield {key: values[start : start + size] for key, values in batch.items()}
+
+
+def _mix(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])

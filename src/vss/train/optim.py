@@ -1,0 +1,91 @@
+"""Learning rates and weight decay by parameter, and the optimizer wrapper for bfloat16.
+
+ConvNeXt's stage-wise decay and Swin's norm rule are MMSeg's and MMEngine's own constructors, named in the row files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from torch import nn
+
+_BLOCK = re.compile(r"backbone\.levels\.(\d+)\.(?:blocks|post_norms)\.(\d+)\.")
+_STAGE_END = re.compile(r"backbone\.levels\.(\d+)\.(?:downsample|norm)\.")
+# Parameters of the Mask2Former head that InternImage's constructor takes for embeddings of the input.
+_HEAD_EMBEDDINGS = ("mask_embed", "cls_embed", "level_embed", "query_embed", "query_feat")
+_NO_DECAY = ("norm", "relative_position", "sampling_offsets")
+
+
+def internimage_layer(name: str, depths: tuple[int, ...], *, head_embeddings: str) -> int:
+    """Returns the layer 0..sum(depths)+1 that a parameter counts as; deeper layers learn faster.
+
+    0 is the patch embedding, b the b-th block from the input, sum(depths)+1 everything behind the backbone. As in
+    InternImage's CustomLayerDecayOptimizerConstructor, stage 2's post norm i counts as its block i, and a stage's
+    norm and downsampling as the block after it (the last stage's norm: as that stage's first block).
+
+    Args:
+        name: parameter name in the segmentor.
+        depths: blocks by stage.
+        head_embeddings: "last": Mask2Former's query, class and mask embeddings learn at the full rate, like the rest
+            of the head they are part of; "first": they count as layer 0 and learn slowest, as published, although
+            nothing has trained them before (at 50 layers and decay 0.95: 0.073 of the base rate).
+    """
+    last = sum(depths) + 1
+    if match := _BLOCK.match(name):
+        stage, block = int(match[1]), int(match[2])
+        return sum(depths[:stage]) + block + 1
+    if match := _STAGE_END.match(name):
+        return min(sum(depths[: int(match[1]) + 1]), sum(depths[:-1])) + 1
+    if name.startswith("backbone.patch_embed."):
+        return 0
+    if head_embeddings == "first" and name.startswith("decode_head.") and name.split(".")[1] in _HEAD_EMBEDDINGS:
+        return 0
+    return last
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class InternImageLayerDecay(DefaultOptimWrapperConstructor):
+    """Multiplies the learning rate by decay_rate^(last layer - layer); see `internimage_layer`.
+
+    No weight decay for one-dimensional parameters, biases, and names with norm, relative_position, sampling_offsets.
+    `paramwise_cfg` holds depths, decay_rate and head_embeddings ("last" or "first").
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs: object) -> None:
+        """Appends one group for every (layer, decay or not) to `params`."""
+        depths, rate = tuple(self.paramwise_cfg["depths"]), self.paramwise_cfg["decay_rate"]
+        groups: dict[tuple[int, bool], dict] = {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer = internimage_layer(name, depths, head_embeddings=self.paramwise_cfg["head_embeddings"])
+            decays = parameter.ndim > 1 and not name.endswith(".bias") and not any(word in name for word in _NO_DECAY)
+            if (layer, decays) not in groups:
+                groups[layer, decays] = {
+                    "params": [],
+                    "lr": self.base_lr * rate ** (sum(depths) + 1 - layer),
+                    "weight_decay": self.base_wd if decays else 0.0,
+                }
+            groups[layer, decays]["params"].append(parameter)
+        # Fastest first: MMEngine reports the first group's rate as the training's.
+        params.extend(groups[key] for key in sorted(groups, reverse=True))
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Runs the forward pass under bfloat16 autocast, on GPU or CPU.
+
+    MMEngine's AmpOptimWrapper needs a GPU and scales the loss, which bfloat16's range makes needless.
+    """
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Enters accumulation (no gradient exchange before the last piece) and autocast."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield

@@ -1,0 +1,217 @@
+"""The stages pretrain and finetune: train in a work folder that survives, publish from it.
+
+Published files: weights.safetensors, config.json (resolved), log.jsonl, audit.json, and last the fingerprint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vss import formats
+from vss.digest import stage_digest
+from vss.errors import UserError
+from vss.labels import LABEL_SPACES
+from vss.progress import say
+from vss.train import workdir
+
+StrPath = str | os.PathLike
+
+
+def train(
+    *,
+    stage: str,
+    model: str,
+    settings: Mapping[str, Any],
+    index: StrPath,
+    card: StrPath,
+    init: StrPath | None,
+    init_card: StrPath | None,
+    weights: StrPath,
+    fingerprint: StrPath,
+    config: StrPath,
+    log: StrPath,
+    audit: StrPath,
+    work_dir: StrPath,
+    gpus: int,
+) -> None:
+    """Trains a model, or continues, or finds it finished; then writes the five outputs, the fingerprint last.
+
+    Args:
+        stage: "pretrain" or "finetune".
+        model: name in the user's config.
+        settings: config (row), protocol, cfg_options and any top-level key of the row; batch_size counts images an
+            iteration over all GPUs, max_iters optimizer steps, whatever the number of GPUs.
+        index, card: the prepared dataset that is trained on.
+        init: safetensors or published checkpoint to start from.
+        init_card: dataset card (or anything with a list `classes`) of `init`, for init_classes "copy".
+        weights, fingerprint, config, log, audit: files to write.
+        work_dir: folder of resumable state of this stage and model; survives failures.
+        gpus: 0 trains on the CPU.
+
+    Raises:
+        UserError: settings, data or machine do not allow the training; a loss that is not finite.
+        SystemExit: status 143 after a signal, when the state is on disk; the status of a worker that failed.
+    """
+    from vss.train.config import published_settings, resolve
+
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
+    resolved = published_settings(resolve(settings))
+    dataset = formats.read_card(card)
+    _check_classes(resolved, dataset, card)
+    inputs = {
+        "dataset": dataset.sha256,
+        "init": None if init is None else formats.sha256_of_file(init),
+    }
+    folder = workdir.folder_for(work_dir, resolved, inputs)
+    with workdir.locked(folder):
+        if workdir.is_finished(folder):
+            say(f"{stage} {model}: finished before in {folder}, publishing")
+        else:
+            _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus)
+        _publish(folder, stage, model, settings, resolved, weights, fingerprint, config, log, audit)
+
+
+def _train_in(
+    folder: Path,
+    stage: str,
+    model: str,
+    resolved: dict[str, Any],
+    index: StrPath,
+    card: StrPath,
+    init: StrPath | None,
+    init_card: StrPath | None,
+    gpus: int,
+) -> None:
+    from vss.train import estimate
+    from vss.train.worker import CONFIG, WEIGHTS, Job, work, write_job
+
+    _check_gpus(gpus)
+    formats.write_json(folder / CONFIG, resolved)
+    estimate.check_training(resolved, gpus=gpus, what=f"{stage} {model}")
+    job = Job(
+        what=f"{stage} {model}",
+        config=resolved,
+        index=str(index),
+        card=str(card),
+        init=None if init is None else str(init),
+        init_classes=_init_classes(resolved, init_card),
+        folder=str(folder),
+        gpus=gpus,
+    )
+    if gpus > 1:
+        write_job(job, folder / "job.json")
+        run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=gpus)
+    else:
+        work(job)
+    workdir.mark_finished(folder, {"weights": formats.sha256_of_file(folder / WEIGHTS), "code": stage_digest(stage)})
+    for path in folder.glob("iter_*.pth"):
+        path.unlink()
+
+
+def _publish(
+    folder: Path,
+    stage: str,
+    model: str,
+    settings: Mapping[str, Any],
+    resolved: dict[str, Any],
+    weights: StrPath,
+    fingerprint: StrPath,
+    config: StrPath,
+    log: StrPath,
+    audit: StrPath,
+) -> None:
+    from vss.train.worker import AUDIT, LOG, WEIGHTS
+
+    for name, path in ((WEIGHTS, weights), (LOG, log), (AUDIT, audit)):
+        with formats.atomic_path(path) as aside:
+            shutil.copyfile(folder / name, aside)
+    formats.write_json(config, resolved)
+    facts = workdir.finished_facts(folder)
+    formats.write_fingerprint(
+        fingerprint,
+        formats.Fingerprint(
+            sha256=facts["weights"], stage=stage, model=model, settings=dict(settings), code=facts["code"]
+        ),
+    )
+    say(f"{stage} {model}: weights {facts['weights'][:12]} in {weights}")
+
+
+def run_processes(command: list[str], *, count: int) -> None:
+    """Runs `count` ranks of a command on this machine and passes SIGTERM and SIGUSR1 on to them.
+
+    Like torchrun on one node, but ranks get all the time the batch system gives to write their checkpoint (torchrun
+    kills after 30 s).
+
+    Raises:
+        SystemExit: a rank ended with another status than 0; the others are then ended too.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in range(count):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{key: str(value) for key, value in {**place, **address}.items()}}
+        ranks.append(subprocess.Popen(command, env=environment))
+
+    def pass_on(number: int, frame: Any) -> None:
+        for process in ranks:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        status = _first_failure(ranks)
+    finally:
+        for process in ranks:
+            process.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status:
+        raise SystemExit(status)
+
+
+def _first_failure(ranks: list[subprocess.Popen]) -> int:
+    """Waits for the ranks; returns 0, or the first status that is not 0, without waiting for the ranks after it."""
+    running = list(ranks)
+    while running:
+        for process in list(running):
+            try:
+                status = process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            running.remove(process)
+            if status:
+                return 128 - status if status < 0 else status
+    return 0
+
+
+def _check_gpus(gpus: int) -> None:
+    import torch
+
+    if gpus and torch.cuda.device_count() < gpus:
+        raise UserError(f"{gpus} GPUs asked for, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
+
+
+def _check_classes(resolved: dict[str, Any], dataset: formats.Card, card: StrPath) -> None:
+    if dataset.name != resolved["dataset"]:
+        raise UserError(f"{card}: dataset is {dataset.name!r}, row {resolved['row']} is for {resolved['dataset']!r}")
+    if list(dataset.classes) != list(LABEL_SPACES[dataset.name].classes):
+        raise UserError(f"{card}: class names differ from those of {dataset.name}; prepare the dataset again")
+
+
+def _init_classes(resolved: dict[str, Any], init_card: StrPath | None) -> list[str] | None:
+    if resolved["training"]["init_classes"] == "new":
+        return None
+    if init_card is None:
+        raise UserError("init_classes 'copy' needs the class names of the weights to start from; found none")
+    return list(formats.read_json(init_card)["classes"])

@@ -1,0 +1,86 @@
+"""Which sample comes when: a function of the seed and of the sample's position in the training, of nothing else.
+
+MMEngine's InfiniteSampler walks one generator from the start, and augmentations draw from worker processes' global
+generators: what a resumed or re-partitioned training sees then depends on the number of workers and GPUs, and
+resuming costs time in proportion to what was done. Here the sampler only counts positions; `SeededDataset` turns a
+position into (frame, random numbers). Resuming at iteration i is starting to count at i * batch size.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.dist import get_dist_info
+from mmseg.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import Dataset, Sampler
+
+
+@DATA_SAMPLERS.register_module()
+class PositionSampler(Sampler):
+    """Yields this rank's positions of an endless stream: rank, rank + world size, ...
+
+    Position p belongs to iteration p // (global batch size), however many GPUs share the batch.
+
+    Args:
+        dataset: not looked at; MMEngine passes it.
+        seed: not looked at; the order is the dataset's.
+    """
+
+    def __init__(self, dataset: Any = None, seed: int | None = None) -> None:
+        self._rank, self._world_size = get_dist_info()
+        self._start = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Starts after `num_samples` samples of this rank, in constant time; called by MMEngine's loop on resume."""
+        self._start = num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        position = self._start * self._world_size + self._rank
+        while True:
+            yield position
+            position += self._world_size
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """Wraps a dataset so that item p is the p-th sample of a training: epoch p // n of a new shuffle each.
+
+    Augmentations draw from numpy's and Python's global generators, which are seeded for every item from (seed, p).
+
+    Args:
+        dataset: MMSeg dataset or its config.
+        seed: of order and augmentations.
+        shuffle: False keeps the dataset's order in every epoch.
+    """
+
+    def __init__(self, *, dataset: dict | Sequence, seed: int, shuffle: bool = True) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self._seed, self._shuffle = seed, shuffle
+        self._epoch, self._order = -1, np.arange(0)
+
+    @property
+    def metainfo(self) -> dict:
+        """The wrapped dataset's classes and palette."""
+        return self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def index_of(self, position: int) -> int:
+        """Returns which item of the wrapped dataset stands at a position."""
+        epoch, place = divmod(position, len(self))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.arange(len(self))
+            if self._shuffle:
+                np.random.default_rng([self._seed, epoch]).shuffle(self._order)
+        return int(self._order[place])
+
+    def __getitem__(self, position: int) -> Any:
+        words = np.random.SeedSequence([self._seed, position]).generate_state(2)
+        np.random.seed(words[0])
+        random.seed(int(words[1]))
+        return self.dataset[self.index_of(position)]

@@ -1,0 +1,101 @@
+"""Resumable training state: whole checkpoints, written aside and renamed, newest k kept.
+
+A checkpoint holds everything the rest of a training depends on that is not a function of (settings, seed, iteration):
+weights, optimizer, schedules, loss scale and, where used, the moving average. Order of samples, augmentations and the
+model's random numbers are functions of the iteration (sampling.py, loop.py) and need no state.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import barrier, master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+from torch import nn
+
+from vss.formats import atomic_path
+from vss.progress import say
+
+_NAME = re.compile(r"iter_(\d+)\.pth")
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Returns the checkpoints of a work folder by iteration, oldest first."""
+    found = {int(match[1]): path for path in folder.glob("iter_*.pth") if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Returns the model inside a distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model
+
+
+@HOOKS.register_module()
+class StateHook(Hook):
+    """Restores the newest checkpoint before training and writes one every `interval` iterations.
+
+    Args:
+        folder: where checkpoints are.
+        interval: iterations between two checkpoints; 0 writes none but the one asked for by a signal.
+        keep: newest checkpoints kept.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, *, folder: str, interval: int, keep: int) -> None:
+        assert keep >= 1, keep
+        self._folder, self._interval, self._keep = Path(folder), interval, keep
+
+    def before_train(self, runner: Any) -> None:
+        """Continues from the newest checkpoint, if there is one."""
+        found = checkpoints(self._folder)
+        if found:
+            iteration, path = list(found.items())[-1]
+            self._restore(runner, path)
+            runner.train_loop.start_at(iteration)
+            say(f"continue from iteration {iteration} ({path})")
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Writes a checkpoint when its time has come."""
+        done = batch_idx + 1
+        if self._interval and done % self._interval == 0 and done < runner.max_iters:
+            self.save(runner, done)
+
+    def save(self, runner: Any, iteration: int) -> None:
+        """Writes the checkpoint of `iteration` finished iterations, and removes all but the newest `keep`."""
+        self._write(runner, iteration)
+        barrier()
+
+    @master_only
+    def _write(self, runner: Any, iteration: int) -> None:
+        checkpoint = self.collect(runner)
+        with atomic_path(self._folder / f"iter_{iteration}.pth") as aside:
+            torch.save(checkpoint, aside)
+        for path in list(checkpoints(self._folder).values())[: -self._keep]:
+            path.unlink()
+
+    @staticmethod
+    def collect(runner: Any) -> dict[str, Any]:
+        """Returns the training's state; `state_dict` holds the weights to publish (averaged ones, where averaged)."""
+        checkpoint = {
+            "state_dict": bare(runner.model).state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+        }
+        runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        return checkpoint
+
+    @staticmethod
+    def _restore(runner: Any, path: Path) -> None:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        runner._resume = True  # MMEngine's EMAHook reads the flag to tell resuming from loading
+        runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        bare(runner.model).load_state_dict(checkpoint["state_dict"])
+        runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for scheduler, state in zip(runner.param_schedulers, checkpoint["param_schedulers"], strict=True):
+            scheduler.load_state_dict(state)

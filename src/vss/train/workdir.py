@@ -1,0 +1,61 @@
+"""The folder in which a training keeps its resumable state: one a set of settings, locked while in use.
+
+Snakemake deletes the declared outputs of a job that failed or restarts, so that nothing resumable can be among them. The
+folder's name holds a hash of everything the result depends on: with another learning rate a training can never continue
+from checkpoints of the old one, and going back to old settings finds their finished weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vss import formats
+from vss.progress import say
+
+# What changes where and how a training runs but not what it computes.
+_NOT_IN_HASH = ("num_workers", "micro_batch", "checkpoint_interval", "keep_checkpoints", "log_interval", "grad_checkpoint")
+_FINISHED = "finished.json"
+
+
+def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
+    """Returns the work folder of a resolved config and the digests of its inputs."""
+    training = {key: value for key, value in config["training"].items() if key not in _NOT_IN_HASH}
+    content = {**config, "training": training, "inputs": dict(inputs)}
+    return Path(work_dir) / hashlib.sha256(formats.canonical_json(content).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; waits while another process trains in it.
+
+    The kernel frees the lock when its holder dies, however it dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{folder} is in use by another process (an orphan of a killed run, perhaps); waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_finished(folder: Path) -> bool:
+    """Tells whether the training in this folder came to its end."""
+    return (folder / _FINISHED).is_file()
+
+
+def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the marker, the last file of a training; `facts` are for the reader."""
+    formats.write_json(folder / _FINISHED, dict(facts))
+
+
+def finished_facts(folder: Path) -> dict[str, Any]:
+    """Returns what `mark_finished` was given."""
+    return formats.read_json(folder / _FINISHED)

@@ -1,0 +1,265 @@
+"""One process of a training: builds what the job says and hands it to MMEngine's Runner.
+
+`run.train` calls `work` in its own process, or starts one process a GPU with `python -m vss.train.worker JOB`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from mmseg.registry import DATASETS
+from safetensors.torch import save_file
+from torch import nn
+
+import vss.data.datasets
+import vss.train.hooks
+import vss.train.loop
+import vss.train.optim
+import vss.train.pipeline
+import vss.train.validate  # noqa: F401  all of these register their parts with MMSeg
+from vss import formats
+from vss.errors import UserError
+from vss.models.build import build_segmentor
+from vss.models.checkpoints import Audit, load_weights
+from vss.progress import say
+from vss.train.sampling import SeededDataset
+from vss.train.state import StateHook, checkpoints
+
+WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one training process is told.
+
+    Attributes:
+        what: starts the progress lines: stage and model.
+        config: as `published_settings` returns it.
+        index, card: the dataset.
+        init: weights to start from, or None.
+        init_classes: class names of `init` where rows of class layers are copied by name, or None.
+        folder: work folder of this training.
+        gpus: 0 trains on the CPU.
+    """
+
+    what: str
+    config: dict[str, Any]
+    index: str
+    card: str
+    init: str | None
+    init_classes: list[str] | None
+    folder: str
+    gpus: int
+
+
+def work(job: Job) -> None:
+    """Trains to the end, continuing from the newest checkpoint, and leaves weights.safetensors in the job's folder."""
+    training, folder = job.config["training"], Path(job.folder)
+    _quieten()
+    torch.manual_seed(training["seed"])
+    model = build_segmentor(job.config["model"])
+    _initialise(model, job)
+    runner = _TrainRunner(
+        model=model,
+        work_dir=str(folder / "mmengine"),
+        train_dataloader=_dataloader(job),
+        train_cfg=dict(
+            type="MicroBatchLoop",
+            max_iters=training["max_iters"],
+            accumulate=_pieces(job),
+            seed=training["seed"],
+        ),
+        optim_wrapper=_optim_wrapper(job),
+        param_scheduler=training["param_scheduler"],
+        default_hooks=dict(runtime_info=None, timer=None, sampler_seed=None, logger=None, checkpoint=None),
+        custom_hooks=_hooks(job),
+        launcher="pytorch" if _processes(job) > 1 else "none",
+        env_cfg=dict(cudnn_benchmark=True, dist_cfg=dict(backend="nccl" if job.gpus else "gloo")),
+        log_level="WARNING",
+        default_scope="mmseg",
+        randomness=dict(seed=training["seed"]),
+        cfg=Config(_wrapping(job)),
+    )
+    runner.train()
+    _save_result(runner, training, folder)
+
+
+class _TrainRunner(Runner):
+    """MMEngine's Runner without what it writes and asks of the system at the start: our own files say it better."""
+
+    def _log_env(self, env_cfg: dict) -> None:
+        pass
+
+    def dump_config(self) -> None:
+        pass
+
+    def _init_model_weights(self) -> None:
+        pass  # `_initialise` did; every rank did the same
+
+
+def _initialise(model: nn.Module, job: Job) -> None:
+    """Loads the weights to start from, and writes the audit; on resume the checkpoint replaces them anyway."""
+    folder = Path(job.folder)
+    if checkpoints(folder) and (folder / AUDIT).exists():
+        return
+    if job.init is None:
+        audit = Audit(source="none", new=list(model.state_dict()))
+    else:
+        audit = load_weights(model, job.init)
+    if _rank() == 0:
+        formats.write_json(folder / AUDIT, audit.to_json())
+        say(f"{job.what}: weights from {audit.summary()}")
+
+
+def _dataloader(job: Job) -> dict[str, Any]:
+    training = job.config["training"]
+    dataset = DATASETS.build(
+        dict(type="IndexDataset", index=job.index, card=job.card, split="train", pipeline=training["train_pipeline"])
+    )
+    if len(dataset) == 0:
+        raise UserError(f"{job.index}: the train split has no frames with masks")
+    workers = training["num_workers"]
+    return dict(
+        batch_size=training["batch_size"] // _processes(job),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=job.gpus > 0,
+        sampler=dict(type="PositionSampler"),
+        dataset=SeededDataset(dataset=dataset, seed=training["seed"]),
+        worker_init_fn=dict(type=_leave_signals_to_the_parent),
+    )
+
+
+def _leave_signals_to_the_parent(worker_id: int) -> None:
+    # A batch system signals every process of a job; loaders that die first would take the checkpoint with them.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _optim_wrapper(job: Job) -> dict[str, Any]:
+    training = job.config["training"]
+    precision = training["precision"]
+    if precision == "float16" and not job.gpus:
+        raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
+    wrapper = {
+        "float32": dict(type="OptimWrapper"),
+        "bfloat16": dict(type="BFloat16OptimWrapper"),
+        "float16": dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16"),
+    }[precision]
+    return {**training["optim_wrapper"], **wrapper, "accumulative_counts": _pieces(job)}
+
+
+def _hooks(job: Job) -> list[dict[str, Any]]:
+    training, folder = job.config["training"], Path(job.folder)
+    hooks = [
+        dict(type="FiniteLossHook"),
+        dict(
+            type="LogHook",
+            path=str(folder / LOG),
+            tensorboard=str(folder / "tensorboard"),
+            interval=training["log_interval"],
+            what=job.what,
+        ),
+        dict(
+            type="StateHook",
+            folder=str(folder),
+            interval=training["checkpoint_interval"],
+            keep=training["keep_checkpoints"],
+        ),
+        dict(type="StopOnSignalHook"),
+    ]
+    if training["val_interval"]:
+        hooks.append(
+            dict(
+                type="ValidationHook",
+                index=job.index,
+                card=job.card,
+                config=job.config,
+                best=str(folder / BEST),
+            )
+        )
+    if training["ema"]:
+        hooks.append(dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=training["ema"]))
+    return hooks
+
+
+def _wrapping(job: Job) -> dict[str, Any]:
+    """Returns what the Runner reads from `cfg`: how the model is wrapped for several processes."""
+    if _processes(job) == 1:
+        return {}
+    wrapper = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
+    if not job.gpus:
+        return dict(model_wrapper_cfg={**wrapper, "device_ids": None})
+    return dict(sync_bn="torch", model_wrapper_cfg=wrapper)
+
+
+def _pieces(job: Job) -> int:
+    """Returns how many pieces a rank's share of the batch is cut into."""
+    training = job.config["training"]
+    share, rest = divmod(training["batch_size"], _processes(job))
+    if rest:
+        raise UserError(f"batch_size {training['batch_size']} cannot be shared by {_processes(job)} GPUs")
+    piece = min(training["micro_batch"] or share, share)
+    if share % piece:
+        raise UserError(f"micro_batch {piece} does not divide a GPU's share of the batch, {share}")
+    return share // piece
+
+
+def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None:
+    if not is_main_process():
+        return
+    if training["select"] == "best":
+        os.replace(folder / BEST, folder / WEIGHTS)
+        return
+    tensors = StateHook.collect(runner)["state_dict"]
+    with formats.atomic_path(folder / WEIGHTS) as aside:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
+
+
+def _processes(job: Job) -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _quieten() -> None:
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="mm(engine|cv|seg|pretrain).*")
+    logging.getLogger("mmengine").setLevel(logging.WARNING)
+
+
+def main(path: str) -> int:
+    """Runs the job in a JSON file as the rank that the environment names; returns the exit status."""
+    try:
+        work(Job(**formats.read_json(path)))
+    except UserError as error:
+        say(str(error))
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Writes a job for `main`."""
+    formats.write_json(path, asdict(job))
+
+
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
