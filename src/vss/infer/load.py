@@ -1,0 +1,160 @@
+"""From files to an engine: a resolved config, its weights, and the view settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vss import progress
+from vss.errors import UserError
+from vss.formats import read_json
+from vss.infer.engine import PRECISIONS, Engine
+from vss.infer.soup import average_weights
+from vss.infer.views import PROTOCOLS, Tta, parse_tta, published_tta
+from vss.models.build import build_segmentor
+from vss.models.checkpoints import load_weights
+from vss.models.rows import IMAGE_MEAN, IMAGE_STD
+
+# A published checkpoint may lack these; they do not enter inference, or are rebuilt.
+_DISPENSABLE = ("num_batches_tracked", "relative_position_index")
+
+Weights = str | os.PathLike | Sequence[str | os.PathLike]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an inference will do, checked before anything is loaded.
+
+    Attributes:
+        config: the resolved config beside the weights.
+        tta: the views: the model's own test settings overridden by the prediction's.
+        protocol: "paper" or "as_published".
+        precision: key of `PRECISIONS`.
+        device: where the model runs.
+        compile: whether to use torch.compile.
+    """
+
+    config: dict[str, Any]
+    tta: Tta
+    protocol: str
+    precision: str
+    device: torch.device
+    compile: bool
+
+    @property
+    def device_name(self) -> str:
+        """Returns "cpu" or the GPU's product name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+
+def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], device: str) -> Plan:
+    """Returns the checked plan of an inference.
+
+    Args:
+        config_file: the resolved config beside the weights; its `test` holds the defaults of the views.
+        settings: tta (keys of `Tta`, and `precision`), protocol, precision (by default "float32" on a CPU and
+            "bfloat16" on a GPU), compile, prediction (a name; recorded only).
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: an unknown key or a value that is not allowed.
+    """
+    allowed = ("tta", "protocol", "precision", "compile", "prediction")
+    for key in settings:
+        if key not in allowed:
+            raise UserError(f"infer settings: unknown key {key!r}; allowed: {', '.join(allowed)}")
+    config = read_json(config_file)
+    if "model" not in config:
+        raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
+    protocol = settings.get("protocol", "paper")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")
+    where = resolve_device(device)
+    views = {**config.get("test", {}), **settings.get("tta", {})}
+    default = "float32" if where.type == "cpu" else "bfloat16"
+    precision = views.pop("precision", None) or settings.get("precision") or default
+    if precision not in PRECISIONS:
+        raise UserError(f"infer settings: precision is {precision!r}, allowed: {', '.join(PRECISIONS)}")
+    tta = parse_tta(views)
+    if protocol == "as_published":
+        tta = published_tta(tta, config["model"])
+    return Plan(config, tta, protocol, precision, where, bool(settings.get("compile", False)))
+
+
+def resolve_device(device: str) -> torch.device:
+    """Returns the torch device of "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: found {device!r}, allowed: auto, cpu, cuda, cuda:N") from None
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: {device} asked for, but torch sees {torch.cuda.device_count()} GPUs")
+    return resolved
+
+
+def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:
+    """Builds the model of a resolved config and fills every parameter from its weights.
+
+    Args:
+        config: a resolved config; the auxiliary head is left out, inference has no use for it.
+        weights: one file, or several files of one model that are averaged (see `vss.infer.soup`).
+
+    Raises:
+        UserError: the weights do not fill the model, or differ from it in shape.
+    """
+    model = {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
+    segmentor = build_segmentor(model)
+    paths = weight_files(weights)
+    if len(paths) > 1:
+        state = {name: tensor for name, tensor in average_weights(paths).items() if name in segmentor.state_dict()}
+        missing = [name for name in segmentor.state_dict() if name not in state]
+        if not missing:
+            segmentor.load_state_dict(state)
+    else:
+        missing = load_weights(segmentor, paths[0], allow_resize=False).new
+    missing = [name for name in missing if not name.endswith(_DISPENSABLE)]
+    if missing:
+        raise UserError(f"{paths[0]}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
+    return segmentor
+
+
+def weight_files(weights: Weights) -> list[Path]:
+    """Returns the weights files as a list."""
+    return [Path(weights)] if isinstance(weights, (str, os.PathLike)) else [Path(path) for path in weights]
+
+
+def load_engine(plan: Plan, weights: Weights, *, memory: int | None = None) -> Engine:
+    """Loads the model of a plan onto its device, ready to predict.
+
+    Args:
+        plan: see `read_plan`.
+        weights: see `load_segmentor`.
+        memory: bytes a GPU forward may use; None = most of what is free.
+    """
+    segmentor = load_segmentor(plan.config, weights)
+    parameters = sum(parameter.numel() for parameter in segmentor.parameters())
+    progress.say(f"model of {parameters / 1e6:.1f}M parameters on {plan.device_name}, {plan.precision}")
+    normalisation = plan.config.get("normalisation", {})
+    return Engine(
+        segmentor,
+        tta=plan.tta,
+        protocol=plan.protocol,
+        mean=normalisation.get("mean", IMAGE_MEAN),
+        std=normalisation.get("std", IMAGE_STD),
+        device=plan.device,
+        precision=plan.precision,
+        memory=memory,
+        compile=plan.compile,
+    )
