@@ -1,0 +1,210 @@
+"""The charts: predictions by score, classes by IoU, training curves.
+
+Each is drawn once. As a file it is a PNG; inside the page it is an SVG whose few colours become the page's own, so that
+it reads on light and dark ground.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from vss import formats
+from vss.errors import UserError
+
+# Light-ground colours; the page defines the same names for both grounds (page.css).
+INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
+_CSS_NAME = {INK: "ink", MUTED: "muted", RULE: "rule", BAR: "bar", ACCENT: "accent"}
+_ROWS_A_COLUMN = 42  # classes under each other before a second column begins
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Sets the style of all charts; nothing outside is changed."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def predictions_figure(table: pd.DataFrame) -> Figure:
+    """Draws mIoU of every prediction, best first; a tick marks the prediction that another one refines.
+
+    Args:
+        table: as `score_table` returns it.
+    """
+    with drawing():
+        shown = table[table["mIoU"].notna()].sort_values(["mIoU", "prediction"], ascending=[True, False], kind="stable")
+        score_of = dict(zip(table["prediction"], table["mIoU"], strict=True))
+        figure = Figure(figsize=(8.2, 0.5 + 0.27 * max(1, len(shown))))
+        axes = figure.add_axes((0.5, 0.02, 0.44, 0.96))
+        places = np.arange(len(shown))
+        values = shown["mIoU"].to_numpy()
+        best = values.max() if len(values) else 0
+        axes.barh(places, values, height=0.62, color=[ACCENT if value == best else BAR for value in values])
+        axes.set_xlim(0, 1.02 * max(best, 1e-6))
+        for place, name, value in zip(places, shown["prediction"], values, strict=True):
+            axes.text(value, place, f" {value:.2f}", va="center", color=INK)
+            source = score_of.get(name.rpartition(".")[0], math.nan)
+            if not math.isnan(source):
+                axes.plot([source, source], [place - 0.31, place + 0.31], color=INK, linewidth=1.4)
+        _name_rows(axes, places, shown["title"])
+        axes.set_ylim(-0.6, len(shown) - 0.4)
+        return figure
+
+
+def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) -> Figure:
+    """Draws IoU of every class that the truth has, best first, with the range over all predictions as a line.
+
+    Args:
+        per_class: `per_class.csv` by prediction.
+        prediction: the one whose IoU is the bar.
+    """
+    with drawing():
+        chosen = per_class[prediction]
+        chosen = chosen[chosen["pixels_truth"] > 0].sort_values(
+            ["iou", "class"], ascending=[False, True], kind="stable"
+        )
+        every = pd.DataFrame({name: frame.set_index("class_id")["iou"] for name, frame in per_class.items()})
+        low, high = 100 * every.min(axis=1), 100 * every.max(axis=1)
+        columns = max(1, math.ceil(len(chosen) / _ROWS_A_COLUMN))
+        rows = max(1, math.ceil(len(chosen) / columns))
+        figure = Figure(figsize=(8.2 if columns == 1 else 5.0 * columns, 0.4 + 0.215 * rows))
+        for column in range(columns):
+            part = chosen.iloc[column * rows : (column + 1) * rows]
+            left = 0.34 if columns == 1 else 0.5
+            axes = figure.add_axes(((column + left) / columns, 0.02, (0.94 - left) / columns, 0.96))
+            places = -np.arange(len(part))
+            axes.barh(places, 100 * part["iou"], height=0.62, color=BAR)
+            if len(per_class) > 1:
+                axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
+            ends = np.maximum(100 * part["iou"].to_numpy(), high[part["class_id"]].to_numpy())
+            for place, end, value in zip(places, ends, 100 * part["iou"], strict=True):
+                axes.text(end + 1, place, f"{value:.1f}", va="center", color=INK, fontsize=8)
+            axes.set_xlim(0, 106)
+            axes.set_ylim(-rows + 0.4, 0.6)
+            _name_rows(axes, places, part["class"].str.replace("_", " "))
+        return figure
+
+
+def _name_rows(axes: Any, places: Sequence[int] | np.ndarray, names: Sequence[str] | pd.Series) -> None:
+    """Labels bars on their left and leaves nothing else of the axes."""
+    axes.set_yticks(list(places), list(names))
+    axes.set_xticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="y", pad=4)
+
+
+def read_log(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads a training log, one JSON object a line, with at least `iter` in each; a last line cut short is left out.
+
+    Raises:
+        UserError: the file is missing, or another line is not such an object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line) | {})
+            records[-1]["iter"] = int(records[-1]["iter"])
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):  # without its newline: the writer was stopped in the middle
+                continue
+            raise UserError(f"{path}: line {number} is not a JSON object with `iter`") from None
+    return pd.DataFrame(records, columns=None if records else ["iter"])
+
+
+def curves_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draws the training loss over iterations, one small chart a training, each on its own scale from zero.
+
+    The thin line is what was logged, the thick one its running mean over a tenth of the training; the last value of
+    the mean is written at its end. Validation mIoU, where it was logged, is drawn as dots on a scale of 0 to 100.
+    """
+    with drawing():
+        columns = min(3, max(1, len(logs)))
+        rows = max(1, math.ceil(len(logs) / columns))
+        figure = Figure(figsize=(2.9 * columns + 0.4, 1.95 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(logs) :]:
+            axes.set_visible(False)
+        for axes, (title, log) in zip(grid.flat, logs.items(), strict=False):
+            _curve(axes, title, log)
+        return figure
+
+
+def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
+    axes.set_title(title, loc="left", color=INK)
+    train = log[log["loss"].notna()] if "loss" in log else log.iloc[:0]
+    if train.empty:
+        axes.text(0.5, 0.5, "no loss was logged", transform=axes.transAxes, ha="center", color=MUTED)
+        axes.set_xticks([]), axes.set_yticks([])
+        return
+    iterations, loss = train["iter"].to_numpy(), train["loss"].to_numpy()
+    mean = train["loss"].rolling(max(1, len(train) // 10), min_periods=1).mean().to_numpy()
+    axes.plot(iterations, loss, color=BAR, linewidth=0.8)
+    axes.plot(iterations, mean, color=ACCENT, linewidth=1.5)
+    last = int(iterations[-1])
+    axes.annotate(f"{mean[-1]:.3g}", (last, mean[-1]), (3, 0), textcoords="offset points", va="center", color=ACCENT)
+    axes.set_xlim(0, 1.16 * last)
+    axes.set_ylim(0, 1.05 * float(np.nanmax(loss)) or 1)
+    axes.set_xticks([0, last], ["0", f"{last:,} it"])
+    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+    axes.tick_params(axis="y", colors=MUTED)
+
+
+def write_png(path: str | os.PathLike, figure: Figure) -> None:
+    """Writes a chart on white, 200 dots an inch."""
+    with drawing(), formats.atomic_path(path) as aside:
+        FigureCanvasAgg(figure)
+        figure.savefig(
+            aside, format="png", dpi=200, facecolor="white", metadata={"Software": None}, bbox_inches="tight"
+        )
+
+
+def svg_text(figure: Figure, *, name: str, title: str) -> str:
+    """Returns a chart as an `<svg>` element for a page that defines the CSS variables of `_CSS_NAME`."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        FigureCanvasSVG(figure)
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight",
+                       metadata={"Date": None, "Creator": None, "Format": None, "Type": None})  # fmt: skip
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # several charts share a page; their group names would clash
+    for colour, css in _CSS_NAME.items():
+        text = text.replace(colour, f"var(--{css})")
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

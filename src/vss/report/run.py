@@ -1,0 +1,252 @@
+"""Writes the report of a run: tables, figures and one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import cv2
+import pandas as pd
+
+from vss import formats
+from vss.errors import UserError
+from vss.progress import say
+from vss.report import figures, html
+from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
+from vss.report.sheet import overlay_sheet
+from vss.report.table import (
+    OTHER,
+    PAPER,
+    SCORES,
+    html_table,
+    known,
+    markdown_table,
+    score_table,
+    write_table_csv,
+)
+
+CAPTIONS = {
+    "table": (
+        "Every prediction beside the row of the paper it stands for. VC is the official video consistency; the best of"
+        " our figures in each column is bold. Click a heading to sort."
+    ),
+    "predictions": "mIoU by the challenge's rule, percent. A tick inside a bar marks the prediction that it refines.",
+    "per_class": (
+        "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
+        " mIoU ({best}), the line is the range over all predictions."
+    ),
+    "curves": (
+        "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: mean over a"
+        " tenth of the training, with its last value."
+    ),
+    "overlays": (
+        "Frames spread evenly from the worst to the best by mIoU of the last prediction shown. Grey: no class in the"
+        " truth. Classes that cover less than 0.2% of a frame are left out of its legend."
+    ),
+    "protocol": "What was run, and what the columns mean.",
+}
+PROTOCOLS = {
+    "paper": "paper: what the paper says",
+    "as_published": "as_published: what the authors' published code does, where it differs from the paper",
+}
+
+
+# The whole of VSPW_480p: a smaller set is said to be one.
+VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
+
+
+def report(
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    out: Mapping[str, str | os.PathLike],
+) -> None:
+    """Writes tables, figures and the page.
+
+    Args:
+        settings: `title` of the page; `protocol` and `split` of the run; `rows`, one a prediction in order (name,
+            title, table, paper: mIoU in percent by val, test1, test); `shown`, the predictions in the overlays;
+            `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `captions` by figure (keys of
+            `CAPTIONS`), which replace the ones here; `titles`, names of models in the training curves. All but `rows`
+            and `split` may be absent.
+        inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
+            shards, by prediction shown.
+        index, card: the prepared dataset.
+        out: files to write: `html`, `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `curves`,
+            `overlays` (the last four PNG).
+
+    Raises:
+        UserError: a file is missing or broken, or a setting names what does not exist.
+    """
+    _check_captions(settings)
+    dataset = formats.read_card(card)
+    table = score_table(settings["rows"], inputs["scores"])
+    classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
+    logs = {_training_title(key, settings): figures.read_log(path) for key, path in inputs["logs"].items()}
+    rows = _frames(settings, inputs["labels"], formats.read_index(index), dataset)
+    best = _best(table)
+    charts = {
+        "predictions": figures.predictions_figure(table),
+        "per_class": figures.per_class_figure(classes, prediction=best),
+        "curves": figures.curves_figure(logs),
+    }
+    for name, figure in charts.items():
+        figures.write_png(out[name], figure)
+    with formats.atomic_path(out["overlays"]) as aside:
+        assert cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR))
+    write_table_csv(out["table_csv"], table)
+    formats.write_text(out["table_md"], markdown_table(table))
+    title = settings.get("title", "Video semantic segmentation on VSPW")
+    caption = _caption("table", settings)
+    formats.write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
+    sections = _sections(settings, table, charts, logs, rows, dataset, best)
+    about = formats.read_json(inputs["scores"][best])["counts"] if best else {}
+    page = html.page(title=title, lead=_lead(settings, table, dataset, about, best), sections=sections)
+    formats.write_text(out["html"], page)
+    say(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
+
+
+def _check_captions(settings: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(settings.get("captions", {})) - set(CAPTIONS)):
+        raise UserError(f"report.captions: no figure {unknown[0]!r}; allowed: {', '.join(sorted(CAPTIONS))}")
+
+
+def _caption(name: str, settings: Mapping[str, Any]) -> str:
+    return settings.get("captions", {}).get(name, CAPTIONS[name])
+
+
+def _best(table: pd.DataFrame) -> str:
+    """Returns the prediction with the highest mIoU, the first one where none has any."""
+    ranked = table.sort_values("mIoU", ascending=False, kind="stable", na_position="last")
+    return ranked["prediction"].iloc[0]
+
+
+def _training_title(key: str, settings: Mapping[str, Any]) -> str:
+    stage, _, model = key.rpartition("/")
+    title = settings.get("titles", {}).get(model, model)
+    return f"{title}, {stage}" if stage else title
+
+
+def _frames(
+    settings: Mapping[str, Any],
+    labels: Mapping[str, Sequence[str | os.PathLike]],
+    index: pd.DataFrame,
+    card: formats.Card,
+) -> list[FrameRow]:
+    titles = {row["name"]: row["title"] for row in settings["rows"]}
+    predictions = [Predictions(titles.get(name, name), labels[name]) for name in settings.get("shown", labels)]
+    if not predictions:
+        return []
+    try:
+        return frame_rows(
+            rows=index[index["split"] == settings["split"]],
+            card=card,
+            predictions=predictions,
+            count=settings.get("frames", 4),
+            colours=class_colours(card.classes, settings.get("colours", {})),
+            alpha=settings.get("overlay_alpha", 0.55),
+        )
+    finally:
+        for prediction in predictions:
+            prediction.close()
+
+
+def _lead(
+    settings: Mapping[str, Any], table: pd.DataFrame, card: formats.Card, counts: Mapping[str, Any], best: str
+) -> str:
+    """Returns what a reader must know before any figure: on what the scores stand."""
+    split = settings["split"]
+    row = table.set_index("prediction").loc[best]
+    said = [
+        f"{len(table)} predictions scored on the {split} split: {counts['frames']:,} frames of {counts['videos']:,}"
+        f" videos, {counts['classes_in_truth']} of {len(card.classes)} classes in the truth."
+    ]
+    if pd.notna(row["mIoU"]):
+        said.append(f"The highest mIoU is {row['mIoU']:.2f} ({row['title']}).")
+    parts = [f"<p>{escape(' '.join(said))}</p>"]
+    whole = VSPW_FRAMES.get(split)
+    if card.drawn:
+        parts.append(
+            html.notice(
+                "Drawn data. The videos were drawn by this project, so the scores show that every stage works and say"
+                " nothing about VSPW; the paper's figures stand beside them for orientation only."
+            )
+        )
+    elif card.name == "vspw" and whole is not None and counts["frames"] != whole:
+        parts.append(
+            html.notice(
+                f"Real video, but not the whole of VSPW: {counts['frames']:,} of its {whole:,} {split} frames. The"
+                " paper's figures are for the whole and stand here for orientation only."
+            )
+        )
+    return "\n".join(parts)
+
+
+def _sections(
+    settings: Mapping[str, Any],
+    table: pd.DataFrame,
+    charts: Mapping[str, Any],
+    logs: Mapping[str, pd.DataFrame],
+    rows: Sequence[FrameRow],
+    card: formats.Card,
+    best: str,
+) -> list[html.Section]:
+    title = table.set_index("prediction")["title"][best]
+    captions = {name: _caption(name, settings) for name in CAPTIONS}
+    captions["per_class"] = captions["per_class"].replace("{best}", title)
+    headings = {"predictions": "Predictions", "per_class": "Classes", "curves": "Training"}
+    drawn = {
+        name: html.chart(figures.svg_text(figure, name=name, title=headings[name])) for name, figure in charts.items()
+    }
+    if logs:
+        drawn["curves"] += html.plain_table(_trainings(logs))
+    else:
+        drawn["curves"], captions["curves"] = '<p class="note">Nothing was trained in this run.</p>', ""
+    other = f'<details><summary>Other rules</summary><div class="scroll">{html_table(table, OTHER)}</div></details>'
+    section = html.Section
+    return [
+        section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{other}'),
+        section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),
+        section("frames", "Frames", captions["overlays"], html.frames(rows)),
+        section("classes", "Classes", captions["per_class"], drawn["per_class"]),
+        section("training", "Training", captions["curves"], drawn["curves"]),
+        section("protocol", "Protocol", captions["protocol"], html.facts(_facts(settings, card)) + html.meanings(
+            known((*SCORES, *PAPER, *OTHER), table))),
+    ]  # fmt: skip
+
+
+def _facts(settings: Mapping[str, Any], card: formats.Card) -> dict[str, str]:
+    protocol = settings.get("protocol", "paper")
+    frames = ", ".join(f"{count:,} {split}" for split, count in sorted(card.frames.items()))
+    return {
+        "protocol": PROTOCOLS.get(protocol, str(protocol)),
+        "data": f"{card.name}, {'drawn by this project' if card.drawn else 'real'}: {frames} frames",
+        "index": f"SHA-256 {card.sha256[:16]}",
+        "scored": f"split {settings['split']}; masks as distributed, 0 and 255 ignored, 1..124 are the classes",
+    }
+
+
+def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Returns one row a training, as text: iterations, loss over the last tenth, seconds an iteration, memory."""
+    rows = []
+    for title, log in logs.items():
+        train = log[log["loss"].notna()] if "loss" in log else log.iloc[:0]
+        column = {name: train[name] if name in train else pd.Series(dtype=float) for name in ("seconds", "memory_mib")}
+        rows.append(
+            {
+                "Training": title,
+                "Iterations": f"{int(log['iter'].max()):,}" if len(log) else "0",
+                "Loss": f"{train['loss'].tail(max(1, len(train) // 10)).mean():.3g}" if len(train) else "\u2013",
+                "s/iteration": _or_dash(column["seconds"].median(), ".2f"),
+                "Memory, MiB": _or_dash(column["memory_mib"].max(), ",.0f"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "\u2013" if pd.isna(value) else format(value, form)

@@ -1,0 +1,201 @@
+"""The table of all predictions beside the paper's figures, as CSV, Markdown, HTML and in the terminal."""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vss import formats
+from vss.errors import UserError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        key: in table.csv; the paper's begin with `paper_`.
+        heading: short, for every rendering.
+        meaning: one clause, shown where there is room.
+        source: where the figure is in scores.json, dotted; `key` if empty.
+    """
+
+    key: str
+    heading: str
+    meaning: str
+    source: str = ""
+
+
+SCORES = (
+    Column("mIoU", "mIoU", "challenge rule: mean IoU over the classes that the truth has"),
+    Column("mIoU_mmseg", "mmseg mIoU", "MMSegmentation's rule, the paper's on val: a class only predicted counts as 0"),
+    Column("video_mIoU", "video mIoU", "mean over videos of the video's own mIoU"),
+    Column(
+        "VC8", "VC8", "official video consistency over 8 frames: the last window of a video is left out, void counts"
+    ),
+    Column("VC16", "VC16", "the same over 16 frames"),
+)
+PAPER = (
+    Column("paper_val", "paper val", "the paper's mIoU on val"),
+    Column("paper_test1", "paper test1", "the paper's mIoU on the challenge's first test set"),
+    Column("paper_test", "paper test", "the paper's mIoU on the final test set"),
+)
+OTHER = (
+    Column("fwIoU", "fwIoU", "IoU weighted by the class's share of pixels"),
+    Column("pixel_acc", "pixel acc.", "share of pixels labelled right"),
+    Column("pixel_acc_class", "class acc.", "mean over classes of the share of their pixels labelled right"),
+    Column("video_fwIoU", "video fwIoU", "mean over videos of the video's own fwIoU"),
+    Column("VC8_strict", "strict VC8", "VC8 over all windows, without void", "strict.VC8"),
+    Column("VC16_strict", "strict VC16", "VC16 over all windows, without void", "strict.VC16"),
+    Column("VC8_correct", "correct VC8", "strict VC8 of pixels that are also labelled right", "strict.VC8_correct"),
+    Column("VC16_correct", "correct VC16", "strict VC16 of pixels that are also labelled right", "strict.VC16_correct"),
+    Column("mIoU_cffm", "CFFM mIoU", "mIoU as CFFM's script: videos of more than 16 frames only", "cffm_compat.mIoU"),
+    Column("VC8_cffm", "CFFM VC8", "VC8 as CFFM's script: others and void are one value", "cffm_compat.VC8"),
+    Column("VC16_cffm", "CFFM VC16", "VC16 as CFFM's script", "cffm_compat.VC16"),
+    Column("TC_dis", "TC (DIS)", "temporal consistency along DIS optical flow; not comparable with published TC"),
+)
+_NONE = "\u2013"
+
+
+def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
+    """Returns one row a prediction: prediction, title, table, our scores and the paper's, all in percent.
+
+    Args:
+        rows: name, title, table (number in the paper, None where it has none) and paper (mIoU in percent by set).
+        scores: scores.json by prediction name.
+
+    Raises:
+        UserError: a prediction has no scores.
+    """
+    records = []
+    for row in rows:
+        if row["name"] not in scores:
+            raise UserError(f"report: no scores for the prediction {row['name']!r}")
+        found = formats.read_json(scores[row["name"]])
+        record = {"prediction": row["name"], "title": row["title"], "table": row.get("table")}
+        for column in (*SCORES, *OTHER):
+            record[column.key] = _percent(found, column.source or column.key)
+        for column in PAPER:
+            record[column.key] = (row.get("paper") or {}).get(column.key.removeprefix("paper_"), math.nan)
+        records.append(record)
+    keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER, *OTHER))]
+    return pd.DataFrame(records, columns=keys).astype({"table": "Int64"})
+
+
+def _percent(found: Any, source: str) -> float:
+    for key in source.split("."):
+        found = found.get(key) if found is not None else None
+    return math.nan if found is None else round(100 * found, 4)
+
+
+def write_table_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
+    """Writes the table with every score; empty = undefined or not given."""
+    with formats.atomic_path(path) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n")
+
+
+def known(columns: Sequence[Column], table: pd.DataFrame) -> list[Column]:
+    """Returns the columns that hold anything."""
+    return [column for column in columns if table[column.key].notna().any()]
+
+
+def best_cells(table: pd.DataFrame) -> set[tuple[int, str]]:
+    """Returns (row, key) of the best of our figures in each column, to two decimals; none where there is no choice."""
+    best = set()
+    for column in (*SCORES, *OTHER):
+        values = table[column.key].round(2)
+        if len(table) > 1 and values.nunique() > 1:
+            best |= {(row, column.key) for row in range(len(table)) if values.iloc[row] == values.max()}
+    return best
+
+
+def figure(value: float) -> str:
+    """Returns a percentage as it is printed everywhere."""
+    return _NONE if pd.isna(value) else f"{value:.2f}"
+
+
+def _number(value: Any) -> str:
+    return _NONE if pd.isna(value) else str(int(value))
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Returns the table in Markdown, the best of our figures bold."""
+    columns, best = known((*SCORES, *PAPER), table), best_cells(table)
+    lines = [
+        "| Table | Prediction | " + " | ".join(column.heading for column in columns) + " |",
+        "| --- | --- |" + " ---: |" * len(columns),
+    ]
+    for position, row in enumerate(table.to_dict("records")):
+        cells = [_number(row["table"]), row["title"].replace("|", "\\|")]
+        for column in columns:
+            text = figure(row[column.key])
+            cells.append(f"**{text}**" if (position, column.key) in best else text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER)) -> str:
+    """Returns a `<table>`; clicking a heading sorts by it where the page has the script."""
+    columns, best = known(columns, table), best_cells(table)
+    lines = ['<table class="scores">', "<thead>", *_html_head(columns), "</thead>", "<tbody>"]
+    before = None
+    for position, row in enumerate(table.to_dict("records")):
+        group = _number(row["table"])
+        name = f"{html.escape(row['title'])}<code>{html.escape(row['prediction'])}</code>"
+        first = ' class="first"' if before not in (None, group) else ""
+        lines.append(f'<tr{first}><td>{group}</td><th scope="row" class="name">{name}</th>')
+        for column in columns:
+            mark = _html_class("paper" * _from_paper(column), "best" * ((position, column.key) in best))
+            lines.append(f"<td{mark}>{figure(row[column.key])}</td>")
+        lines.append("</tr>")
+        before = group
+    return "\n".join([*lines, "</tbody>", "</table>"])
+
+
+def _html_head(columns: Sequence[Column]) -> list[str]:
+    theirs = sum(map(_from_paper, columns))
+    lines = ['<tr class="groups"><td colspan="2"></td>']
+    lines.append(f'<th colspan="{len(columns) - theirs}" scope="colgroup">here, percent</th>')
+    if theirs:
+        lines.append(f'<th colspan="{theirs}" scope="colgroup">paper, mIoU, percent</th>')
+    lines.append('</tr>\n<tr><th scope="col" title="table of the paper">Table</th>')
+    lines.append('<th scope="col" class="name">Prediction</th>')
+    for column in columns:
+        mark = _html_class("paper" * _from_paper(column))
+        heading = html.escape(column.heading.removeprefix("paper "))
+        lines.append(f'<th scope="col"{mark} title="{html.escape(column.meaning)}">{heading}</th>')
+    return [*lines, "</tr>"]
+
+
+def _from_paper(column: Column) -> bool:
+    return column.key.startswith("paper_")
+
+
+def _html_class(*names: str) -> str:
+    kept = " ".join(filter(None, names))
+    return f' class="{kept}"' if kept else ""
+
+
+def print_table(table_csv: str | os.PathLike) -> None:
+    """Prints a written table.csv to standard output, and where the page beside it is."""
+    table = pd.read_csv(table_csv, dtype={"prediction": str, "title": str, "table": "Int64"})
+    columns = known((*SCORES, *PAPER), table)
+    lines = [["Table", "Prediction", *(column.heading for column in columns)]]
+    for row in table.to_dict("records"):
+        lines.append([_number(row["table"]), row["title"], *(figure(row[column.key]) for column in columns)])
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    for position, line in enumerate(lines):
+        cells = [line[1].ljust(widths[1]) if at == 1 else cell.rjust(widths[at]) for at, cell in enumerate(line)]
+        print("  ".join(cells).rstrip())
+        if position == 0:
+            print("  ".join("-" * width for width in widths))
+    page = Path(table_csv).with_name("report.html")
+    if page.exists():
+        print(f"\nReport: {page}")
