@@ -140,9 +140,14 @@ def read_index(index: str | os.PathLike) -> pd.DataFrame:
         table = pd.read_csv(index, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{index}: no such dataset index; run the prepare stage") from None
+    except ValueError as error:
+        raise UserError(f"{index}: not a dataset index ({error})") from None
     if tuple(table.columns) != INDEX_COLUMNS:
         raise UserError(f"{index}: columns are {list(table.columns)}, expected {list(INDEX_COLUMNS)}")
-    return table.astype({"height": int, "width": int})
+    try:
+        return table.astype({"height": int, "width": int})
+    except ValueError as error:
+        raise UserError(f"{index}: height and width must be whole numbers ({error})") from None
 
 
 def write_card(path: str | os.PathLike, card: Card) -> None:
@@ -151,8 +156,11 @@ def write_card(path: str | os.PathLike, card: Card) -> None:
 
 
 def read_card(path: str | os.PathLike) -> Card:
-    """Reads a dataset card."""
-    return Card(**read_json(path))
+    """Reads a dataset card; anything else is a `UserError` that names the file."""
+    try:
+        return Card(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a dataset card ({error})") from None
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:

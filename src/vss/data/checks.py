@@ -107,7 +107,8 @@ def _full_image(path: str) -> tuple[int, int]:
         decoded = formats.read_image(path).shape[:2]
     except UserError:
         raise _BrokenError("image_broken", "truncated or damaged") from None
-    assert decoded == (height, width), path
+    if decoded != (height, width):
+        raise _BrokenError("image_broken", f"header says {width}x{height}, decoded {decoded[1]}x{decoded[0]}")
     return height, width
 
 
