@@ -1,0 +1,305 @@
+"""CascadePSP: refine every part of a label map with the network, and put the parts together again.
+
+Paper: Cheng et al., CascadePSP, CVPR 2020, section 4 (global and local step). Reference: package
+`segmentation-refinement` 0.6, eval_helper.py. The procedures here are batched over the parts of a frame.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vss.errors import UserError
+from vss.refine.background import BACKGROUND_CLASSES
+from vss.refine.network import NETWORKS, load_network
+from vss.refine.parts import Part, merge_parts, split_classes, split_components
+from vss.refine.settings import one_of, with_defaults
+
+# A mode is a row of defaults. single_pass: CascadePSP's procedure for scene parsing (eval.py --ade: components, each
+# cropped and seen once at 224 pixels, "less upsampling is better"). generic: what the package's `Refiner.refine` does
+# with one class of a frame (global step at 900 pixels, then local crops at full size).
+MODES: dict[str, dict[str, Any]] = {
+    "single_pass": {"L": 224, "parts": "components", "fast": True},
+    "generic": {"L": 900, "parts": "classes", "fast": False},
+}
+DEFAULTS: dict[str, Any] = {
+    "network": "cascadepsp",  # row of NETWORKS
+    "mode": "single_pass",  # row of MODES; the three keys below override it
+    "L": None,  # pixels of the longer side that the network sees
+    "parts": None,  # "components" or "classes"
+    "fast": None,  # true: the global step only
+    "min_area": 32 * 32,  # pixels; parts that are not larger keep their label
+    "dilate": 10,  # pixels; parts closer than this are one component
+    "margin": 0.25,  # share of a part's height and width added around it
+    "classes": None,  # names of the classes to refine; null = all
+    "max_purity": None,  # in 0..1; crops filled to this share or more have no boundary worth a pass; null = refine all
+    "background": None,  # names of background classes; null = vss.refine.background
+    "background_weight": 0.51,
+    "batch_size": 8,  # parts a network call
+    "precision": "fp32",  # or "bf16", "fp16"
+}
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+# Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
+_CROP_FOREGROUND = (0.1, 0.9)
+_CROP_BORDER = 16  # pixels at the inner edges of a local crop that are not used
+
+# image [N, 3, h, w], mask [N, 1, h, w], mask at stride 8 or None -> {"pred_224", "pred_56_2": [N, 1, h, w]}
+Network = Callable[[Tensor, Tensor, "Tensor | None"], Mapping[str, Tensor]]
+
+
+class CascadePSP:
+    """Refines the label maps of frames.
+
+    Args:
+        network: of `vss.refine.network`, in eval mode on its device.
+        settings: complete, see `DEFAULTS`; `classes` and `background` already train ids.
+    """
+
+    def __init__(self, network: nn.Module, settings: Mapping[str, Any]) -> None:
+        self._network, self._settings = network, settings
+        self._device = next(network.parameters()).device
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], *, weights: str | os.PathLike | None, classes: Sequence[str], device: str
+    ) -> CascadePSP:
+        """Resolves settings by `MODES` and `DEFAULTS`, class names by `classes`, and loads the network.
+
+        Raises:
+            UserError: an unknown key, value or class; weights missing or of another network.
+        """
+        resolved = resolve_settings(settings, classes=classes)
+        return cls(load_network(resolved["network"], weights, device=device), resolved)
+
+    @torch.inference_mode()
+    def refine(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the refined label map.
+
+        Args:
+            image: [H, W, 3] uint8 RGB. (The package's own demo passes BGR; the network was trained on RGB.)
+            labels: [H, W] uint8 train ids, 255 = unknown.
+        """
+        parts = [part for part in self._split(labels) if not self._too_pure(part)]
+        if not parts:
+            return labels
+        dtype = _PRECISIONS[self._settings["precision"]]
+        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            refined = self._refine_parts(image, parts)
+        merged, _ = merge_parts(
+            labels,
+            [(part.label, part.box, probability) for part, probability in zip(parts, refined, strict=True)],
+            background=self._settings["background"],
+            background_weight=self._settings["background_weight"],
+        )
+        return merged
+
+    def _split(self, labels: np.ndarray) -> list[Part]:
+        s = self._settings
+        if s["parts"] == "classes":
+            return split_classes(labels, min_area=s["min_area"], classes=s["classes"])
+        return split_components(
+            labels, min_area=s["min_area"], dilate=s["dilate"], margin=s["margin"], classes=s["classes"]
+        )
+
+    def _too_pure(self, part: Part) -> bool:
+        limit = self._settings["max_purity"]
+        return limit is not None and part.crop(part.mask).mean() >= limit
+
+    def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
+        frame = image_tensor(image).to(self._device)
+        masks = [mask_tensor(part.mask).to(self._device) for part in parts]
+        options = {"L": self._settings["L"], "batch_size": self._settings["batch_size"]}
+        crops = [(_cropped(frame, part), _cropped(mask, part)) for part, mask in zip(parts, masks, strict=True)]
+        if self._settings["fast"]:
+            refined = single_pass(self._network, *zip(*crops, strict=True), **options)
+        elif self._settings["parts"] == "classes":
+            refined = list(high_res(self._network, frame, torch.cat(masks), **options).split(1))
+        else:
+            refined = [high_res(self._network, *crop, **options) for crop in crops]
+        return [probability[0, 0].float().cpu().numpy() for probability in refined]
+
+
+def resolve_settings(settings: Mapping[str, Any], *, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns complete settings; `classes` and `background` become sets of train ids.
+
+    Raises:
+        UserError: an unknown key, value or class name.
+    """
+    resolved = with_defaults(settings, DEFAULTS, where="refine cascadepsp")
+    one_of(resolved["network"], NETWORKS, where="refine network")
+    mode = MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")]
+    resolved.update({key: value for key, value in mode.items() if resolved[key] is None})
+    one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
+    one_of(resolved["precision"], _PRECISIONS, where="refine cascadepsp precision")
+    least = 8 if resolved["fast"] else 2 * (2 * _CROP_BORDER) + 2
+    if resolved["L"] < least:
+        raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {least}")
+    resolved["classes"] = None if resolved["classes"] is None else _ids(resolved["classes"], classes, "classes")
+    if resolved["background"] is None:  # the default list is VSPW's; another label space takes what it shares with it
+        resolved["background"] = [name for name in BACKGROUND_CLASSES if name in classes]
+    resolved["background"] = _ids(resolved["background"], classes, "background")
+    return resolved
+
+
+def _ids(names: Sequence[str], classes: Sequence[str], key: str) -> frozenset[int]:
+    for name in names:
+        if name not in classes:
+            raise UserError(f"refine cascadepsp {key}: no class {name!r} in this prediction")
+    return frozenset(list(classes).index(name) for name in names)
+
+
+def _cropped(tensor: Tensor, part: Part) -> Tensor:
+    top, bottom, left, right = part.box
+    return tensor[:, :, top:bottom, left:right]
+
+
+def image_tensor(image: np.ndarray) -> Tensor:
+    """Maps [H, W, 3] uint8 RGB to the network's [1, 3, H, W] float32: ImageNet mean and standard deviation."""
+    scaled = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return ((scaled - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None])[None]
+
+
+def mask_tensor(mask: np.ndarray) -> Tensor:
+    """Maps [H, W] bool to the network's [1, 1, H, W] float32 of -1 and +1."""
+    return torch.from_numpy(mask.astype(np.float32) * 2 - 1)[None, None]
+
+
+def single_pass(
+    network: Network, images: Sequence[Tensor], masks: Sequence[Tensor], *, L: int, batch_size: int = 8
+) -> list[Tensor]:
+    """Refines masks with the global step only (eval_helper.py `process_im_single_pass`).
+
+    Crops that have the same size for the network share a call.
+
+    Args:
+        images: [1, 3, h, w] each, normalised.
+        masks: [1, 1, h, w] each, -1 or +1.
+        L: pixels of the longer side that the network sees.
+        batch_size: crops a call.
+
+    Returns:
+        Probabilities [1, 1, h, w], one a crop.
+    """
+    scaled = [_to_longer_side(image, mask, L) for image, mask in zip(images, masks, strict=True)]
+    by_size = defaultdict(list)
+    for number, (image, _) in enumerate(scaled):
+        by_size[image.shape].append(number)
+    refined: list[Tensor] = [torch.empty(0)] * len(scaled)
+    for numbers in by_size.values():
+        for chunk in _chunks(numbers, batch_size):
+            image, mask = (torch.cat([scaled[number][kind] for number in chunk]) for kind in (0, 1))
+            output = padded_forward(network, image, mask)["pred_224"]
+            for number, one in zip(chunk, output.split(1), strict=True):
+                refined[number] = _from_longer_side(one, masks[number].shape[-2:], L)
+    return refined
+
+
+def high_res(network: Network, image: Tensor, masks: Tensor, *, L: int, batch_size: int = 8) -> Tensor:
+    """Refines the masks of one image: global step, then local crops at full size (`process_high_res_im`).
+
+    The global result is thresholded at 0.5. Crops of side L are taken every L // 2 - 32 pixels, skipped where the
+    global foreground fraction is above 0.9 or below 0.1, refined given the global stride-4 mask, and averaged without
+    their inner borders of 16 pixels; pixels in no crop keep the thresholded global result.
+
+    Args:
+        image: [1, 3, h, w], normalised.
+        masks: [N, 1, h, w], -1 or +1.
+        L: pixels of the longer side in the global step and of a local crop; at least 66.
+        batch_size: masks a call.
+
+    Returns:
+        Probabilities [N, 1, h, w].
+    """
+    size = masks.shape[-2:]
+    small_image, _ = _to_longer_side(image, masks[:1], L)
+    outputs = []
+    for chunk in masks.split(batch_size):
+        _, small = _to_longer_side(image, chunk, L)
+        outputs.append(padded_forward(network, small_image.expand(len(chunk), -1, -1, -1), small))
+    stride_1, stride_4 = (
+        F.interpolate(torch.cat([o[key] for o in outputs]).float(), size=size, mode="bilinear", align_corners=False)
+        for key in ("pred_224", "pred_56_2")
+    )
+    foreground = (stride_1 > 0.5).float()
+    given, intermediate = foreground * 2 - 1, stride_4 * 2 - 1
+
+    total, weight = torch.zeros_like(foreground), torch.zeros_like(foreground)
+    for y, x in _crop_positions(size, L):
+        crop = np.s_[y : y + L, x : x + L]
+        share = foreground[(..., *crop)].mean(dim=(1, 2, 3))
+        wanted = torch.nonzero((share >= _CROP_FOREGROUND[0]) & (share <= _CROP_FOREGROUND[1])).flatten()
+        inner = _inner(y, size[0], L), _inner(x, size[1], L)
+        target = np.s_[y + inner[0].start : y + inner[0].stop, x + inner[1].start : x + inner[1].stop]
+        for chunk in wanted.split(batch_size):
+            part = image[(..., *crop)].expand(len(chunk), -1, -1, -1)
+            output = padded_forward(network, part, given[(chunk, ..., *crop)], intermediate[(chunk, ..., *crop)])
+            total[(chunk, ..., *target)] += output["pred_224"][(..., *inner)].float()
+            weight[(chunk, ..., *target)] += 1
+    return torch.where(weight == 0, foreground, total / weight.clamp(min=1))
+
+
+def _crop_positions(size: Sequence[int], L: int) -> list[tuple[int, int]]:
+    """Returns the upper left corners (y, x) of the local crops, each once; at the far sides they are moved inside."""
+    step = L // 2 - 2 * _CROP_BORDER
+    ys, xs = (list(dict.fromkeys(max(0, min(k * step, side - L)) for k in range(side // step + 1))) for side in size)
+    return [(y, x) for x in xs for y in ys]
+
+
+def _inner(start: int, side: int, L: int) -> slice:
+    """Returns the part of a crop along one axis, without its border where it does not end with the image."""
+    stop = min(start + L, side)
+    return slice(_CROP_BORDER if start else 0, stop - start - (_CROP_BORDER if stop != side else 0))
+
+
+def padded_forward(
+    network: Network, image: Tensor, mask: Tensor, intermediate: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Calls the network on sides that are multiples of 8 and cuts the outputs to the input's size.
+
+    Padding (image 0, masks -1) goes to the bottom and right. As upstream, if either side needs it BOTH become
+    (side // 8 + 1) * 8, so that a side that is a multiple already grows by 8.
+
+    Args:
+        image: [N, 3, h, w]; mask: [N, 1, h, w]; intermediate: the same as mask, replaces the first pass (stride 8).
+    """
+    height, width = mask.shape[-2:]
+    if height % 8 or width % 8:
+        pad = (0, 8 - width % 8, 0, 8 - height % 8)
+        image, mask = F.pad(image, pad, value=0), F.pad(mask, pad, value=-1)
+        intermediate = None if intermediate is None else F.pad(intermediate, pad, value=-1)
+    output = network(image, mask, intermediate)
+    return {key: output[key][..., :height, :width] for key in ("pred_224", "pred_56_2")}
+
+
+def _to_longer_side(image: Tensor, mask: Tensor, L: int) -> tuple[Tensor, Tensor]:
+    """Resizes image and mask so that the longer side is L; sizes are floor(side * ratio), the ratio sets the grid."""
+    longer = max(mask.shape[-2:])
+    if longer == L:
+        return image, mask
+    if longer > L:
+        return tuple(F.interpolate(x, scale_factor=L / longer, mode="area") for x in (image, mask))
+    image = F.interpolate(image, scale_factor=L / longer, mode="bicubic", align_corners=False)
+    return image, F.interpolate(mask, scale_factor=L / longer, mode="bilinear", align_corners=False)
+
+
+def _from_longer_side(probability: Tensor, size: Sequence[int], L: int) -> Tensor:
+    """Resizes a probability map back to `size`."""
+    if max(size) == L:
+        return probability
+    if max(size) < L:
+        return F.interpolate(probability.float(), size=tuple(size), mode="area")
+    return F.interpolate(probability.float(), size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

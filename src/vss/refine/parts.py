@@ -1,0 +1,159 @@
+"""Splitting a label map into binary parts, and merging refined parts back (CascadePSP's procedure for scene parsing).
+
+Sources: hkchengrex/CascadePSP scripts/ade20K/ade_expand_inst.py (split), dataset/make_bb_trans.py (boxes),
+eval_post_ade.py (merge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from vss.labels import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Part:
+    """A binary mask to refine.
+
+    Attributes:
+        label: train id.
+        mask: [H, W] bool, of the whole frame.
+        box: (top, bottom, left, right), half open: the crop that is refined.
+    """
+
+    label: int
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """Returns the crop of an array [H, W, ...]."""
+        top, bottom, left, right = self.box
+        return array[top:bottom, left:right]
+
+
+def split_components(
+    labels: np.ndarray, *, min_area: int, dilate: int, margin: float, classes: Collection[int] | None = None
+) -> list[Part]:
+    """Splits a label map by class and each class into connected components, cropped to their boxes plus a margin.
+
+    A class is dilated with a disc, its 8-connected components are found and eroded with the same disc, so that parts
+    a few pixels apart stay one component. (A disc of even size, like upstream's 10, is off centre: a component may
+    lose pixels at two of its sides, which keep their label like all pixels outside parts.)
+
+    Args:
+        labels: [H, W] uint8 train ids; `IGNORE_INDEX` is no class.
+        min_area: pixels; classes and components that are not larger are dropped, they keep their label.
+        dilate: diameter of the disc in pixels, 0 for none.
+        margin: see `expanded_box`.
+        classes: train ids to refine; None for all.
+    """
+    parts = []
+    disc = _disc(dilate) if dilate else None
+    for label, binary in _classes_of(labels, min_area=min_area, classes=classes):
+        joined = binary if disc is None else cv2.dilate(binary, disc)
+        count, components = cv2.connectedComponents(joined, connectivity=8)
+        for number in range(1, count):
+            component = (components == number).astype(np.uint8)
+            if disc is not None:
+                component = cv2.erode(component, disc)
+            if np.count_nonzero(component) <= min_area:
+                continue
+            mask = (component & binary).astype(bool)
+            box = expanded_box(mask, margin)
+            if mask.any() and box[0] < box[1] and box[2] < box[3]:
+                parts.append(Part(label, mask, box))
+    return parts
+
+
+def split_classes(labels: np.ndarray, *, min_area: int, classes: Collection[int] | None = None) -> list[Part]:
+    """Splits a label map by class; every part's crop is the whole frame. Arguments as of `split_components`."""
+    frame = (0, labels.shape[0], 0, labels.shape[1])
+    return [
+        Part(label, binary.astype(bool), frame)
+        for label, binary in _classes_of(labels, min_area=min_area, classes=classes)
+    ]
+
+
+def _classes_of(
+    labels: np.ndarray, *, min_area: int, classes: Collection[int] | None
+) -> Iterable[tuple[int, np.ndarray]]:
+    areas = np.bincount(labels.ravel(), minlength=256)
+    for label in np.flatnonzero(areas > min_area).tolist():
+        if label != IGNORE_INDEX and (classes is None or label in classes):
+            yield label, (labels == label).astype(np.uint8)
+
+
+def _disc(diameter: int) -> np.ndarray:
+    """Returns the pixels [diameter, diameter] uint8 within diameter // 2 of the pixel at (diameter // 2) twice."""
+    radius = diameter // 2
+    y, x = np.mgrid[-radius : diameter - radius, -radius : diameter - radius]
+    return (x * x + y * y <= radius * radius).astype(np.uint8)
+
+
+def expanded_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
+    """Returns the bounding box of a mask, enlarged: (top, bottom, left, right) as half-open ranges.
+
+    As upstream, the last foreground row and column (not the ones after them) are the ends, and an end never passes
+    height - 1 or width - 1; so the last row and column of a frame never lie in a box.
+
+    Args:
+        mask: [H, W] bool; empty: the box is the whole frame.
+        margin: share of the box's height and width added in total, half on each side (0.25).
+    """
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, height, 0, width
+    top, bottom = _enlarged(rows[0], rows[-1], margin, height)
+    left, right = _enlarged(columns[0], columns[-1], margin, width)
+    return top, bottom, left, right
+
+
+def _enlarged(first: int, last: int, margin: float, size: int) -> tuple[int, int]:
+    grow = margin * (last - first) / 2
+    start, stop = int(max(0, first - grow)), int(min(size - 1, last + grow))
+    return start, max(start, stop)
+
+
+def merge_parts(
+    labels: np.ndarray,
+    refined: Iterable[tuple[int, tuple[int, int, int, int], np.ndarray]],
+    *,
+    background: Collection[int],
+    background_weight: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the label map [H, W] uint8 and the winning confidence [H, W] float64 after merging refined parts.
+
+    Confidence starts at 0.5 and labels at the input; a part takes every pixel of its box where its probability is
+    strictly greater than the confidence so far. On exact ties the part that comes first keeps the pixel.
+
+    Args:
+        labels: [H, W] uint8, the map before refinement.
+        refined: (train id, box, probability [h, w] in 0..1); a probability map of another size than its box is resized
+            (bilinear, as PIL does).
+        background: train ids whose probabilities are multiplied by `background_weight` (0.51: they win a pixel only
+            where no thing wants it and they are nearly certain).
+    """
+    merged, confidence = labels.copy(), np.full(labels.shape, 0.5)
+    for label, (top, bottom, left, right), probability in refined:
+        if top == bottom or left == right:
+            continue
+        probability = _resized(probability, height=bottom - top, width=right - left)
+        if label in background:
+            probability = probability * background_weight
+        region = np.s_[top:bottom, left:right]
+        merged[region] = np.where(probability > confidence[region], label, merged[region])
+        confidence[region] = np.maximum(confidence[region], probability)
+    return merged, confidence
+
+
+def _resized(probability: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    probability = np.asarray(probability, np.float32)
+    if probability.shape == (height, width):
+        return probability
+    return np.asarray(Image.fromarray(probability).resize((width, height), Image.Resampling.BILINEAR))

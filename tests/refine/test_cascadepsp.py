@@ -1,0 +1,293 @@
+"""CascadePSP's procedures against the public implementation, splitting, merging, settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from tests.refine.scenes import BAR, DISC, GROUND, coarse, scene
+from vss import formats
+from vss.errors import UserError
+from vss.labels import VSPW
+from vss.refine.background import BACKGROUND_CLASSES
+from vss.refine.cascadepsp import (
+    CascadePSP,
+    high_res,
+    image_tensor,
+    mask_tensor,
+    padded_forward,
+    resolve_settings,
+    single_pass,
+)
+from vss.refine.network import build_network, load_network
+from vss.refine.parts import expanded_box, merge_parts, split_classes, split_components
+
+PROCEDURES = {
+    "process_im_single_pass": lambda network, image, mask, L: single_pass(network, [image], [mask], L=L)[0],
+    "process_high_res_im": lambda network, image, mask, L: high_res(network, image, mask, L=L),
+}
+
+
+def weights_by_recipe(shapes: dict[str, tuple[int, ...]], recipe: dict) -> dict[str, np.ndarray]:
+    """Draws every tensor of CascadePSP by the rule of the golden set's `weight_recipe`."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name in recipe["overrides"]:
+            return np.full(shape, recipe["overrides"][name])
+        rng = np.random.RandomState((zlib.crc32(name.encode()) + recipe["seed"]) % 2**32)
+        z = rng.standard_normal(int(np.prod(shape))).reshape(shape)
+        if name.endswith("running_mean"):
+            return 0.1 * z
+        if name.endswith("running_var"):
+            return 1 + 0.1 * np.abs(z)
+        if len(shape) == 4:
+            extra = [factor for suffix, factor in recipe["extra_scale"].items() if name.endswith(suffix)]
+            return z * np.sqrt(2 / np.prod(shape[1:])) * np.prod(extra)
+        if name.endswith("bn3.weight"):
+            return 0.3 + 0.03 * z
+        return 1 + 0.1 * z if name.endswith(".weight") else 0.05 * z
+
+    drawn = {name: draw(name, shape).astype(np.float32) for name, shape in shapes.items()}
+    digest = hashlib.sha256()
+    for name in sorted(drawn):
+        digest.update(name.encode() + drawn[name].astype("<f4").tobytes())
+    assert digest.hexdigest() == recipe["sha256"]
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    return json.loads((golden_dir / "cascadepsp" / "meta.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def golden_weights(golden, tmp_path_factory):
+    """The golden network's weights as a file like the released one: pickled, flat, every name prefixed."""
+    network = build_network("cascadepsp")
+    shapes = {name: tuple(v.shape) for name, v in network.state_dict().items() if "num_batches" not in name}
+    state = {name: torch.from_numpy(v) for name, v in weights_by_recipe(shapes, golden["weight_recipe"]).items()}
+    counters = {name: v for name, v in network.state_dict().items() if "num_batches" in name}
+    path = tmp_path_factory.mktemp("cascadepsp") / "model"
+    torch.save({f"module.{name}": v for name, v in {**state, **counters}.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def golden_network(golden_weights):
+    return load_network("cascadepsp", golden_weights, device="cpu")
+
+
+@pytest.mark.golden
+@torch.inference_mode()
+def test_golden_procedures(golden, golden_dir, golden_network):
+    assert golden["cases"]
+    for case in golden["cases"]:
+        tensors = load_file(golden_dir / "cascadepsp" / case["file"])
+        image, mask = image_tensor(tensors["image_rgb"]), mask_tensor(tensors["mask"] > 127)
+        np.testing.assert_allclose(image, tensors["image_tensor"], atol=2e-6)
+        np.testing.assert_array_equal(mask, tensors["mask_tensor"])
+        calls = []
+
+        def network(image, mask, inter_s8=None, calls=calls):
+            calls.append((list(image.shape), golden_network(image, mask, inter_s8)))
+            return calls[-1][1]
+
+        output = PROCEDURES[case["function"]](network, image, mask, case["L"])
+        np.testing.assert_allclose(output, tensors["output"], atol=1e-4, err_msg=case["file"])
+        assert len(calls) == case["num_network_calls"]
+        for key in ("pred_224", "pred_56_2", "pred_28_3"):
+            expected = tensors[f"global_{key}"]
+            height, width = expected.shape[-2:]
+            found = calls[0][1][key][..., :height, :width]
+            np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{case['file']} {key}")
+
+
+@pytest.mark.golden
+def test_golden_merge(golden_dir):
+    folder = golden_dir / "cascadepsp_merge"
+    meta = json.loads((folder / "meta.json").read_text())
+    tensors = load_file(folder / "merge.safetensors")
+    assert meta["images"]
+    for name, image in meta["images"].items():
+        labels = tensors[f"{name}.seg"]
+        refined = []
+        for component in image["components"]:
+            prefix = f"{name}.{component['cls']}.{component['comp']}"
+            box = expanded_box(tensors[f"{prefix}.seg"] > 127, 0.25)
+            assert list(box) == component["bbox_rmin_rmax_cmin_cmax"], prefix
+            refined.append((component["cls"], box, tensors[f"{prefix}.prob"].astype(float) / 255))
+        merged, confidence = merge_parts(labels, refined, background=meta["background_classes"], background_weight=0.51)
+        np.testing.assert_array_equal(confidence, tensors[f"{name}.confidence"], err_msg=name)
+        # Where two classes reach the same confidence upstream's result depends on the order of its files.
+        decided = tensors[f"{name}.tie_pixels"] == 0
+        np.testing.assert_array_equal(merged[decided], tensors[f"{name}.merged"][decided], err_msg=name)
+
+
+def tiny_network(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_network("cascadepsp-mini").eval()
+
+
+def crops(*sizes: tuple[int, int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    rng = np.random.default_rng(3)
+    drawn = [scene(rng, *size) for size in sizes]
+    return [image_tensor(image) for image, _ in drawn], [mask_tensor(truth == DISC) for _, truth in drawn]
+
+
+@torch.inference_mode()
+def test_a_batch_of_crops_equals_one_by_one():
+    network = tiny_network()
+    images, masks = crops((40, 64), (64, 64), (40, 64), (20, 32), (80, 128))
+    together = single_pass(network, images, masks, L=64, batch_size=3)
+    for image, mask, output in zip(images, masks, together, strict=True):
+        assert output.shape == mask.shape
+        alone = single_pass(network, [image], [mask], L=64)[0]
+        np.testing.assert_allclose(output, alone, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_masks_of_one_image_equal_one_by_one():
+    network = tiny_network()
+    image, truth = scene(np.random.default_rng(5), 90, 130)
+    masks = torch.cat([mask_tensor(truth == label) for label in (GROUND, DISC, BAR)])
+    together = high_res(network, image_tensor(image), masks, L=70, batch_size=2)
+    for number in range(3):
+        alone = high_res(network, image_tensor(image), masks[number : number + 1], L=70)
+        np.testing.assert_allclose(together[number : number + 1], alone, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("size", "seen"), [((16, 24), (16, 24)), ((15, 24), (16, 32)), ((17, 20), (24, 24))])
+def test_padding_grows_both_sides_when_one_needs_it(size, seen):
+    def network(image, mask, inter_s8):
+        assert image.shape[-2:] == mask.shape[-2:] == seen
+        assert (mask[..., size[0] :, :] == -1).all() and (image[..., size[1] :] == 0).all()
+        return {"pred_224": mask, "pred_56_2": mask}
+
+    output = padded_forward(network, torch.ones(1, 3, *size), torch.ones(1, 1, *size))
+    assert output["pred_224"].shape == (1, 1, *size)
+
+
+def test_a_network_that_repeats_its_input_changes_nothing():
+    class Echo(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, image, mask, inter_s8=None):
+            return dict.fromkeys(("pred_224", "pred_56_2"), (mask + 1) / 2)
+
+    image, truth = scene(np.random.default_rng(2), 72, 100)
+    for settings in (
+        {"mode": "single_pass", "L": 224, "min_area": 50, "dilate": 3},
+        {"mode": "generic", "L": 80},
+        {"mode": "generic", "L": 100, "fast": True},
+        {"mode": "generic", "L": 70, "parts": "components", "min_area": 50},
+    ):
+        refiner = CascadePSP(Echo(), resolve_settings(settings, classes=VSPW.classes))
+        assert (refiner.refine(image, truth) != truth).mean() < 0.02, settings
+
+
+def test_components_are_split_dropped_and_boxed():
+    labels = np.full((40, 60), 255, np.uint8)
+    labels[5:15, 5:15] = 7  # 100 pixels
+    labels[5:15, 30:50] = 7  # 200 pixels, 15 columns away
+    labels[20:24, 5:9] = 7  # 16 pixels, too small
+    labels[30:38, 10:30] = 9
+    parts = split_components(labels, min_area=50, dilate=5, margin=0.25)
+    assert [(p.label, int(p.mask.sum())) for p in parts] == [(7, 100), (7, 200), (9, 160)]
+    # Rows 5..14, half of a quarter of 9 added on each side, cut to whole pixels; the end is the last row, exclusive.
+    assert parts[0].box == (3, 15, 3, 15)
+    assert [p.label for p in split_components(labels, min_area=50, dilate=0, margin=0.25, classes={9})] == [9]
+    joined = split_components(labels, min_area=50, dilate=21, margin=0.25)
+    assert [(p.label, int(p.mask.sum())) for p in joined] == [(7, 316), (9, 160)]
+    whole = split_classes(labels, min_area=50)
+    assert [(p.label, p.box) for p in whole] == [(7, (0, 40, 0, 60)), (9, (0, 40, 0, 60))]
+
+
+def test_boxes_stay_within_the_frame():
+    mask = np.zeros((20, 30), bool)
+    mask[0:20, 28:30] = True
+    assert expanded_box(mask, 0.25) == (0, 19, 27, 29)
+    assert expanded_box(np.zeros((20, 30), bool), 0.25) == (0, 20, 0, 30)
+
+
+def test_merge_by_hand():
+    labels = np.array([[0, 0, 1, 1]], np.uint8)
+    whole = (0, 1, 0, 4)
+    thing = np.array([[0.2, 0.6, 0.9, 0.5]])
+    ground = np.array([[1.0, 1.0, 1.0, 0.97]])
+    merged, confidence = merge_parts(
+        labels, [(2, whole, thing), (3, whole, ground)], background={3}, background_weight=0.51
+    )
+    # 0.51 * 1.0 beats 0.5 but no thing above it; 0.51 * 0.97 beats nothing; 0.5 is not above 0.5.
+    assert merged.tolist() == [[3, 2, 2, 1]]
+    np.testing.assert_allclose(confidence, [[0.51, 0.6, 0.9, 0.5]], atol=1e-7)
+
+
+def test_background_classes_are_vspw_classes():
+    assert len(set(BACKGROUND_CLASSES)) == len(BACKGROUND_CLASSES)
+    assert set(BACKGROUND_CLASSES) < set(VSPW.classes)
+
+
+@pytest.fixture
+def mini_weights(tmp_path):
+    path = tmp_path / "mini.safetensors"
+    save_file(tiny_network().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"mode": "double_pass"}, "double_pass"),
+        ({"network": "cascadepsp-micro"}, "cascadepsp-micro"),
+        ({"parts": "pixels"}, "pixels"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"mode": "generic", "L": 64}, "L = 64"),
+        ({"classes": ["unicorn"]}, "unicorn"),
+        ({"background": ["unicorn"]}, "unicorn"),
+        ({"network": "cascadepsp"}, "not weights of cascadepsp"),
+    ],
+)
+def test_mistakes_are_named(mini_weights, settings, named):
+    with pytest.raises(UserError, match=named):
+        CascadePSP.from_settings(
+            {"network": "cascadepsp-mini", **settings}, weights=mini_weights, classes=VSPW.classes, device="cpu"
+        )
+
+
+def test_skips_leave_labels_alone(mini_weights):
+    image, truth = scene(np.random.default_rng(2), 64, 96)
+    labels = coarse(truth)
+
+    def refine(**settings):
+        settings = {"network": "cascadepsp-mini", "L": 64, "min_area": 30, "dilate": 3, **settings}
+        refiner = CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
+        return refiner.refine(image, labels)
+
+    np.testing.assert_array_equal(refine(classes=[]), labels)
+    np.testing.assert_array_equal(refine(max_purity=0.0), labels)
+    np.testing.assert_array_equal(refine(min_area=labels.size), labels)
+    only_disc = refine(classes=[VSPW.classes[DISC]])
+    assert (only_disc[only_disc != labels] == DISC).all()
+
+
+@pytest.mark.golden
+@torch.inference_mode()
+def test_real_images_of_any_size(real_data, golden_network):
+    """A real photograph and its coarse mask, each side another than the network's; the weights are random."""
+    image = formats.read_image(real_data / "refine" / "motorbike.jpg")
+    mask = np.array(Image.open(real_data / "refine" / "motorbike.png").convert("L")) > 127
+    assert image.shape[:2] == mask.shape and 0 < mask.mean() < 1
+    output = single_pass(golden_network, [image_tensor(image)], [mask_tensor(mask)], L=96)[0]
+    assert output.shape == (1, 1, *mask.shape)
+    assert 0 <= float(output.min()) < float(output.max()) <= 1
