@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,9 @@ def drawing() -> Iterator[None]:
 
 
 def predictions_figure(table: pd.DataFrame) -> Figure:
-    """Draws mIoU of every prediction, best first; a tick marks the prediction that another one refines.
+    """Draws mIoU of every prediction as a dot, best first; a refined one is tied to what it refines (open dot).
+
+    Dots, unlike bars, need no zero: the scale spans the figures, so that small differences show.
 
     Args:
         table: as `score_table` returns it.
@@ -63,18 +66,21 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
     with drawing():
         shown = table[table["mIoU"].notna()].sort_values(["mIoU", "prediction"], ascending=[True, False], kind="stable")
         score_of = dict(zip(table["prediction"], table["mIoU"], strict=True))
-        figure = Figure(figsize=(8.2, 0.5 + 0.27 * max(1, len(shown))))
+        figure = Figure(figsize=(8.2, 0.3 + 0.25 * max(1, len(shown))))
         axes = figure.add_axes((0.5, 0.02, 0.44, 0.96))
-        places = np.arange(len(shown))
-        values = shown["mIoU"].to_numpy()
-        best = values.max() if len(values) else 0
-        axes.barh(places, values, height=0.62, color=[ACCENT if value == best else BAR for value in values])
-        axes.set_xlim(0, 1.02 * max(best, 1e-6))
+        places, values = np.arange(len(shown)), shown["mIoU"].to_numpy()
+        low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+        room = 0.06 * (high - low) + 0.01 * high + 1e-6
+        axes.set_xlim(low - room, high + room)
+        axes.hlines(places, low - room, values, color=RULE, linewidth=0.8, zorder=1)
+        axes.scatter(values, places, s=34, color=[ACCENT if v == high else BAR for v in values], zorder=3)
         for place, name, value in zip(places, shown["prediction"], values, strict=True):
-            axes.text(value, place, f" {value:.2f}", va="center", color=INK)
             source = score_of.get(name.rpartition(".")[0], math.nan)
             if not math.isnan(source):
-                axes.plot([source, source], [place - 0.31, place + 0.31], color=INK, linewidth=1.4)
+                axes.plot([source, value], [place, place], color=MUTED, linewidth=1.2, zorder=2)
+                axes.plot(source, place, marker="o", markersize=5.5, color=MUTED, markerfacecolor="none", zorder=4)
+            end = value if math.isnan(source) else max(value, source)
+            axes.annotate(f"{value:.2f}", (end, place), (7, 0), textcoords="offset points", va="center", color=INK)
         _name_rows(axes, places, shown["title"])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         return figure
@@ -107,7 +113,9 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
                 axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
             ends = np.maximum(100 * part["iou"].to_numpy(), high[part["class_id"]].to_numpy())
             for place, end, value in zip(places, ends, 100 * part["iou"], strict=True):
-                axes.text(end + 1, place, f"{value:.1f}", va="center", color=INK, fontsize=8)
+                axes.annotate(
+                    f"{value:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", color=INK, fontsize=8
+                )
             axes.set_xlim(0, 106)
             axes.set_ylim(-rows + 0.4, 0.6)
             _name_rows(axes, places, part["class"].str.replace("_", " "))
@@ -146,11 +154,22 @@ def read_log(path: str | os.PathLike) -> pd.DataFrame:
     return pd.DataFrame(records, columns=None if records else ["iter"])
 
 
+def losses(log: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a log that hold a training loss."""
+    return log[log["loss"].notna()] if "loss" in log else log.iloc[:0]
+
+
+def last_loss(log: pd.DataFrame) -> float:
+    """Returns the mean loss over the last tenth of what was logged; NaN where none was."""
+    train = losses(log)
+    return float(train["loss"].tail(max(1, len(train) // 10)).mean()) if len(train) else math.nan
+
+
 def curves_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Draws the training loss over iterations, one small chart a training, each on its own scale from zero.
 
-    The thin line is what was logged, the thick one its running mean over a tenth of the training; the last value of
-    the mean is written at its end. Validation mIoU, where it was logged, is drawn as dots on a scale of 0 to 100.
+    The thin line is what was logged, the thick one its mean over a window of a tenth of the training; the mean of the
+    last tenth is written at the end.
     """
     with drawing():
         columns = min(3, max(1, len(logs)))
@@ -165,18 +184,20 @@ def curves_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
-    axes.set_title(title, loc="left", color=INK)
-    train = log[log["loss"].notna()] if "loss" in log else log.iloc[:0]
+    axes.set_title("\n".join(textwrap.wrap(title, 38)), loc="left", color=INK)
+    train = losses(log)
     if train.empty:
         axes.text(0.5, 0.5, "no loss was logged", transform=axes.transAxes, ha="center", color=MUTED)
-        axes.set_xticks([]), axes.set_yticks([])
+        axes.set_xticks([])
+        axes.set_yticks([])
         return
     iterations, loss = train["iter"].to_numpy(), train["loss"].to_numpy()
-    mean = train["loss"].rolling(max(1, len(train) // 10), min_periods=1).mean().to_numpy()
+    mean = train["loss"].rolling(max(1, len(train) // 10), min_periods=1, center=True).mean().to_numpy()
     axes.plot(iterations, loss, color=BAR, linewidth=0.8)
     axes.plot(iterations, mean, color=ACCENT, linewidth=1.5)
     last = int(iterations[-1])
-    axes.annotate(f"{mean[-1]:.3g}", (last, mean[-1]), (3, 0), textcoords="offset points", va="center", color=ACCENT)
+    end = last_loss(log)
+    axes.annotate(f"{end:.3g}", (last, end), (3, 0), textcoords="offset points", va="center", color=ACCENT)
     axes.set_xlim(0, 1.16 * last)
     axes.set_ylim(0, 1.05 * float(np.nanmax(loss)) or 1)
     axes.set_xticks([0, last], ["0", f"{last:,} it"])

@@ -127,13 +127,12 @@ def meanings(columns: Sequence[Column]) -> str:
 
 def plain_table(table: pd.DataFrame) -> str:
     """Returns a small `<table>` of text, first column to the left."""
-    head = "".join(f'<th scope="col"{_left(at)}>{html.escape(name)}</th>' for at, name in enumerate(table.columns))
+    first, *rest = (html.escape(name) for name in table.columns)
+    head = f'<th scope="col" class="name">{first}</th>' + "".join(f'<th scope="col">{name}</th>' for name in rest)
     rows = "".join(
-        "<tr>" + "".join(f"<td{_left(at)}>{html.escape(str(cell))}</td>" for at, cell in enumerate(row)) + "</tr>\n"
-        for row in table.itertuples(index=False)
+        f'<tr><th scope="row" class="name">{html.escape(str(first))}</th>'
+        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)
+        + "</tr>\n"
+        for first, *rest in table.itertuples(index=False)
     )
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
-
-
-def _left(position: int) -> str:
-    return ' class="name"' if position == 0 else ""

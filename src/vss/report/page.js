@@ -28,3 +28,8 @@ for (const table of document.querySelectorAll("table.scores")) {
     heading.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
   });
 }
+
+// A click on a panel gives it the page's width.
+for (const image of document.querySelectorAll(".frame img")) {
+  image.addEventListener("click", () => image.parentElement.classList.toggle("large"));
+}

@@ -32,14 +32,17 @@ CAPTIONS = {
         "Every prediction beside the row of the paper it stands for. VC is the official video consistency; the best of"
         " our figures in each column is bold. Click a heading to sort."
     ),
-    "predictions": "mIoU by the challenge's rule, percent. A tick inside a bar marks the prediction that it refines.",
+    "predictions": (
+        "mIoU by the challenge's rule, percent, on a scale that spans the figures. Where a prediction refines another"
+        " one, the open dot is the one it began with."
+    ),
     "per_class": (
         "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
         " mIoU ({best}), the line is the range over all predictions."
     ),
     "curves": (
-        "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: mean over a"
-        " tenth of the training, with its last value."
+        "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: its running"
+        " mean. The figure at the end is the mean over the last tenth."
     ),
     "overlays": (
         "Frames spread evenly from the worst to the best by mIoU of the last prediction shown. Grey: no class in the"
@@ -162,8 +165,8 @@ def _lead(
     split = settings["split"]
     row = table.set_index("prediction").loc[best]
     said = [
-        f"{len(table)} predictions scored on the {split} split: {counts['frames']:,} frames of {counts['videos']:,}"
-        f" videos, {counts['classes_in_truth']} of {len(card.classes)} classes in the truth."
+        f"{_many(len(table), 'prediction')} scored on the {split} split: {_many(counts['frames'], 'frame')} of"
+        f" {_many(counts['videos'], 'video')}, with {counts['classes_in_truth']} of {len(card.classes)} classes."
     ]
     if pd.notna(row["mIoU"]):
         said.append(f"The highest mIoU is {row['mIoU']:.2f} ({row['title']}).")
@@ -234,18 +237,22 @@ def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Returns one row a training, as text: iterations, loss over the last tenth, seconds an iteration, memory."""
     rows = []
     for title, log in logs.items():
-        train = log[log["loss"].notna()] if "loss" in log else log.iloc[:0]
+        train = figures.losses(log)
         column = {name: train[name] if name in train else pd.Series(dtype=float) for name in ("seconds", "memory_mib")}
         rows.append(
             {
                 "Training": title,
                 "Iterations": f"{int(log['iter'].max()):,}" if len(log) else "0",
-                "Loss": f"{train['loss'].tail(max(1, len(train) // 10)).mean():.3g}" if len(train) else "\u2013",
+                "Loss": _or_dash(figures.last_loss(log), ".3g"),
                 "s/iteration": _or_dash(column["seconds"].median(), ".2f"),
                 "Memory, MiB": _or_dash(column["memory_mib"].max(), ",.0f"),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _or_dash(value: float, form: str) -> str:

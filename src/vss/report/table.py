@@ -186,16 +186,18 @@ def _html_class(*names: str) -> str:
 def print_table(table_csv: str | os.PathLike) -> None:
     """Prints a written table.csv to standard output, and where the page beside it is."""
     table = pd.read_csv(table_csv, dtype={"prediction": str, "title": str, "table": "Int64"})
-    columns = known((*SCORES, *PAPER), table)
+    columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
     lines = [["Table", "Prediction", *(column.heading for column in columns)]]
     for row in table.to_dict("records"):
-        lines.append([_number(row["table"]), row["title"], *(figure(row[column.key]) for column in columns)])
+        lines.append([_number(row["table"]), row["prediction"], *(figure(row[column.key]) for column in columns)])
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
-    for position, line in enumerate(lines):
-        cells = [line[1].ljust(widths[1]) if at == 1 else cell.rjust(widths[at]) for at, cell in enumerate(line)]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        cells = [
+            cell.ljust(width) if at == 1 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         print("  ".join(cells).rstrip())
-        if position == 0:
-            print("  ".join("-" * width for width in widths))
     page = Path(table_csv).with_name("report.html")
     if page.exists():
         print(f"\nReport: {page}")
