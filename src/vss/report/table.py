@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -184,7 +183,7 @@ def _html_class(*names: str) -> str:
 
 
 def print_table(table_csv: str | os.PathLike) -> None:
-    """Prints a written table.csv to standard output, and where the page beside it is."""
+    """Prints a written table.csv to standard output, predictions by the names they have in the config."""
     table = pd.read_csv(table_csv, dtype={"prediction": str, "title": str, "table": "Int64"})
     columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
     lines = [["Table", "Prediction", *(column.heading for column in columns)]]
@@ -198,6 +197,3 @@ def print_table(table_csv: str | os.PathLike) -> None:
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
-    page = Path(table_csv).with_name("report.html")
-    if page.exists():
-        print(f"\nReport: {page}")
