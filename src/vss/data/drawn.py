@@ -6,10 +6,10 @@ the same bytes, whatever the number of processes, since each video has a generat
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -93,22 +93,23 @@ def draw(dataset: str, settings: Mapping[str, Any], *, beside: str | os.PathLike
         UserError: an unknown setting, or a value that is not a number of things.
     """
     resolved = resolve_settings(dataset, settings)
-    digest = hashlib.sha256(formats.canonical_json([dataset, resolved]).encode())
-    for module in (filming, scenes, sprites, textures):
-        digest.update(Path(module.__file__ or "").read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    folder = Path(beside) / f"drawn-{digest.hexdigest()[:12]}"
+    folder = Path(beside) / f"drawn-{_digest(dataset, resolved)}"
     if folder.is_dir():  # renamed when whole, so it is whole
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".drawing-", dir=folder.parent))
-    try:
-        _draw_all(dataset, resolved, aside)
-        aside.chmod(folder.parent.stat().st_mode & 0o777)
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+    aside.mkdir(parents=True)
+    _draw_all(dataset, resolved, aside)
+    os.replace(aside, folder)
     return folder
+
+
+def _digest(dataset: str, settings: dict[str, int]) -> str:
+    """Returns 12 digits that change with the settings and with the code that draws, comments left out."""
+    digest = hashlib.sha256(formats.canonical_json([dataset, settings]).encode())
+    for path in (__file__, filming.__file__, scenes.__file__, sprites.__file__, textures.__file__):
+        digest.update(ast.dump(ast.parse(Path(path).read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:12]
 
 
 def resolve_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, int]:
