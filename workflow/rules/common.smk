@@ -36,7 +36,6 @@ except UserError as mistake:
 
 pathvars:
     results=config["results"],
-    work=config["work"],
 
 
 wildcard_constraints:
@@ -61,6 +60,11 @@ def code_of(stage):
 def training_code(stage):
     """The same for training, which costs weeks: only where the config asks for it."""
     return stage_digest(stage) if config["retrain_on_code_change"] else "kept"
+
+
+def work_dir(name):
+    """Where a training keeps its resumable state."""
+    return os.path.join(config["work"], name)
 
 
 def shards(split):

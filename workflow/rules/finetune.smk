@@ -55,6 +55,7 @@ rule finetune:
         settings=training_settings("finetune"),
         row=training_row("finetune"),
         init=init_options,
+        work_dir=work_dir("finetune/{model}"),
         code=training_code("finetune"),
     message:
         "Finetune {wildcards.model} on VSPW"
@@ -62,7 +63,7 @@ rule finetune:
         "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {params.settings:q}"
         " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
-        " --fingerprint {output.fingerprint:q} --work-dir <work>/finetune/{wildcards.model} > {log:q} 2>&1"
+        " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
 
 
 rule import_weights:

@@ -56,6 +56,7 @@ rule pretrain:
         settings=training_settings("pretrain"),
         row=training_row("pretrain"),
         init=init_options,
+        work_dir=work_dir("pretrain/{model}"),
         code=training_code("pretrain"),
     message:
         "Pretrain {wildcards.model} on COCO-Stuff"
@@ -63,4 +64,4 @@ rule pretrain:
         "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {params.settings:q}"
         " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
-        " --fingerprint {output.fingerprint:q} --work-dir <work>/pretrain/{wildcards.model} > {log:q} 2>&1"
+        " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"

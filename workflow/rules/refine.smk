@@ -56,13 +56,14 @@ rule train_refiner:
         settings=lambda wildcards: canonical_json(
             plan.refiners[wildcards.refiner]["training"]
         ),
+        work_dir=work_dir("refine/{refiner}"),
         code=training_code("train_refiner"),
     message:
         "Train the refinement network of {wildcards.refiner}"
     shell:
         "vss lease {resources.gpu} -- vss train-refiner --settings {params.settings:q} --index {input.index:q}"
         " --card {input.card:q} --weights {output.weights:q} --fingerprint {output.fingerprint:q}"
-        " --log {output.log:q} --work-dir <work>/refine/{wildcards.refiner} > {log:q} 2>&1"
+        " --log {output.log:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
 
 
 rule propose:

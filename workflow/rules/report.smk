@@ -14,6 +14,7 @@ def report_settings():
     return canonical_json(
         {
             **config["report"],
+            "titles": {model: plan.title(model) for model in plan.models},
             "protocol": config["protocol"],
             "split": plan.split,
             "rows": rows,
@@ -31,27 +32,37 @@ def score_file(name):
     )
 
 
-def training_logs():
-    return [
-        *expand("<results>/pretrain/{model}/log.jsonl", model=plan.pretrained()),
-        *expand("<results>/finetune/{model}/log.jsonl", model=plan.finetuned()),
+def trainings():
+    """The trainings whose curves are shown: "stage/model"."""
+    return [f"pretrain/{model}" for model in plan.pretrained()] + [
+        f"finetune/{model}" for model in plan.finetuned()
     ]
 
 
-def shown_labels():
-    return [
-        path
-        for prediction in plan.shown()
-        for path in labels_of(prediction, plan.split)
-    ]
+def report_inputs(wildcards, input):
+    """The input files by the names of what they belong to."""
+    files = {
+        "scores": dict(zip(plan.scored(), input.scores)),
+        "per_class": dict(zip(plan.scored(), input.per_class)),
+        "logs": dict(zip(trainings(), input.logs)),
+        "labels": {},
+    }
+    each = shards(plan.split)
+    for number, prediction in enumerate(plan.shown()):
+        files["labels"][prediction] = input.labels[number * each : (number + 1) * each]
+    return canonical_json(files)
 
 
 rule report:
     input:
         scores=score_file("scores.json"),
         per_class=score_file("per_class.csv"),
-        logs=training_logs(),
-        labels=shown_labels(),
+        logs=expand("<results>/{training}/log.jsonl", training=trainings()),
+        labels=[
+            path
+            for prediction in plan.shown()
+            for path in labels_of(prediction, plan.split)
+        ],
         index=INDEX,
         card=CARD,
     output:
@@ -65,6 +76,11 @@ rule report:
         table_html=report(
             "<results>/report/table.html",
             caption="../report/table.rst",
+            category="Scores",
+        ),
+        predictions=report(
+            "<results>/report/predictions.png",
+            caption="../report/predictions.rst",
             category="Scores",
         ),
         per_class=report(
@@ -88,16 +104,18 @@ rule report:
         "../../envs/vss.yaml"
     params:
         settings=report_settings(),
+        inputs=report_inputs,
+        out=lambda wildcards, output: canonical_json(dict(output.items())),
         code=code_of("report"),
     message:
         "Write the report"
     shell:
-        "vss report --settings {params.settings:q} --scores {input.scores:q} --per-class {input.per_class:q}"
-        " --logs {input.logs:q} --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
-        " --html {output.html:q} --table-csv {output.table_csv:q} --table-md {output.table_md:q}"
-        " --table-html {output.table_html:q} --per-class-png {output.per_class:q} --curves {output.curves:q}"
-        " --overlays {output.overlays:q} > {log:q} 2>&1"
+        "vss report --settings {params.settings:q} --inputs {params.inputs:q} --out {params.out:q}"
+        " --index {input.index:q} --card {input.card:q} > {log:q} 2>&1"
 
 
 onsuccess:
-    shell("vss show-table --table {rules.report.output.table_csv:q}")
+    table = Path(config["results"], "report", "table.csv")
+    if table.exists():
+        shell("vss show-table --table {table:q}")
+        print(f"Report: {table.with_name('report.html')}")
