@@ -80,7 +80,6 @@ def train_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         dict(type="LoadIndexImage"),
         dict(type="LoadIndexLabels"),
-        *([dict(type="ShiftLabels")] if config["label_shift"] else []),
         dict(type="RandomResize", scale=scale, ratio_range=tuple(config["ratio_range"]), keep_ratio=True),
         dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=config["cat_max_ratio"]),
         dict(type="RandomFlip", prob=config["flip"]),
@@ -129,6 +128,7 @@ def _size_model(config: Config) -> None:
     preprocessor = config.model.data_preprocessor
     preprocessor.pop("size_divisor", None)
     preprocessor.size = tuple(config.crop_size)
+    config.model.test_cfg.protocol = config.protocol
     config.model.backbone.with_cp = config.grad_checkpoint
     if "with_cp" in config.model.decode_head:
         config.model.decode_head.with_cp = config.grad_checkpoint

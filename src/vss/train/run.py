@@ -68,7 +68,8 @@ def train(
     dataset = formats.read_card(card)
     _check_classes(resolved, dataset, card)
     inputs = {
-        "dataset": dataset.sha256,
+        # Drawn data of other settings have the same frame names, but lie in another folder.
+        "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
         "init": None if init is None else formats.sha256_of_file(init),
     }
     folder = workdir.folder_for(work_dir, resolved, inputs)

@@ -9,7 +9,7 @@ position into (frame, random numbers). Resuming at iteration i is starting to co
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,17 @@ class PositionSampler(Sampler):
     Position p belongs to iteration p // (global batch size), however many GPUs share the batch.
 
     Args:
-        dataset: not looked at; MMEngine passes it.
+        dataset: what positions are taken of.
         seed: not looked at; the order is the dataset's.
     """
 
-    def __init__(self, dataset: Any = None, seed: int | None = None) -> None:
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
         self._rank, self._world_size = get_dist_info()
-        self._start = 0
+        self._size, self._start = len(dataset), 0
+
+    def __len__(self) -> int:
+        """Returns this rank's samples in one epoch, which MMEngine asks for; iteration does not end there."""
+        return self._size // self._world_size
 
     def skip(self, num_samples: int) -> None:
         """Starts after `num_samples` samples of this rank, in constant time; called by MMEngine's loop on resume."""

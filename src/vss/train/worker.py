@@ -16,7 +16,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from mmseg.registry import DATASETS
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,14 +23,13 @@ import vss.data.datasets
 import vss.train.hooks
 import vss.train.loop
 import vss.train.optim
-import vss.train.pipeline
+import vss.train.sampling
 import vss.train.validate  # noqa: F401  all of these register their parts with MMSeg
 from vss import formats
 from vss.errors import UserError
 from vss.models.build import build_segmentor
 from vss.models.checkpoints import Audit, load_weights
 from vss.progress import say
-from vss.train.sampling import SeededDataset
 from vss.train.state import StateHook, checkpoints
 
 WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
@@ -122,11 +120,14 @@ def _initialise(model: nn.Module, job: Job) -> None:
 
 def _dataloader(job: Job) -> dict[str, Any]:
     training = job.config["training"]
-    dataset = DATASETS.build(
-        dict(type="IndexDataset", index=job.index, card=job.card, split="train", pipeline=training["train_pipeline"])
+    dataset = dict(
+        type="IndexDataset",
+        index=job.index,
+        card=job.card,
+        split="train",
+        label_shift=training["label_shift"],
+        pipeline=[_with_tuples(transform) for transform in training["train_pipeline"]],
     )
-    if len(dataset) == 0:
-        raise UserError(f"{job.index}: the train split has no frames with masks")
     workers = training["num_workers"]
     return dict(
         batch_size=training["batch_size"] // _processes(job),
@@ -134,9 +135,14 @@ def _dataloader(job: Job) -> dict[str, Any]:
         persistent_workers=workers > 0,
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
-        dataset=SeededDataset(dataset=dataset, seed=training["seed"]),
+        dataset=dict(type="SeededDataset", dataset=dataset, seed=training["seed"]),
         worker_init_fn=dict(type=_leave_signals_to_the_parent),
     )
+
+
+def _with_tuples(transform: dict[str, Any]) -> dict[str, Any]:
+    # JSON knows lists only, MMSeg's transforms want sizes as tuples.
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in transform.items()}
 
 
 def _leave_signals_to_the_parent(worker_id: int) -> None:
