@@ -14,20 +14,24 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import h5py
 import numpy as np
 import pandas as pd
 
+from vss import codec
 from vss.errors import UserError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
-PREDICTION_FORMAT = "vss-labels"
-PREDICTION_VERSION = 1
+LABELS_FORMAT, LABELS_VERSION = "vss-labels", 1
+SCORES_FORMAT, SCORES_VERSION = "vss-scores", 1
 
 
 # ---- writing whole files
@@ -223,90 +227,210 @@ def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> p
     return rows[rows["video"].map(shard_of_video) == shard]
 
 
-# ---- predictions: label maps
+# ---- predictions
 
 
-class LabelsWriter:
-    """Writes the label maps of one shard: HDF5, one dataset [H, W] uint8 a frame, lossless.
+class _FramesWriter:
+    """Writes one shard of a prediction: HDF5, one object /frames/<n> a frame, keyed by its attributes.
 
-    Layout: root attributes `format`, `version`, `prediction`, `split`, `shard`, `shards`, `classes` (JSON list) and
-    `provenance` (JSON); datasets /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
-    that no id has to be a valid HDF5 name.
+    Layout: root attributes `format`, `version`, `classes` (JSON list) and `provenance` (JSON: what it was made of);
+    objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so that no id has to be a
+    valid HDF5 name.
     Use as a context manager; the file appears under its name only when the block ends without an exception.
     """
+
+    FORMAT: str
+    VERSION: int
 
     def __init__(self, path: str | os.PathLike, *, classes: Sequence[str], provenance: dict[str, Any]) -> None:
         self._path, self._classes, self._provenance = Path(path), list(classes), provenance
 
-    def __enter__(self) -> LabelsWriter:
+    def __enter__(self) -> Self:
         self._context = atomic_path(self._path)
-        self._file = h5py.File(self._context.__enter__(), "w")
-        self._file.attrs["format"] = PREDICTION_FORMAT
-        self._file.attrs["version"] = PREDICTION_VERSION
+        self._file = h5py.File(self._context.__enter__(), "w", libver=("earliest", "v110"))
+        self._file.attrs["format"] = self.FORMAT
+        self._file.attrs["version"] = self.VERSION
         self._file.attrs["classes"] = json.dumps(self._classes)
         self._file.attrs["provenance"] = canonical_json(self._provenance)
         self._frames = self._file.create_group("frames", track_order=True)
         self._seen: set[tuple[str, str]] = set()
         return self
 
-    def write(self, video: str, frame: str, labels: np.ndarray) -> None:
-        """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
-        assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
+    def _new(self, video: str, frame: str) -> str:
+        """Returns the name of the next frame's object."""
         assert (video, frame) not in self._seen, (video, frame)
         self._seen.add((video, frame))
-        # A row-wise difference of neighbouring labels is what deflate sees best; one chunk a frame.
-        dataset = self._frames.create_dataset(
-            str(len(self._seen) - 1), data=labels, chunks=labels.shape, compression="gzip", compression_opts=4
-        )
-        dataset.attrs["video"], dataset.attrs["frame"] = video, frame
+        return str(len(self._seen) - 1)
 
     def __exit__(self, *exception: Any) -> None:
         self._file.close()
         self._context.__exit__(*exception)
 
 
-class LabelsReader:
+class _FramesReader:
+    """Reads a shard of a prediction by (video, frame).
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+
+    FORMAT: str
+    VERSION: int
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+            found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: not a readable prediction file ({error})") from None
+        if found != (self.FORMAT, self.VERSION):
+            self._file.close()
+            raise UserError(f"{path}: format is {found}, expected {(self.FORMAT, self.VERSION)}")
+        try:
+            self.classes: list[str] = json.loads(self._file.attrs["classes"])
+            self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+            self._at = {(o.attrs["video"], o.attrs["frame"]): name for name, o in self._file["frames"].items()}
+        except (KeyError, ValueError, OSError, RuntimeError) as error:
+            self._file.close()
+            raise UserError(f"{path}: broken prediction file ({error})") from None
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Returns every (video, frame) of the file."""
+        return list(self._at)
+
+    def _object(self, video: str, frame: str) -> Any:
+        if (video, frame) not in self._at:
+            raise UserError(f"{self.path}: no prediction for frame {frame!r} of video {video!r}")
+        return self._file["frames"][self._at[video, frame]]
+
+    @contextlib.contextmanager
+    def _naming(self, video: str, frame: str) -> Iterator[None]:
+        """Turns a failed read into a `UserError` that names the frame."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError) as error:
+            raise UserError(f"{self.path}: frame {frame!r} of video {video!r} is broken ({error})") from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+# ---- predictions: label maps
+
+
+class LabelsWriter(_FramesWriter):
+    """Writes the label maps of one shard, lossless: each frame is a dataset [H, W] uint8 of train ids."""
+
+    FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
+
+    def write(self, video: str, frame: str, labels: np.ndarray) -> None:
+        """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
+        assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
+        dataset = self._frames.create_dataset(self._new(video, frame), data=labels, **_one_chunk(labels))
+        dataset.attrs["video"], dataset.attrs["frame"] = video, frame
+
+
+class LabelsReader(_FramesReader):
     """Reads a shard of label maps by (video, frame).
 
     Raises:
         UserError: the file is missing, broken, or of another format or version.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise UserError(f"{path}: not a readable prediction file ({error})") from None
-        found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
-        if found != (PREDICTION_FORMAT, PREDICTION_VERSION):
-            raise UserError(f"{path}: format is {found}, expected {(PREDICTION_FORMAT, PREDICTION_VERSION)}")
-        self.classes: list[str] = json.loads(self._file.attrs["classes"])
-        self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
-        self._at = {(d.attrs["video"], d.attrs["frame"]): name for name, d in self._file["frames"].items()}
-
-    def keys(self) -> list[tuple[str, str]]:
-        """Returns every (video, frame) of the file."""
-        return list(self._at)
+    FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
 
     def read(self, video: str, frame: str) -> np.ndarray:
         """Returns one frame's label map [H, W] uint8.
 
         Raises:
-            UserError: the file has no such frame.
+            UserError: the file has no such frame, or it is broken.
         """
-        if (video, frame) not in self._at:
-            raise UserError(f"{self.path}: no prediction for frame {frame!r} of video {video!r}")
-        return self._file["frames"][self._at[video, frame]][()]
+        dataset = self._object(video, frame)
+        with self._naming(video, frame):
+            return dataset[()]
 
-    def close(self) -> None:
-        self._file.close()
 
-    def __enter__(self) -> LabelsReader:
-        return self
+def _one_chunk(array: np.ndarray) -> dict[str, Any]:
+    """Returns the storage settings of an array that is read whole; plain deflate, which every HDF5 reader has."""
+    if array.size == 0:
+        return {}
+    return {"chunks": array.shape, "compression": "gzip", "compression_opts": 4, "shuffle": array.itemsize > 1}
 
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
+
+# ---- predictions: class scores
+
+
+class ScoresWriter(_FramesWriter):
+    """Writes the class probabilities of one shard in the compact form of `vss.codec`.
+
+    Each frame is a group with the arrays of `codec.Encoded` as datasets (`labels`, `classes`, `shares`, `fix_at`,
+    `fix_by`) and its numbers as attributes (`step`, `stride`, `num_classes`). See docs/formats.md.
+    """
+
+    FORMAT, VERSION = SCORES_FORMAT, SCORES_VERSION
+
+    def write(self, video: str, frame: str, probabilities: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Adds one frame's class probabilities.
+
+        Args:
+            video, frame: its key.
+            probabilities: [C, H, W] float32, 0..1, summing to 1 over C.
+            labels: their argmax [H, W] uint8, if the caller has it.
+        """
+        assert len(probabilities) == len(self._classes), (probabilities.shape, len(self._classes))
+        self.write_encoded(video, frame, codec.encode(probabilities, labels))
+
+    def write_encoded(self, video: str, frame: str, encoded: codec.Encoded) -> None:
+        """Adds one frame that is already in its stored form."""
+        group = self._frames.create_group(self._new(video, frame))
+        group.attrs["video"], group.attrs["frame"] = video, frame
+        for field in fields(codec.Encoded):
+            value = getattr(encoded, field.name)
+            if isinstance(value, np.ndarray):
+                group.create_dataset(field.name, data=value, **_one_chunk(value))
+            else:
+                group.attrs[field.name] = value
+
+
+class ScoresReader(_FramesReader):
+    """Reads a shard of class probabilities by (video, frame).
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+
+    FORMAT, VERSION = SCORES_FORMAT, SCORES_VERSION
+
+    def read(self, video: str, frame: str) -> np.ndarray:
+        """Returns one frame's class probabilities [C, H, W] float32.
+
+        Raises:
+            UserError: the file has no such frame, or it is broken.
+        """
+        return self.read_planes(video, frame).dense()
+
+    def read_planes(self, video: str, frame: str) -> codec.Planes:
+        """Returns one frame's class probabilities without the planes that are the same for many classes."""
+        encoded = self.read_encoded(video, frame)
+        with self._naming(video, frame):
+            return codec.decode(encoded)
+
+    def read_encoded(self, video: str, frame: str) -> codec.Encoded:
+        """Returns one frame in its stored form."""
+        group = self._object(video, frame)
+        with self._naming(video, frame):
+            values = {
+                field.name: group[field.name][()] if field.name in group else group.attrs[field.name].item()
+                for field in fields(codec.Encoded)
+            }
+        return codec.Encoded(**values)
 
 
 # ---- weights

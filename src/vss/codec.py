@@ -1,0 +1,223 @@
+"""Class probabilities of a frame, small: what a scores file keeps of [C, H, W] floats, and the way back.
+
+A segmentation network computes its score map at a quarter of the frame's size or coarser and resizes it, so a class
+probability is smooth over a few pixels, and almost all of the 124 classes are nowhere in the frame. Kept are therefore
+
+- the label map, whole (what the model says is never changed by storing it);
+- one plane for each class that is somewhere in the frame: its probability at every second row and column, in 255 steps;
+- the mass that no plane holds: not stored, it is what is missing to 1, shared equally by all classes;
+- corrections, where a plane interpolated back to full size misses the truth by more than `TOLERANCE` steps: at thin
+  things and sharp edges. They make the error bounded everywhere, not on average.
+
+Planes are stored as differences along rows and columns, modulo 256, which undoes by two `cumsum` and is what a general
+compressor needs to see. `docs/formats.md` shows the three lines of numpy that read them; `docs/scores.md` the sizes and
+errors measured.
+
+numpy only: the stages that read scores need no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+STRIDE = 2
+LEVELS = 255
+TOLERANCE = 1.5  # steps
+_NUDGE = np.float32(1e-6)  # by which the label's class is put above an equal one
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One frame's class probabilities as they are stored.
+
+    Attributes:
+        labels: argmax of the probabilities [H, W] uint8.
+        classes: ascending ids of the A classes that have a plane [A] uint8.
+        shares: their planes [A, ceil(H / stride), ceil(W / stride)] uint8, in steps above the shared remainder, as
+            differences along the last two axes modulo 256.
+        fix_at: flat positions in [A + 1, H, W] that are corrected, as differences, [n] uint32; the last plane is the
+            remainder.
+        fix_by: corrections in steps, [n] int16.
+        step: probability of one step (about 1/255; less where the whole frame is undecided).
+        num_classes: C.
+        stride: distance in pixels between the samples of a plane.
+    """
+
+    labels: np.ndarray
+    classes: np.ndarray
+    shares: np.ndarray
+    fix_at: np.ndarray
+    fix_by: np.ndarray
+    step: float
+    num_classes: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Planes:
+    """One frame's class probabilities at full size, without the planes that are the same for many classes.
+
+    Attributes:
+        classes: ascending ids of the A classes that have a plane [A].
+        planes: their probabilities [A, H, W] float32, 0..1.
+        rest: the probability of each other class [H, W] float32, 0..1.
+        labels: argmax [H, W] uint8.
+        num_classes: C. `planes.sum(0) + (C - A) * rest` is 1 within rounding to steps.
+    """
+
+    classes: np.ndarray
+    planes: np.ndarray
+    rest: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+    def dense(self) -> np.ndarray:
+        """Returns the probabilities of all classes [C, H, W] float32."""
+        dense = np.empty((self.num_classes, *self.rest.shape), np.float32)
+        dense[:] = self.rest
+        dense[self.classes] = self.planes
+        return dense
+
+
+def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, stride: int = STRIDE) -> Encoded:
+    """Reduces class probabilities to what is stored.
+
+    Args:
+        probabilities: [C, H, W] float32, 0..1, summing to 1 over C; C at most 255.
+        labels: their argmax [H, W] uint8 if the caller has it already; a tie goes to the lower class.
+        stride: 1 stores every pixel of a plane, 2 every second row and column.
+
+    Returns:
+        The stored form. `decode` gives back the same argmax at every pixel, the probability of every class that has a
+        plane within `TOLERANCE` steps, and of any other class within twice that.
+    """
+    num_classes = len(probabilities)
+    assert 1 < num_classes <= 255, num_classes
+    if labels is None:
+        labels = probabilities.argmax(axis=0).astype(np.uint8)
+    samples = np.ascontiguousarray(probabilities[:, ::stride, ::stride], np.float32)
+    floor = samples.min(axis=0)
+    samples -= floor
+    highest = probabilities.reshape(num_classes, -1).max(axis=1)
+    step = max(float(highest.max()) - float(floor.min()), 1e-6) / LEVELS
+    if floor.max() > step:  # no class is nowhere: what counts is what rises above the lowest
+        lowest = probabilities.min(axis=0)
+        highest = np.array([(plane - lowest).max() for plane in probabilities])
+    kept = highest > TOLERANCE * step
+    kept[np.unique(labels)] = True
+    classes = np.flatnonzero(kept).astype(np.uint8)
+    codes = _quantised(samples[classes], step)
+    at, by = _corrections(probabilities, classes, codes, step, stride)
+    return Encoded(
+        labels=labels,
+        classes=classes,
+        shares=_differences(codes),
+        fix_at=np.diff(at, prepend=0).astype(np.uint32),
+        fix_by=by,
+        step=step,
+        num_classes=num_classes,
+        stride=stride,
+    )
+
+
+def decode(encoded: Encoded) -> Planes:
+    """Gives back the probabilities of a stored frame."""
+    codes = encoded.shares.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
+    stack = _at_full_size(codes, encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
+    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(encoded.step)
+    np.maximum(stack, 0, out=stack)
+    _put_label_first(stack, encoded.classes, encoded.labels)
+    return Planes(encoded.classes, stack[:-1], stack[-1], encoded.labels, encoded.num_classes)
+
+
+def _quantised(samples: np.ndarray, step: float) -> np.ndarray:
+    """Returns samples [A, h, w] in whole steps, uint8, never summing to more than 1 at a pixel."""
+    codes = np.rint(samples * np.float32(1 / step)).astype(np.uint8)
+    allowed = int(1 / step)
+    excess = codes.sum(axis=0, dtype=np.int32) - allowed
+    if (excess > 0).any():
+        # Rounding up several classes at once: the surplus is taken from the largest, where it matters least.
+        top = codes.argmax(axis=0)[None]
+        largest = np.take_along_axis(codes, top, 0).astype(np.int32)
+        reduced = np.maximum(largest - np.maximum(excess, 0), 0)
+        np.put_along_axis(codes, top, reduced.astype(np.uint8), 0)
+    return codes
+
+
+def _differences(codes: np.ndarray) -> np.ndarray:
+    """Returns [A, h, w] uint8 whose two cumulative sums (rows, then columns) modulo 256 are `codes`."""
+    across = np.diff(codes, axis=2, prepend=np.uint8(0))
+    return np.diff(across, axis=1, prepend=np.uint8(0))
+
+
+def _at_full_size(codes: np.ndarray, step: float, size: tuple[int, int], stride: int, num_classes: int) -> np.ndarray:
+    """Returns probabilities [A + 1, H, W] float32: each class's, and last that of every class without a plane.
+
+    Samples stay where they were taken, with linear interpolation between and the last one repeated.
+    """
+    assert stride in (1, 2), stride
+    stack = np.empty((len(codes) + 1, *size), np.float32)
+    planes, rest = stack[:-1], stack[-1]
+    total = np.zeros(size, np.float32)
+    for plane, code in zip(planes, codes, strict=True):
+        sample = code * np.float32(step)
+        if stride == 2:
+            tall = np.empty((size[0], sample.shape[1]), np.float32)
+            _interleave(sample, tall)
+            _interleave(tall.T, plane.T)
+        else:
+            plane[:] = sample
+        total += plane
+    np.subtract(1, total, out=rest)
+    np.maximum(rest, 0, out=rest)
+    rest /= np.float32(num_classes)
+    planes += rest
+    return stack
+
+
+def _interleave(samples: np.ndarray, out: np.ndarray) -> None:
+    """Fills every second row of `out` with `samples`, and the rows between with means of their neighbours."""
+    out[0::2] = samples
+    between = out[1 : 2 * len(samples) - 1 : 2]
+    np.add(samples[:-1], samples[1:], out=between)
+    between *= np.float32(0.5)
+    if len(out) % 2 == 0:
+        out[-1] = samples[-1]
+
+
+def _corrections(
+    probabilities: np.ndarray, classes: np.ndarray, codes: np.ndarray, step: float, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where, as ascending flat positions in [A + 1, H, W], and by how many steps what is decoded is wrong."""
+    num_classes, H, W = probabilities.shape
+    stack = _at_full_size(codes, step, (H, W), stride, num_classes)
+    at, by = [], []
+    others = np.ones((H, W), np.float32)  # true mean probability of a class without a plane
+    missed = np.empty((H, W), np.float32)
+    size = np.empty((H, W), np.float32)
+    for i, guess in enumerate(stack):
+        if i < len(classes):
+            truth = probabilities[classes[i]]
+            others -= truth
+        elif len(classes) < num_classes:
+            truth = others / (num_classes - len(classes))
+        else:
+            break
+        np.subtract(truth, guess, out=missed)
+        bad = np.flatnonzero(np.abs(missed, out=size) > TOLERANCE * step)
+        at.append(bad + i * missed.size)
+        by.append(np.rint(missed.reshape(-1)[bad] * np.float32(1 / step)).astype(np.int16))
+    return np.concatenate(at), np.concatenate(by)
+
+
+def _put_label_first(stack: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    """Raises the label's class just above all others where it is not already, in place."""
+    plane_of = np.zeros(256, np.intp)
+    plane_of[classes] = np.arange(len(classes))
+    which = plane_of[labels][None]
+    own = np.take_along_axis(stack, which, 0)
+    np.put_along_axis(stack, which, -1, 0)
+    others = stack.max(axis=0, keepdims=True)
+    np.put_along_axis(stack, which, np.maximum(own, others * (1 + _NUDGE) + _NUDGE), 0)
