@@ -93,8 +93,7 @@ class Engine:
         self._segmentor = segmentor.to(self.device).eval()
         self._class_logits = torch.compile(segmentor.class_logits) if compile else segmentor.class_logits
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(std, dtype=torch.float64, device=self.device).view(1, 3, 1, 1)
-        self._std, self._inverse_std = std.float(), (1 / std).float()
+        self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
         self._budget = ForwardBudget(self.device, memory)
 
     def resize(self, image: np.ndarray) -> Frame:
@@ -111,7 +110,7 @@ class Engine:
         """Returns the class probabilities [C, H, W] float32 of one image [H, W, 3] uint8 RGB."""
         return self.predict([self.resize(image)], with_probabilities=True).probabilities[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, frames: Sequence[Frame], *, with_probabilities: bool = False) -> Prediction:
         """Returns labels, and probabilities where asked for, of frames of one size."""
         size = frames[0].size
@@ -179,9 +178,7 @@ class Engine:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
         pixels = np.stack([frame.images[group.resizes] for frame in frames])
         images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        # The two protocols differ in the last bit: MMSegmentation divides, mmcv 1.x multiplied by the inverse.
-        centred = images - self._mean
-        images = centred / self._std if self.protocol == "paper" else centred * self._inverse_std
+        images = (images - self._mean) / self._std
         images = torch.stack([images.flip(3) if flip else images for flip in group.flips], dim=1).flatten(0, 1)
         below, right = group.padded[0] - group.size[0], group.padded[1] - group.size[1]
         return F.pad(images, (0, right, 0, below)).contiguous()
