@@ -47,7 +47,7 @@ def _read_list(path: Path, listing: Listing) -> list[tuple[int, str]]:
     text = data.decode("utf-8-sig", "surrogateescape")
     # Not str.splitlines: it also splits at characters that a name may hold.
     lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip(" \t")]
 
 
 def _list_video(root: Path, video: str, split: str, listing: Listing) -> None:
