@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_things_move_and_are_occluded() -> None:
     keys = film_keys((0, 0, 1, 0), 0, frames=10)
     moved = (keys[0] != keys[-1]).mean()
     assert 0.05 < moved < 0.9
-    steps = [(a != b).mean() for a, b in zip(keys[:-1], keys[1:], strict=True)]
+    steps = [(a != b).mean() for a, b in pairwise(keys)]
     assert 0 < max(steps) < 0.5
 
 
