@@ -128,7 +128,7 @@ def decode(encoded: Encoded) -> Planes:
     stack = _at_full_size(codes, encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
     stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(encoded.step)
     np.maximum(stack, 0, out=stack)
-    _put_label_first(stack, encoded.classes, encoded.labels)
+    put_label_first(stack, encoded.classes, encoded.labels)
     return Planes(encoded.classes, stack[:-1], stack[-1], encoded.labels, encoded.num_classes)
 
 
@@ -212,8 +212,14 @@ def _corrections(
     return np.concatenate(at), np.concatenate(by)
 
 
-def _put_label_first(stack: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
-    """Raises the label's class just above all others where it is not already, in place."""
+def put_label_first(stack: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    """Raises the label's class just above all others where it is not already, in place.
+
+    Args:
+        stack: probabilities [A + 1, H, W] float32, the last plane being that of every class without one.
+        classes: ids of the A classes.
+        labels: ids [H, W], each one of `classes`.
+    """
     plane_of = np.zeros(256, np.intp)
     plane_of[classes] = np.arange(len(classes))
     which = plane_of[labels][None]

@@ -416,6 +416,12 @@ class ScoresReader(_FramesReader):
         """
         return self.read_planes(video, frame).dense()
 
+    def read_classes(self, video: str, frame: str) -> np.ndarray:
+        """Returns the ids of the classes that have a plane in a frame [A] uint8, reading nothing else."""
+        group = self._object(video, frame)
+        with self._naming(video, frame):
+            return group["classes"][()]
+
     def read_planes(self, video: str, frame: str) -> codec.Planes:
         """Returns one frame's class probabilities without the planes that are the same for many classes."""
         encoded = self.read_encoded(video, frame)

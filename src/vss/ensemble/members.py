@@ -1,0 +1,183 @@
+"""Members of an ensemble: what weighs how much, and where a member's class probabilities of a frame are."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vss.codec import Planes, put_label_first
+from vss.errors import UserError
+from vss.formats import ScoresReader, read_json
+
+_MEMBER_KEYS = ("name", "weight", "temperature", "class_weights")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member as the settings give it.
+
+    Attributes:
+        name: prediction name, for example "swin.single".
+        weight: at least 0; only ratios between members matter. 0 leaves the member out.
+        temperature: T > 0; the member's probabilities become p^(1/T), normalised. Above 1 it is made less certain.
+        class_weights: factor on `weight` by class name, 1 where absent. A class's weights count relative to the other
+            members' for the same class, so that doubling all of them changes nothing.
+    """
+
+    name: str
+    weight: float = 1.0
+    temperature: float = 1.0
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_members(settings: Mapping[str, Any], chosen: str | os.PathLike | None = None) -> list[Member]:
+    """Returns the members of an ensemble's settings, in their order.
+
+    Args:
+        settings: {members: [{name, weight, temperature?, class_weights?}, ...], ...}.
+        chosen: result of `vss.ensemble.search.search`, whose weights and temperatures replace those of the settings.
+
+    Raises:
+        UserError: no members, a name twice, an unknown key, a weight below 0, a temperature not above 0, weights that
+            are all 0, or a result that was chosen for other members.
+    """
+    members = [_member(entry) for entry in settings.get("members", ())]
+    names = [member.name for member in members]
+    if chosen is not None:
+        found = {entry["name"]: entry for entry in read_json(chosen).get("members", ())}
+        if sorted(found) != sorted(names):
+            raise UserError(f"{chosen}: was chosen for members {sorted(found)}, the ensemble has {sorted(names)}")
+        members = [_member({**found[member.name], "class_weights": dict(member.class_weights)}) for member in members]
+    if not members:
+        raise UserError("members: is empty, an ensemble needs at least one")
+    if len(set(names)) < len(names):
+        raise UserError(f"members: {next(name for name in names if names.count(name) > 1)!r} is listed twice")
+    if not any(member.weight for member in members):
+        raise UserError("members: all weights are 0, at least one must be more")
+    return members
+
+
+def _member(entry: Mapping[str, Any]) -> Member:
+    if unknown := sorted(set(entry) - set(_MEMBER_KEYS)):
+        raise UserError(f"members: unknown key {unknown[0]!r}; allowed: {', '.join(_MEMBER_KEYS)}")
+    if "name" not in entry:
+        raise UserError("members: key 'name' is missing")
+    member = Member(**entry)
+    factors = member.class_weights.values()
+    if not all(math.isfinite(weight) and weight >= 0 for weight in (member.weight, *factors)):
+        raise UserError(f"members.{member.name}: weights are {member.weight!r} {dict(member.class_weights)!r}, "
+                        "must be at least 0")  # fmt: skip
+    if not (math.isfinite(member.temperature) and member.temperature > 0):
+        raise UserError(f"members.{member.name}.temperature: is {member.temperature!r}, must be more than 0")
+    return member
+
+
+class MemberScores(contextlib.ExitStack):
+    """A member's scores files: any number of shards, a frame found by its key.
+
+    Raises:
+        UserError: a file is missing or broken, two files disagree on the classes, or hold the same frame.
+    """
+
+    def __init__(self, name: str, files: Iterable[str | os.PathLike]) -> None:
+        super().__init__()
+        self.name = name
+        self._reader_of: dict[tuple[str, str], ScoresReader] = {}
+        readers = [self.enter_context(ScoresReader(path)) for path in files]
+        if not readers:
+            raise UserError(f"member {name!r}: no scores files")
+        self.classes = readers[0].classes
+        self.provenance = readers[0].provenance
+        for reader in readers:
+            if reader.classes != self.classes:
+                raise UserError(f"member {name!r}: {reader.path} has other classes than {readers[0].path}")
+            for key in reader.keys():  # noqa: SIM118 (a reader is no dict)
+                if key in self._reader_of:
+                    raise UserError(
+                        f"member {name!r}: frame {key[1]!r} of video {key[0]!r} is in {reader.path} "
+                        f"and in {self._reader_of[key].path}"
+                    )
+                self._reader_of[key] = reader
+
+    def classes_of(self, video: str, frame: str) -> np.ndarray:
+        """Returns the ids of the classes that have a plane in a frame [A] uint8, without reading the planes."""
+        return self._reader(video, frame).read_classes(video, frame)
+
+    def read(self, video: str, frame: str, *, size: tuple[int, int], temperature: float = 1.0) -> Planes:
+        """Returns a frame's probabilities at `size` = (H, W), tempered.
+
+        Probabilities stored at another size are resized bilinearly (align_corners False).
+
+        Raises:
+            UserError: the member has no such frame; the line names member and frame.
+        """
+        planes = self._reader(video, frame).read_planes(video, frame)
+        if planes.rest.shape != size:
+            planes = resized(planes, size)
+        return planes if temperature == 1 else tempered(planes, temperature)
+
+    def _reader(self, video: str, frame: str) -> ScoresReader:
+        if (video, frame) not in self._reader_of:
+            raise UserError(f"member {self.name!r}: no class scores for frame {frame!r} of video {video!r}")
+        return self._reader_of[video, frame]
+
+
+def open_members(
+    stack: contextlib.ExitStack, members: Sequence[Member], scores: Sequence[Sequence[str | os.PathLike]]
+) -> list[MemberScores]:
+    """Opens every member's files and checks that all members score the same classes.
+
+    Raises:
+        UserError: the number of file lists is not the number of members, or a class list differs.
+    """
+    if len(scores) != len(members):
+        raise UserError(f"scores: {len(scores)} lists of files for {len(members)} members")
+    opened = [
+        stack.enter_context(MemberScores(member.name, files)) for member, files in zip(members, scores, strict=True)
+    ]
+    first = opened[0]
+    for other, member in zip(opened, members, strict=True):
+        if other.classes != first.classes:
+            raise UserError(f"member {other.name!r}: {_class_difference(first, other)}")
+        if unknown := sorted(set(member.class_weights) - set(other.classes)):
+            raise UserError(f"members.{member.name}.class_weights: {unknown[0]!r} is no class of its scores")
+    return opened
+
+
+def _class_difference(first: MemberScores, other: MemberScores) -> str:
+    if len(first.classes) != len(other.classes):
+        return f"scores {len(other.classes)} classes, member {first.name!r} scores {len(first.classes)}"
+    place = next(i for i, pair in enumerate(zip(first.classes, other.classes, strict=True)) if pair[0] != pair[1])
+    return f"class {place} is {other.classes[place]!r}, member {first.name!r} has {first.classes[place]!r}"
+
+
+def resized(planes: Planes, size: tuple[int, int]) -> Planes:
+    """Returns probabilities resized bilinearly to (H, W); the labels become the argmax of the resized."""
+    height, width = size
+
+    def at_size(plane: np.ndarray) -> np.ndarray:
+        return cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    probabilities = np.stack([at_size(plane) for plane in planes.planes])
+    labels = np.asarray(planes.classes, np.uint8)[probabilities.argmax(axis=0)]
+    return Planes(planes.classes, probabilities, at_size(planes.rest), labels, planes.num_classes)
+
+
+def tempered(planes: Planes, temperature: float) -> Planes:
+    """Returns probabilities p^(1/T) / sum p^(1/T); the argmax stays what it is."""
+    power = np.float32(1 / temperature)
+    # Relative to the most probable class, so that a small T does not underflow every class.
+    top = planes.planes.max(axis=0)
+    stack = np.concatenate([planes.planes, planes.rest[None]])
+    stack /= top
+    np.power(stack, power, out=stack)
+    put_label_first(stack, planes.classes, planes.labels)
+    stack /= stack[:-1].sum(axis=0) + (planes.num_classes - len(planes.classes)) * stack[-1]
+    return Planes(planes.classes, stack[:-1], stack[-1], planes.labels, planes.num_classes)
