@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from drawn_members import Key, smooth_probabilities, write_scores
+
+from tests.ensemble.drawn_members import Key, smooth_probabilities, write_scores
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from drawn_members import CLASSES, smooth_probabilities, write_index, write_scores
 
+from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index, write_scores
 from vss import formats
 from vss.ensemble.run import ensemble
 from vss.errors import UserError
