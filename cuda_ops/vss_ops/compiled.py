@@ -1,0 +1,139 @@
+"""Calls of the compiled kernels: allocates their outputs and brings arguments into the dtypes they take.
+
+The CPU kernels take float32 and float64 and weights that are already softmaxed; half precision goes through float32.
+The CUDA kernels take float32, float16 and bfloat16 tables beside coordinates and weights of the same dtype or of
+float32, accumulate in float32 and fold the softmax in. Both want dense tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from vss_ops.checks import HALF
+from vss_ops.geometry import Window
+
+
+def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: bool) -> Tensor:
+    """Computes `reference.dcnv3` with the kernels of the tensors' device."""
+    call = _Call(input, offset, mask, window.points, softmax)
+    out = call.table.new_empty(*offset.shape[:3], input.shape[3])
+    with _device(input):
+        torch.ops.vss_ops.dcnv3_forward_out(
+            call.table, call.coordinates, call.weights, _numbers(window), window.offset_scale, call.fused, out
+        )
+    return out.to(input.dtype)
+
+
+def dcnv3_backward(
+    grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes `reference.dcnv3_backward` with the kernels of the tensors' device."""
+    call = _Call(input, offset, mask, window.points, softmax)
+    grads = call.empty_grads()
+    with _device(input):
+        torch.ops.vss_ops.dcnv3_backward_out(
+            call.dense(grad),
+            call.table,
+            call.coordinates,
+            call.weights,
+            _numbers(window),
+            window.offset_scale,
+            call.fused,
+            *grads,
+        )
+    return call.finished(*grads)
+
+
+def ms_deform_attn(
+    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
+) -> Tensor:
+    """Computes `reference.ms_deform_attn` with the kernels of the tensors' device."""
+    N, Q, M, L, P, _ = locations.shape
+    call = _Call(value, locations, weights, L * P, softmax)
+    out = call.table.new_empty(N, Q, M * value.shape[3])
+    with _device(value):
+        torch.ops.vss_ops.ms_deform_attn_forward_out(
+            call.table, *_levels(value, shapes, starts), call.coordinates, call.weights, call.fused, out
+        )
+    return out.to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes `reference.ms_deform_attn_backward` with the kernels of the tensors' device."""
+    call = _Call(value, locations, weights, locations.shape[3] * locations.shape[4], softmax)
+    grads = call.empty_grads()
+    with _device(value):
+        torch.ops.vss_ops.ms_deform_attn_backward_out(
+            call.dense(grad),
+            call.table,
+            *_levels(value, shapes, starts),
+            call.coordinates,
+            call.weights,
+            call.fused,
+            *grads,
+        )
+    return call.finished(*grads)
+
+
+class _Call:
+    """The three float arguments as the kernels of their device take them, and the way back for gradients."""
+
+    def __init__(self, table: Tensor, coordinates: Tensor, weights: Tensor, samples: int, softmax: bool) -> None:
+        self.given = (table, coordinates, weights)
+        self.samples, self.softmax = samples, softmax
+        self.fused = softmax and table.is_cuda
+        if not table.is_cuda:
+            dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
+            table_dtype = dtype
+        else:
+            table_dtype = table.dtype
+            same = coordinates.dtype == weights.dtype == table.dtype
+            dtype = table.dtype if same and table.dtype in HALF else torch.float32
+        self.table = table.to(table_dtype).contiguous()
+        self.coordinates = coordinates.to(dtype).contiguous()
+        weights = weights.to(dtype)
+        if softmax and not self.fused:
+            weights = weights.reshape(-1, samples).softmax(-1)
+        self.weights = weights.contiguous()
+
+    def dense(self, grad: Tensor) -> Tensor:
+        return grad.to(self.table.dtype).contiguous()
+
+    def empty_grads(self) -> tuple[Tensor, Tensor, Tensor]:
+        # a table row collects many samples, so its gradient is summed in float32 and rounded once, at the end
+        dtype = torch.float32 if self.table.dtype in HALF else self.table.dtype
+        table = torch.zeros(self.table.shape, dtype=dtype, device=self.table.device)
+        return table, torch.empty_like(self.coordinates), torch.empty_like(self.weights)
+
+    def finished(self, table: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.softmax and not self.fused:
+            weights = self.weights * (weights - (self.weights * weights).sum(-1, keepdim=True))
+        grads = zip((table, coordinates, weights), self.given, strict=True)
+        return tuple(grad.reshape(tensor.shape).to(tensor.dtype) for grad, tensor in grads)
+
+
+def _numbers(window: Window) -> list[int]:
+    """The order `dcn_of` in csrc/arguments.h reads."""
+    return [
+        *window.kernel_size,
+        *window.stride,
+        *window.padding,
+        *window.dilation,
+        window.group,
+        window.group_channels,
+        int(window.remove_center),
+    ]
+
+
+def _levels(value: Tensor, shapes: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(t.to(device=value.device, dtype=torch.int64).contiguous() for t in (shapes, starts))
+
+
+def _device(tensor: Tensor):
+    """The kernels launch on the current device, which need not be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,81 @@
+// From torch tensors to the plain structs of problem.h. vss_ops/checks.py has told the user what is wrong by the time
+// these run; the checks here only keep a direct call of torch.ops.vss_ops.*_out from touching foreign memory.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <vector>
+
+#include "problem.h"
+
+namespace vss {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <typename T>
+T* write(Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// window: kernel, stride, padding, dilation as (height, width) each, group, group_channels, remove_center
+inline Dcn dcn_of(const Tensor& input, const Tensor& offset, const std::vector<int64_t>& window, double offset_scale) {
+  STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4 && window.size() == 11, "vss_ops: bad arguments of dcnv3");
+  auto at = [&](int i) { return static_cast<int32_t>(window[i]); };
+  return Dcn{input.size(0), input.size(1), input.size(2), offset.size(1), offset.size(2), at(8), at(9),
+             at(0),         at(1),         at(2),         at(3),          at(4),          at(5), at(6),
+             at(7),         at(10),        offset_scale};
+}
+
+inline Attention attention_of(const Tensor& value, const Tensor& shapes, const Tensor& starts,
+                              const Tensor& locations) {
+  STD_TORCH_CHECK(value.dim() == 4 && locations.dim() == 6, "vss_ops: bad arguments of ms_deform_attn");
+  STD_TORCH_CHECK(shapes.scalar_type() == ScalarType::Long && starts.scalar_type() == ScalarType::Long &&
+                      shapes.is_contiguous() && starts.is_contiguous() && shapes.numel() == 2 * locations.size(3) &&
+                      starts.numel() == locations.size(3),
+                  "vss_ops: spatial_shapes and level_start_index must be dense int64");
+  auto at = [](int64_t v) { return static_cast<int32_t>(v); };
+  return Attention{value.size(0),        value.size(1),           locations.size(1),
+                   at(value.size(2)),    at(value.size(3)),       at(locations.size(3)),
+                   at(locations.size(4)), read<int64_t>(shapes),  read<int64_t>(starts)};
+}
+
+inline int64_t table_elements(const Dcn& p) { return p.N * p.H * p.W * p.G * p.D; }
+inline int64_t table_elements(const Attention& p) { return p.N * p.S * p.M * p.D; }
+
+inline void check_size(const Tensor& t, int64_t elements, const char* name) {
+  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == elements, "vss_ops: ", name, " must be dense with ", elements,
+                  " elements, has ", t.numel());
+}
+
+template <typename Problem>
+void check_forward(const Problem& p, const Tensor& table, const Tensor& coordinates, const Tensor& weights,
+                   const Tensor& out) {
+  check_size(table, table_elements(p), "table");
+  check_size(coordinates, 2 * p.rows() * p.samples(), "coordinates");
+  check_size(weights, p.rows() * p.samples(), "weights");
+  check_size(out, p.rows() * p.D, "out");
+  STD_TORCH_CHECK(coordinates.scalar_type() == weights.scalar_type() && out.scalar_type() == table.scalar_type(),
+                  "vss_ops: dtypes of coordinates and weights, and of table and output, must agree");
+}
+
+template <typename Problem>
+void check_backward(const Problem& p, const Tensor& grad, const Tensor& table, const Tensor& coordinates,
+                    const Tensor& weights, const Tensor& grad_table, const Tensor& grad_coordinates,
+                    const Tensor& grad_weights) {
+  check_forward(p, table, coordinates, weights, grad);
+  check_size(grad_table, table.numel(), "grad_table");
+  check_size(grad_coordinates, coordinates.numel(), "grad_coordinates");
+  check_size(grad_weights, weights.numel(), "grad_weights");
+  STD_TORCH_CHECK(grad_coordinates.scalar_type() == coordinates.scalar_type() &&
+                      grad_weights.scalar_type() == weights.scalar_type(),
+                  "vss_ops: gradients of coordinates and weights must have their dtype");
+}
+
+}  // namespace vss
