@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
 
+from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
 from vss.infer.budget import ForwardBudget
 from vss.infer.engine import Engine
 from vss.infer.resample import Span, Tile, axis_matrix, resample_band
@@ -147,7 +147,7 @@ def test_labels_are_the_lowest_of_equal_classes():
 
 def test_a_frame_that_breaks_the_model_is_told_apart():
     engine = engine_of(BrokenSegmentor())
-    frames = [engine.resize(image_of(20, 30)), engine.resize(np.zeros((20, 30, 3), np.uint8))]
+    frames = [engine.resize(image_of(40, 50)), engine.resize(np.zeros((40, 50, 3), np.uint8))]
     assert engine.predict(frames).finite.tolist() == [True, False]
 
 

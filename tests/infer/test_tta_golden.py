@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models.golden_models import golden_segmentor, load_meta
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.golden_models import golden_segmentor, load_meta
 from vss.infer.engine import Engine
 from vss.infer.views import Tta
 
@@ -104,9 +104,11 @@ def test_single_views(golden_dir, recording):
 
 
 def test_paper_protocol_differs(golden_dir, recording):
-    for meta, _, tensors, tta, image in cases(golden_dir):
+    for meta, _, _tensors, tta, image in cases(golden_dir):
         published = engine_of(recording, meta, tta)
-        paper = Engine(recording, tta=tta, protocol="paper", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+        paper = Engine(
+            recording, tta=tta, protocol="paper", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+        )
         found = paper.probabilities(image)
         assert found.sum(0).allclose(torch.ones(image.shape[:2]))
         assert (found - published.probabilities(image)).abs().max() > 1e-3

@@ -103,6 +103,11 @@ def test_divisor_pads_in_paper_and_resizes_as_published():
     assert (published.resizes, published.size, published.padded) == (((480, 864),), (480, 864), (480, 864))
 
 
+def test_a_view_smaller_than_the_networks_stride_is_padded_to_it():
+    (view,) = views_of(60, 20, Tta(), "paper")
+    assert (view.size, view.padded) == ((60, 20), (60, 32))
+
+
 def test_own_size_follows_mmcv_resize_by_factor():
     sizes = [view.size for view in views_of(481, 853, Tta(img_ratios=(0.5, 1.0, 1.75)), "paper")]
     assert sizes == [(241, 427), (481, 853), (842, 1493)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from vss import formats, progress
+from vss import codec, formats, progress
 from vss.errors import UserError
 from vss.infer.engine import Engine, Frame
 from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
@@ -55,7 +56,7 @@ def infer(
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
         out: one `*.labels.h5` and at most one `*.scores.h5`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        workers: threads that decode and resize.
+        workers: threads that decode and resize, and as many that encode class scores.
         batch_frames: neighbouring frames handed to the engine at once; None = 1 on a CPU, 8 on a GPU.
         memory: bytes a GPU forward may use; None = most of what is free.
 
@@ -73,12 +74,9 @@ def infer(
         "shards": shards,
     }
     with contextlib.ExitStack() as stack:
-        classes = plan.config.get("classes", dataset.classes)
-        writers = [stack.enter_context(formats.LabelsWriter(labels_file, classes=classes, provenance=provenance))]
-        if scores_file:
-            writers.append(
-                stack.enter_context(formats.ScoresWriter(scores_file, classes=classes, provenance=provenance))
-            )
+        header = {"classes": plan.config.get("classes", dataset.classes), "provenance": provenance}
+        labels_writer = stack.enter_context(formats.LabelsWriter(labels_file, **header))
+        scores_writer = stack.enter_context(formats.ScoresWriter(scores_file, **header)) if scores_file else None
         if not len(rows):
             progress.say(f"{what}: no frames")
             return
@@ -91,10 +89,17 @@ def infer(
             workers=workers,
             batch_frames=batch_frames,
         )
-        writing = stack.enter_context(WriteBehind(waiting=2))
+        encoders = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="encode"))
+        writing = stack.enter_context(WriteBehind(waiting=2 + workers))
         for row, labels, probabilities in progress.track(frames, what=what, total=len(rows)):
-            for writer, values in zip(writers, (labels, probabilities), strict=False):
-                writing.put(writer.write, row.video, row.frame, values)
+            writing.put(labels_writer.write, row.video, row.frame, labels)
+            if scores_writer:
+                encoded = encoders.submit(codec.encode, probabilities, labels)
+                writing.put(_write_encoded, scores_writer, row.video, row.frame, encoded)
+
+
+def _write_encoded(writer: formats.ScoresWriter, video: str, frame: str, encoded: Future[codec.Encoded]) -> None:
+    writer.write_encoded(video, frame, encoded.result())
 
 
 def predictions(

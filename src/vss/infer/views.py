@@ -23,6 +23,9 @@ from vss.errors import UserError
 PROTOCOLS = ("paper", "as_published")
 MODES = ("whole", "slide")
 
+# The total stride of every backbone here: ConvNeXt cannot run on less, the others lose their last feature map.
+SMALLEST_INPUT = 32
+
 Size = tuple[int, int]  # (height, width)
 
 
@@ -36,8 +39,8 @@ class Tta:
         scale: base (width, height) that a frame is fitted into, longer to longer side; None = the frame's own size.
         keep_ratio: whether the aspect ratio is kept; otherwise frames become exactly `scale` times the ratio.
         size_divisor: `paper`: the normalised view is padded right and below with zeros to a multiple of it (as
-            MMSegmentation's data preprocessor does); `as_published`: the view is resized up to a multiple of it
-            (`ResizeToMultiple`). None = neither.
+            MMSegmentation's data preprocessor does), and to at least `SMALLEST_INPUT`; `as_published`: the view is
+            resized up to a multiple of it (`ResizeToMultiple`). None = 1.
         mode: "whole" or "slide".
         crop_size: (height, width) of the sliding window.
         stride: (vertical, horizontal) step of the sliding window.
@@ -179,7 +182,7 @@ def views_of(height: int, width: int, tta: Tta, protocol: str) -> tuple[View, ..
         if min(chain[-1]) < 1:
             raise UserError(f"tta.img_ratios: ratio {ratio} leaves nothing of a {width}x{height} frame")
         size, resizes = chain[-1], _without_identities((height, width), chain)
-        padded = _padded(size, tta.size_divisor) if protocol == "paper" else size
+        padded = _padded(size, tta.size_divisor, SMALLEST_INPUT) if protocol == "paper" else size
         for flip in (False, True) if tta.flip else (False,):
             input_flip = flip and (protocol == "paper" or tta.random_flip)
             key = (resizes, input_flip, flip)
@@ -236,10 +239,9 @@ def _setr_scale(frame: Size, scale: tuple[int, int], least: int) -> tuple[float,
     return (short, short * height / width) if height > width else (short * width / height, short)
 
 
-def _padded(size: Size, divisor: int | None) -> Size:
-    if not divisor:
-        return size
-    return tuple(math.ceil(side / divisor) * divisor for side in size)
+def _padded(size: Size, divisor: int | None, least: int = 1) -> Size:
+    divisor = divisor or 1
+    return tuple(math.ceil(max(side, least) / divisor) * divisor for side in size)
 
 
 def _without_identities(frame: Size, chain: list[Size]) -> tuple[Size, ...]:
