@@ -73,6 +73,12 @@ class Planes:
     labels: np.ndarray
     num_classes: int
 
+    def at(self, positions: np.ndarray) -> Planes:
+        """Returns the probabilities of P pixels, given by flat positions: planes [A, P], rest and labels [P]."""
+        planes = self.planes.reshape(len(self.planes), -1)[:, positions]
+        rest, labels = self.rest.reshape(-1)[positions], self.labels.reshape(-1)[positions]
+        return Planes(self.classes, planes, rest, labels, self.num_classes)
+
     def dense(self) -> np.ndarray:
         """Returns the probabilities of all classes [C, H, W] float32."""
         dense = np.empty((self.num_classes, *self.rest.shape), np.float32)

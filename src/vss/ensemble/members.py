@@ -121,7 +121,7 @@ class MemberScores(contextlib.ExitStack):
         planes = self._reader(video, frame).read_planes(video, frame)
         if planes.rest.shape != size:
             planes = resized(planes, size)
-        return planes if temperature == 1 else tempered(planes, temperature)
+        return tempered(planes, temperature)
 
     def _reader(self, video: str, frame: str) -> ScoresReader:
         if (video, frame) not in self._reader_of:
@@ -172,6 +172,8 @@ def resized(planes: Planes, size: tuple[int, int]) -> Planes:
 
 def tempered(planes: Planes, temperature: float) -> Planes:
     """Returns probabilities p^(1/T) / sum p^(1/T); the argmax stays what it is."""
+    if temperature == 1:
+        return planes
     power = np.float32(1 / temperature)
     # Relative to the most probable class, so that a small T does not underflow every class.
     top = planes.planes.max(axis=0)

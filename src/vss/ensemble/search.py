@@ -1,0 +1,269 @@
+"""Choosing an ensemble's temperatures and weights on a labelled split, from stored class scores.
+
+Temperatures first, each member alone: the T with the lowest negative log likelihood of the truth. Then the weights, by
+coordinate ascent on the mean IoU of the summed confusion. Where all members agree no weights can change the label, so
+only pixels on which they differ are kept in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vss import formats, progress
+from vss.confusion import confusion_matrix, mean_iou
+from vss.ensemble.members import Member, MemberScores, open_members, read_members, tempered
+from vss.errors import UserError
+from vss.labels import IGNORE_INDEX
+
+# Neighbouring frames of a video say nearly the same: more of them cost time and hardly change what is chosen.
+MAX_FRAMES = 2000
+MAX_PIXELS = 20_000_000
+_CANDIDATES = 8  # classes kept a pixel: those most probable in any member
+_TEMPERATURES = np.geomspace(0.25, 4, 33)
+_FACTORS = (0.0, 0.5, 0.8, 1.25, 2.0)
+_LEAST_GAIN = 1e-5  # of mIoU: less is not worth leaving the given weights
+_MAX_ROUNDS = 20
+
+
+def search(
+    *,
+    settings: Mapping[str, Any],
+    scores: Sequence[Sequence[str | os.PathLike]],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    split: str,
+    shards: int,
+    out: str | os.PathLike,
+) -> None:
+    """Chooses weights and temperatures on a labelled split and writes them with the record of how they were chosen.
+
+    Args:
+        settings: {members: [...] as for `ensemble`, search_weights?: bool, fit_temperature?: bool, prediction?: name}.
+        scores: for each member the `*.scores.h5` of all shards of the split.
+        index, card: the prepared dataset.
+        split: "val" or "train".
+        shards: how many shards the split has; recorded only, frames are found by their key.
+        out: JSON that `ensemble(chosen=...)` reads: members; what it was chosen on; mIoU (0..1) of the given and of
+            the chosen weights, of each member alone, and without each member.
+
+    Raises:
+        UserError: the split is "test", has no masks, or a mistake in the settings or scores.
+    """
+    if split not in ("val", "train"):
+        raise UserError(f"split: is {split!r}, weights may be chosen on 'val' or 'train' only")
+    members = read_members(settings)
+    if by_class := [member.name for member in members if member.class_weights]:
+        raise UserError(f"members.{by_class[0]}.class_weights: cannot be searched; leave them out or set the weights")
+    dataset = formats.read_card(card)
+    rows = _sampled_rows(formats.read_index(index), split)
+    what = f"search {settings.get('prediction', 'weights')} {split}"
+    progress.say(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
+    with contextlib.ExitStack() as stack:
+        opened = open_members(stack, members, scores)
+        if opened[0].classes != dataset.classes:
+            raise UserError(f"{card}: the dataset's classes are not those of the scores")
+        pixels = PixelSource(rows, opened, dataset, what)
+        fitted = _fitted(members, pixels) if settings.get("fit_temperature", False) else None
+        if fitted:
+            members = fitted.members
+        contest = pixels.contest(members)
+    if not contest.record()["pixels"]:
+        raise UserError(f"split {split!r}: no mask has a labelled pixel to choose weights on")
+    given = np.array([member.weight for member in members])
+    weights, trace = _ascend(contest, given) if settings.get("search_weights", True) else (given, [])
+    report = {
+        "prediction": settings.get("prediction"),
+        "members": [
+            {"name": member.name, "weight": float(weight), "temperature": member.temperature}
+            for member, weight in zip(members, weights, strict=True)
+        ],
+        "chosen_on": {
+            "dataset": dataset.name,
+            "split": split,
+            "shards": shards,
+            "index_sha256": formats.sha256_of_file(index),
+            "frames": len(rows),
+            **contest.record(),
+        },
+        "settings": dict(settings),
+        "miou": {"given": contest.miou(given), "chosen": contest.miou(weights)},
+        **_report_on_members(members, weights, contest),
+        "trace": trace,
+    }
+    if fitted:
+        report["nll"] = fitted.nll
+    formats.write_json(Path(out), report)
+    progress.say(f"{what}: mIoU {100 * report['miou']['given']:.2f} -> {100 * report['miou']['chosen']:.2f}")
+
+
+def _sampled_rows(index: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Returns at most `MAX_FRAMES` labelled rows of a split, evenly spaced in index order."""
+    rows = index[(index["split"] == split) & (index["mask"] != "")]
+    if rows.empty:
+        raise UserError(f"split {split!r}: has no frames with masks to choose weights on")
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_FRAMES)).round().astype(int))]
+
+
+def _report_on_members(members: Sequence[Member], weights: np.ndarray, contest: Contest) -> dict[str, Any]:
+    """Returns the mIoU of each member alone, and of the others without it (None where none would be left)."""
+    alone, without = {}, {}
+    for m, member in enumerate(members):
+        only = np.zeros(len(members))
+        only[m] = 1
+        rest = np.where(only, 0, weights)
+        alone[member.name] = contest.miou(only)
+        without[member.name] = contest.miou(rest) if rest.any() else None
+    return {"alone": alone, "without": without}
+
+
+# ---- pixels
+
+
+class PixelSource:
+    """The labelled pixels of the sampled frames, with every member's probabilities there, frame by frame.
+
+    Where a frame has more labelled pixels than its share of `MAX_PIXELS`, every n-th is taken.
+    """
+
+    def __init__(self, rows: pd.DataFrame, opened: Sequence[MemberScores], dataset: formats.Card, what: str) -> None:
+        self._rows, self._opened, self._dataset, self._what = rows, opened, dataset, what
+        self._quota = max(MAX_PIXELS // len(rows), 1)
+        self.num_classes = len(dataset.classes)
+
+    def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Yields (truth [P] uint8, one [C, P] float32 for each member) of each frame."""
+        for row in progress.track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
+            path = Path(self._dataset.root) / row.mask
+            mask = formats.read_mask(path, self._dataset.label_map)
+            if mask.shape != (row.height, row.width):
+                raise UserError(f"{path}: is {mask.shape}, the index says {(row.height, row.width)}")
+            at = np.flatnonzero(mask != IGNORE_INDEX)
+            at = at[:: -(-len(at) // self._quota)] if len(at) else at
+            each = []
+            for scores, temperature in zip(self._opened, temperatures, strict=True):
+                planes = scores.read(row.video, row.frame, size=mask.shape)
+                each.append(tempered(planes.at(at), temperature).dense())
+            yield mask.reshape(-1)[at], each
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def contest(self, members: Sequence[Member]) -> Contest:
+        """Returns what weights can change: the pixels on which the members differ."""
+        agreed = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
+        truths, candidates, probabilities = [], [], []
+        for truth, each in self.frames([member.temperature for member in members], "compare"):
+            labels = np.stack([dense.argmax(axis=0) for dense in each])
+            differ = (labels != labels[0]).any(axis=0)
+            agreed += confusion_matrix(labels[0][~differ].astype(np.uint8), truth[~differ], self.num_classes)
+            stack = np.stack([dense[:, differ] for dense in each])  # [M, C, P]
+            keep = min(_CANDIDATES, self.num_classes)
+            best = np.argpartition(-stack.max(axis=0), keep - 1, axis=0)[:keep]
+            best.sort(axis=0)  # a tie goes to the lower class
+            truths.append(truth[differ])
+            candidates.append(best.astype(np.uint8))
+            probabilities.append(np.take_along_axis(stack, best[None], axis=1).astype(np.float16))
+        return Contest(
+            agreed=agreed,
+            truth=np.concatenate(truths),
+            candidates=np.concatenate(candidates, axis=1),
+            probabilities=np.concatenate(probabilities, axis=2),
+        )
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is needed to score an ensemble for any weights.
+
+    Attributes:
+        agreed: confusion of the pixels on which all members agree [C, C + 1].
+        truth: true class of the P other pixels [P] uint8.
+        candidates: classes that may win there [K, P] uint8, ascending.
+        probabilities: the M members' probabilities of them [M, K, P] float16.
+    """
+
+    agreed: np.ndarray
+    truth: np.ndarray
+    candidates: np.ndarray
+    probabilities: np.ndarray
+
+    def miou(self, weights: np.ndarray) -> float:
+        """Returns the mean IoU (VSPW convention, 0..1) of the weighted mean; weights [M]."""
+        confusion = self.agreed.copy()
+        scale = (weights / weights.sum()).astype(np.float32)
+        for start in range(0, len(self.truth), 1 << 18):
+            part = slice(start, start + (1 << 18))
+            mean = sum(w * p.astype(np.float32) for w, p in zip(scale, self.probabilities[..., part], strict=True) if w)
+            winner = np.take_along_axis(self.candidates[:, part], mean.argmax(axis=0)[None], 0)[0]
+            confusion += confusion_matrix(winner, self.truth[part], len(confusion))
+        return mean_iou(confusion)
+
+    def record(self) -> dict[str, int]:
+        """Returns how many pixels were looked at."""
+        return {"pixels": int(self.agreed.sum()) + len(self.truth), "pixels_differing": len(self.truth)}
+
+
+def _ascend(contest: Contest, given: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Returns weights (largest 1) no single change of which is better by `_LEAST_GAIN`, and the steps taken."""
+    weights, best = given / given.max(), contest.miou(given)
+    trace: list[dict[str, Any]] = []
+    for _ in range(_MAX_ROUNDS):
+        before = best
+        for m in range(len(weights)):
+            # A weight at 0 comes back as a part of the largest.
+            tried = [f * weights[m] for f in _FACTORS] if weights[m] else [0.1, 0.3, 1.0]
+            for value in tried:
+                attempt = weights.copy()
+                attempt[m] = value
+                if attempt.any() and (found := contest.miou(attempt)) > best + _LEAST_GAIN:
+                    weights, best = attempt / attempt.max(), found
+                    trace.append({"weights": weights.tolist(), "miou": best})
+        if best == before:
+            break
+    return weights, trace
+
+
+# ---- temperatures
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Members with their fitted temperatures, and what these gained.
+
+    Attributes:
+        members: with temperatures.
+        nll: {member: {"given": nats a pixel, "fitted": nats a pixel}}.
+    """
+
+    members: list[Member]
+    nll: dict[str, dict[str, float]]
+
+
+def _fitted(members: Sequence[Member], pixels: PixelSource) -> Fitted:
+    """Fits each member's temperature: the lowest mean negative log likelihood of the true class over the pixels."""
+    tried = [np.union1d(_TEMPERATURES, [member.temperature]) for member in members]
+    total, count = [np.zeros(len(grid)) for grid in tried], 0
+    for truth, each in pixels.frames([1.0] * len(members), "fit temperatures"):
+        count += len(truth)
+        for grid, sums, dense in zip(tried, total, each, strict=True):
+            # A class of probability 0 has no logarithm; scores are stored in steps of about 1/255, shared dust below.
+            log_p = np.log(np.maximum(dense, 1e-6))
+            true = np.take_along_axis(log_p, truth[None].astype(np.intp), 0)[0]
+            for t, temperature in enumerate(grid):
+                normaliser = np.log(np.exp(log_p / np.float32(temperature)).sum(axis=0))
+                sums[t] += (normaliser - true / temperature).sum()
+    fitted, nll = [], {}
+    for member, grid, sums in zip(members, tried, total, strict=True):
+        at = int(sums.argmin())
+        fitted.append(replace(member, temperature=float(grid[at])))
+        given = sums[np.flatnonzero(grid == member.temperature)[0]]
+        nll[member.name] = {"given": float(given / max(count, 1)), "fitted": float(sums[at] / max(count, 1))}
+    return Fitted(fitted, nll)

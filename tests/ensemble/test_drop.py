@@ -1,0 +1,73 @@
+"""Dropping scores: only of predictions that no ensemble names, and never label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vss.ensemble.drop import drop_scores, drop_unneeded
+from vss.errors import UserError
+
+CONFIG = """
+results: {results}
+models: {{swin: {{}}, convnext: {{}}}}
+ensembles:
+  both: {{members: {{swin.single: 1, convnext.single: 2}}}}
+"""
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder with scores of two needed predictions and of one that nothing needs."""
+    for name in ("swin.single", "convnext.single", "swin.six"):
+        folder = tmp_path / "out" / "predictions" / name / "val"
+        folder.mkdir(parents=True)
+        for shard in ("00", "01"):
+            (folder / f"{shard}.scores.h5").write_bytes(b"s" * 1500)
+            (folder / f"{shard}.labels.h5").write_bytes(b"l")
+    (tmp_path / "config.yaml").write_text(CONFIG.format(results=tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def names(results: Path) -> set[str]:
+    return {str(path.relative_to(results / "predictions")) for path in results.rglob("*.h5")}
+
+
+def test_lists_first_deletes_when_told(results, tmp_path, capsys) -> None:
+    before = names(results)
+    drop_scores(config_file=tmp_path / "config.yaml", yes=False)
+    assert names(results) == before
+    said = capsys.readouterr().err
+    assert "swin.six: 2 files, 3.0 kB" in said
+    assert "convnext" not in said
+    drop_scores(config_file=tmp_path / "config.yaml", yes=True)
+    assert before - names(results) == {"swin.six/val/00.scores.h5", "swin.six/val/01.scores.h5"}
+    drop_scores(config_file=tmp_path / "config.yaml", yes=True)
+    assert "no class scores" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_returns_the_files(results) -> None:
+    found = drop_unneeded(results / "predictions", {"swin.six"}, delete=False)
+    assert {path.parts[-3] for path in found} == {"swin.single", "convnext.single"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("{", "not valid YAML"),
+        ("", "not a config"),
+        ("ensembles: {}", "not a config"),
+        ("models: {}\nensembles: [a]", "not a config"),
+        ("models: {}\nensembles: {both: {}}", r"ensembles\.both\.members"),
+    ],
+)
+def test_a_config_that_is_not_understood_deletes_nothing(results, tmp_path, text, says) -> None:
+    before, path = names(results), tmp_path / "config.yaml"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        drop_scores(config_file=path, yes=True)
+    assert names(results) == before
