@@ -79,15 +79,17 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             if not math.isnan(source):
                 axes.plot([source, value], [place, place], color=MUTED, linewidth=1.2, zorder=2)
                 axes.plot(source, place, marker="o", markersize=5.5, color=MUTED, markerfacecolor="none", zorder=4)
-            end = value if math.isnan(source) else max(value, source)
-            axes.annotate(f"{value:.2f}", (end, place), (7, 0), textcoords="offset points", va="center", color=INK)
+            end, label = value, f"{value:.2f}"
+            if not math.isnan(source):
+                end, label = max(value, source), f"{label}, from {source:.2f}"
+            axes.annotate(label, (end, place), (7, 0), textcoords="offset points", va="center_baseline", color=INK)
         _name_rows(axes, places, shown["title"])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         return figure
 
 
 def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) -> Figure:
-    """Draws IoU of every class that the truth has, best first, with the range over all predictions as a line.
+    """Draws IoU of every class that the truth has, best first; a line is the range over all predictions.
 
     Args:
         per_class: `per_class.csv` by prediction.
@@ -111,23 +113,23 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
             axes.barh(places, 100 * part["iou"], height=0.62, color=BAR)
             if len(per_class) > 1:
                 axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
-            ends = np.maximum(100 * part["iou"].to_numpy(), high[part["class_id"]].to_numpy())
-            for place, end, value in zip(places, ends, 100 * part["iou"], strict=True):
-                axes.annotate(
-                    f"{value:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", color=INK, fontsize=8
-                )
-            axes.set_xlim(0, 106)
+            at_left = {"textcoords": "offset points", "va": "center_baseline", "ha": "right", "color": INK}
+            for place, value in zip(places, 100 * part["iou"], strict=True):
+                axes.annotate(f"{value:.1f}", (0, place), (-4, 0), **at_left)
+            axes.set_xlim(0, 100)
             axes.set_ylim(-rows + 0.4, 0.6)
-            _name_rows(axes, places, part["class"].str.replace("_", " "))
+            _name_rows(axes, places, part["class"].str.replace("_", " "), pad=34)
         return figure
 
 
-def _name_rows(axes: Any, places: Sequence[int] | np.ndarray, names: Sequence[str] | pd.Series) -> None:
+def _name_rows(
+    axes: Any, places: Sequence[int] | np.ndarray, names: Sequence[str] | pd.Series, *, pad: int = 4
+) -> None:
     """Labels bars on their left and leaves nothing else of the axes."""
     axes.set_yticks(list(places), list(names))
     axes.set_xticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.tick_params(axis="y", pad=4)
+    axes.tick_params(axis="y", pad=pad)
 
 
 def read_log(path: str | os.PathLike) -> pd.DataFrame:
@@ -197,7 +199,7 @@ def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
     axes.plot(iterations, mean, color=ACCENT, linewidth=1.5)
     last = int(iterations[-1])
     end = last_loss(log)
-    axes.annotate(f"{end:.3g}", (last, end), (3, 0), textcoords="offset points", va="center", color=ACCENT)
+    axes.annotate(f"{end:.3g}", (last, end), (3, 0), textcoords="offset points", va="center_baseline", color=ACCENT)
     axes.set_xlim(0, 1.16 * last)
     axes.set_ylim(0, 1.05 * float(np.nanmax(loss)) or 1)
     axes.set_xticks([0, last], ["0", f"{last:,} it"])
@@ -224,7 +226,7 @@ def svg_text(figure: Figure, *, name: str, title: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # several charts share a page; their group names would clash
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several charts share a page; their group names would clash
     for colour, css in _CSS_NAME.items():
         text = text.replace(colour, f"var(--{css})")
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

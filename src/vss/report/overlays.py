@@ -141,7 +141,7 @@ def _evenly(total: int, count: int, *, inside: bool = False) -> list[int]:
     """Returns `count` positions of 0..total-1: from the first to the last, or (inside) in the middle of equal parts."""
     if inside or count == 1:
         return [(2 * at + 1) * total // (2 * count) for at in range(count)]
-    return [round(at * (total - 1) / (count - 1)) for at in range(count)]
+    return [at * (total - 1) // (count - 1) for at in range(count)]
 
 
 def _rank(position: int, total: int) -> str:

@@ -1,0 +1,108 @@
+"""A small finished run, as the report stage finds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_dataset import write_dataset, write_labels
+
+from vss.report.run import report
+from vss.score.shard import score_shard
+from vss.score.summary import summarise
+
+OUT = {
+    "html": "report.html",
+    "table_csv": "table.csv",
+    "table_md": "table.md",
+    "table_html": "table.html",
+    "predictions": "predictions.png",
+    "per_class": "per_class.png",
+    "curves": "training_curves.png",
+    "overlays": "overlays.png",
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments of `report` without `out`: two videos, three predictions, one of them a refinement, two trainings."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(5)
+    truth = {
+        "a <b> & --c": [np.repeat([[1, 2, 255]], 8, 0).repeat(4, 1).astype(np.uint8)] * 10,
+        "zw\u00f6lf": [np.repeat([[3], [4]], 6, 0).repeat(10, 1).astype(np.uint8)] * 9,
+    }
+    images = {v: [rng.integers(0, 256, (*m.shape, 3), np.uint8) for m in maps] for v, maps in truth.items()}
+    dataset = write_dataset(tmp_path / "data", truth, images=images)
+    inputs: dict[str, Any] = {"scores": {}, "per_class": {}, "logs": {}, "labels": {}}
+    for name, wrong in (("net.single", 0.2), ("net.single.ssa", 0.1), ("other", 0.5)):
+        labels = {
+            video: [
+                np.where(rng.random(m.shape) < wrong, 7, np.where(m == 255, 9, m - 1)).astype(np.uint8) for m in maps
+            ]
+            for video, maps in truth.items()
+        }
+        folder = tmp_path / name
+        path = write_labels(folder / "00.labels.h5", labels)
+        score_shard(
+            labels=path, index=dataset.index, card=dataset.card, split="val", shard=0, shards=1, out=folder / "c.npz"
+        )
+        inputs["scores"][name], inputs["per_class"][name] = folder / "scores.json", folder / "per_class.csv"
+        summarise(
+            shards=[folder / "c.npz"], card=dataset.card, scores=inputs["scores"][name],
+            per_class=inputs["per_class"][name], per_video=folder / "per_video.csv",
+        )  # fmt: skip
+        inputs["labels"][name] = [path]
+    del inputs["labels"]["other"]
+    for training in ("pretrain/net", "finetune/net"):
+        log = tmp_path / f"{training}.jsonl"
+        log.parent.mkdir(exist_ok=True)
+        lines = [{"iter": 5 * n, "loss": 3 / n, "seconds": 0.2, "memory_mib": 700} for n in range(1, 21)]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        inputs["logs"][training] = log
+    settings = {
+        "title": "A run of <small> & big",
+        "protocol": "paper",
+        "split": "val",
+        "rows": [
+            {"name": "net.single", "title": "Net, one | two", "table": 1, "paper": {"val": 56.24, "test1": 48.09}},
+            {"name": "net.single.ssa", "title": "Net, one | two + SSA", "table": 4, "paper": {"test": 64.11}},
+            {"name": "other", "title": "Other <x>", "table": None, "paper": {}},
+        ],
+        "shown": ["net.single", "net.single.ssa"],
+        "frames": 3,
+        "titles": {"net": "Net"},
+    }
+    # Not to be changed by a test: the report of it is shared.
+    return {"settings": settings, "inputs": inputs, "index": dataset.index, "card": dataset.card}
+
+
+def out_in(folder: Path) -> dict[str, Path]:
+    """Returns the output files of a report in a folder."""
+    return {key: folder / name for key, name in OUT.items()}
+
+
+@pytest.fixture(scope="module")
+def written(finished_run, tmp_path_factory) -> dict[str, Path]:
+    """The report of the finished run."""
+    out = out_in(tmp_path_factory.mktemp("report"))
+    report(**finished_run, out=out)
+    return out
+
+
+@pytest.fixture
+def write_report(finished_run, tmp_path):
+    """Returns write(settings={...}, inputs={...}, card=...): the report of the run with these changes."""
+
+    def write(*, settings: dict[str, Any] | None = None, inputs: dict[str, Any] | None = None, **files: Path):
+        run = finished_run | files
+        run["settings"] = run["settings"] | (settings or {})
+        run["inputs"] = run["inputs"] | (inputs or {})
+        out = out_in(tmp_path / "report")
+        report(**run, out=out)
+        return out
+
+    return write

@@ -1,0 +1,146 @@
+"""The report of a small run: whole, self-contained, escaped, the same bytes twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import cv2
+import pandas as pd
+import pytest
+
+from vss import formats
+from vss.errors import UserError
+from vss.report.table import print_table
+
+VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects text, references and ids, and checks that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href"):
+                self.references.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID_TAGS:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+
+
+def test_everything_is_written_and_self_contained(written):
+    assert all(path.stat().st_size for path in written.values())
+    source = written["html"].read_text(encoding="utf-8")
+    page = Page(source)
+    assert all(reference.startswith(("#", "data:image/jpeg;base64,")) for reference in page.references)
+    assert not re.search(r"url\((?!#)|@import", source)
+    assert max(Counter(page.ids).values()) == 1, "ids are unique on the page"
+    assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
+    assert sum(reference.startswith("data:") for reference in page.references) == 3 * 5, "3 frames of 5 panels"
+    Page(written["table_html"].read_text(encoding="utf-8"))
+
+
+def test_names_are_shown_and_not_obeyed(written):
+    page = Page(written["html"].read_text(encoding="utf-8"))
+    for text in ("A run of <small> & big", "Other <x>", "a <b> & --c / 0000", "zw\u00f6lf / 0000", "Net, finetune"):
+        assert text in page.text, text
+
+
+def test_same_input_same_bytes(written, write_report):
+    again = write_report()
+    for key in written:
+        assert written[key].read_bytes() == again[key].read_bytes(), key
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"captions": {"table": "All of them."}}, {"html", "table_html"}),
+        ({"colours": {"wall": "#102030"}}, {"html", "overlays"}),
+        ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays"}),
+    ],
+)
+def test_a_setting_changes_what_it_names(written, write_report, change, changed):
+    after = write_report(settings=change)
+    assert {key for key in written if written[key].read_bytes() != after[key].read_bytes()} == changed
+
+
+def test_page_says_what_the_data_are(finished_run, written, write_report, tmp_path):
+    text = " ".join(Page(written["html"].read_text()).text.split())
+    assert "Drawn data." in text and "19 frames of 2 videos, with 4 of 124 classes" in text
+    assert "paper: what the paper says" in text
+    real = tmp_path / "dataset.json"
+    formats.write_card(real, dataclasses.replace(formats.read_card(finished_run["card"]), drawn=False))
+    text = " ".join(Page(write_report(card=real)["html"].read_text()).text.split())
+    assert "Drawn data." not in text and "19 of its 24,502 val frames" in text
+
+
+def test_table_holds_the_scores_in_percent(finished_run, written):
+    table = pd.read_csv(written["table_csv"]).set_index("prediction")
+    for name, path in finished_run["inputs"]["scores"].items():
+        scores = formats.read_json(path)
+        assert table.loc[name, "mIoU"] == pytest.approx(100 * scores["mIoU"], abs=1e-4)
+        assert table.loc[name, "VC8_correct"] == pytest.approx(100 * scores["strict"]["VC8_correct"], abs=1e-4)
+    assert table.loc["net.single", "paper_val"] == 56.24
+    assert table["VC16"].isna().all(), "no video is long enough"
+    best = f"{table['mIoU'].max():.2f}"
+    markdown = written["table_md"].read_text()
+    assert f"**{best}**" in markdown and "one \\| two" in markdown and "VC16" not in markdown
+    assert f'<td class="best">{best}</td>' in written["html"].read_text()
+
+
+def test_printed_table_is_aligned(written, capsys):
+    table = pd.read_csv(written["table_csv"])
+    print_table(written["table_csv"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert [name in row for name, row in zip(table["prediction"], rows, strict=True)] == [True] * 3
+    end = head.index("mIoU") + len("mIoU")
+    assert [row[:end].split()[-1] for row in rows] == [f"{value:.2f}" for value in table["mIoU"]]
+    assert {row[end : end + 1] for row in rows} == {" "} and set(rule) == {"-", " "}
+    assert rows[2].split()[0] == "\u2013", "a prediction of no table"
+
+
+def test_a_run_without_training_and_without_overlays(write_report):
+    out = write_report(inputs={"logs": {}, "labels": {}}, settings={"shown": []})
+    text = Page(out["html"].read_text()).text
+    assert "Nothing was trained" in text and "No frame to show" in text
+    assert cv2.imread(str(out["overlays"])) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"captions": {"curve": "x"}}, r"report\.captions: no figure 'curve'; allowed: .*curves"),
+        ({"colours": {"walls": "#000000"}}, r"report\.colours: 'walls'"),
+        ({"colours": {"wall": "red"}}, r"report\.colours\.wall: 'red'.*#rrggbb"),
+        ({"rows": [{"name": "absent", "title": "x"}]}, "'absent'"),
+    ],
+)
+def test_mistakes_are_named(write_report, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        write_report(settings=change)
+    assert not (tmp_path / "report").exists()
