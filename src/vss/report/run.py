@@ -209,10 +209,12 @@ def _sections(
         drawn["curves"] += html.plain_table(_trainings(logs))
     else:
         drawn["curves"], captions["curves"] = '<p class="note">Nothing was trained in this run.</p>', ""
-    other = f'<details><summary>Other rules</summary><div class="scroll">{html_table(table, OTHER)}</div></details>'
+    other = html_table(table, OTHER, with_titles=False)
+    below = f'<details><summary>Other rules</summary><div class="scroll">{other}</div></details>'
+    below += '<p><a href="#protocol">What the columns mean</a></p>'
     section = html.Section
     return [
-        section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{other}'),
+        section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{below}'),
         section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),
         section("frames", "Frames", captions["overlays"], html.frames(rows)),
         section("classes", "Classes", captions["per_class"], drawn["per_class"]),

@@ -140,14 +140,15 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER)) -> str:
+def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER), *, with_titles: bool = True) -> str:
     """Returns a `<table>`; clicking a heading sorts by it where the page has the script."""
     columns, best = known(columns, table), best_cells(table)
     lines = ['<table class="scores">', "<thead>", *_html_head(columns), "</thead>", "<tbody>"]
     before = None
     for position, row in enumerate(table.to_dict("records")):
         group = _number(row["table"])
-        name = f"{html.escape(row['title'])}<code>{html.escape(row['prediction'])}</code>"
+        title = html.escape(row["title"]) if with_titles else ""
+        name = f"{title}<code>{html.escape(row['prediction'])}</code>"
         first = ' class="first"' if before not in (None, group) else ""
         lines.append(f'<tr{first}><td>{group}</td><th scope="row" class="name">{name}</th>')
         for column in columns:
