@@ -1,29 +1,34 @@
 """What a training or an inference will need, before it starts: memory by kind, and time.
 
-The model is built on the meta device, where tensors have shapes but no data, and one micro-batch goes forward and
-backward through it; a dispatch mode adds up the storages that are alive. So gradient checkpointing, autocast and the
-backward pass are counted as they happen, for any model, in seconds and without memory. Not counted: workspaces of
+The model is built of fake tensors, which have shapes but no data, and one micro-batch goes forward and backward through
+it; a dispatch mode adds up the storages that are alive. So gradient checkpointing, autocast and the backward pass are
+counted as they happen, for any model, in seconds and without memory. Not counted: workspaces of
 kernels and the allocator's fragmentation, for which `HEADROOM` stands.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
+import vss.models.build  # noqa: F401  registers every model
 from vss.errors import UserError
-from vss.models.build import build_segmentor
 from vss.progress import say
 
 HEADROOM = 1.15  # factor on activations
@@ -41,7 +46,7 @@ class Estimate:
         parameters, gradients, optimizer: bytes held throughout.
         activations: peak of everything else alive during one step.
         count: number of parameters.
-        flops: of one image, forward (and backward, where there is one).
+        flops: of one image, forward.
     """
 
     parameters: int
@@ -57,19 +62,25 @@ class Estimate:
         return self.parameters + self.gradients + self.optimizer + round(self.activations * HEADROOM)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Adds up the bytes of storages made inside the block; `peak` is the most alive at one time.
+class Meter(TorchDispatchMode):
+    """Counts what runs inside the block.
 
-    Storages that exist already (the parameters) are not counted.
+    Attributes:
+        peak: most bytes alive at one time, of storages made inside; those of `known` tensors are not counted.
+        flops: floating-point operations of matrix products and convolutions (torch.utils.flop_counter's formulas).
     """
 
-    def __init__(self, known: Iterator[Tensor]) -> None:
+    def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self._alive = {tensor.untyped_storage()._cdata for tensor in known}
         self.now = self.peak = 0
+        self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flops += formula(*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage())
@@ -97,67 +108,94 @@ def training(config: Mapping[str, Any], *, images: int) -> Estimate:
         config: as `published_settings` returns it.
     """
     training, crop_size = config["training"], config["training"]["crop_size"]
-    with torch.device("meta"):
-        model = build_segmentor(config["model"]).train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    gradients = sum(parameter.nbytes for parameter in parameters)
+    model = meta_segmentor(config["model"]).train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # takes one image too, and as much memory
+    held, meter = _step(model, (images, 3, *crop_size), training["precision"], _loss_like)
+    gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     averaged = held if training["ema"] else 0
-    with FlopCounterMode(display=False) as flops, _autocast(training["precision"]):
-        live = LiveBytes(iter([*model.parameters(), *model.buffers()]))
-        with live:
-            _scores(model, torch.empty(images, 3, *crop_size, device="meta")).backward()
     return Estimate(
         parameters=held + averaged,
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments
-        activations=max(live.peak - gradients, 0),
+        activations=max(meter.peak - gradients, 0),
         count=sum(parameter.numel() for parameter in model.parameters()),
-        flops=flops.get_total_flops() / images,
+        flops=meter.flops / images,
     )
 
 
 def inference(config: Mapping[str, Any], *, height: int, width: int, images: int, precision: str) -> Estimate:
     """Estimates inference on `images` views of height x width at once, scores at that size included."""
-    with torch.device("meta"):
-        model = build_segmentor(config["model"]).eval()
-    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    live = LiveBytes(iter([*model.parameters(), *model.buffers()]))
-    with torch.no_grad(), FlopCounterMode(display=False) as flops, _autocast(precision), live:
-        logits = model.class_logits(torch.empty(images, 3, height, width, device="meta"))
-        nn.functional.interpolate(logits.float(), size=(height, width), mode="bilinear")
+    model = meta_segmentor(config["model"]).eval()
+    with torch.no_grad():
+        held, meter = _step(model, (images, 3, height, width), precision, _resized)
     return Estimate(
         parameters=held,
         gradients=0,
         optimizer=0,
-        activations=live.peak,
+        activations=meter.peak,
         count=sum(parameter.numel() for parameter in model.parameters()),
-        flops=flops.get_total_flops() / images,
+        flops=meter.flops / images,
     )
 
 
-def _scores(model: nn.Module, images: Tensor) -> Tensor:
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Swin and ConvNeXt read their stochastic depths from a linspace, which meta tensors cannot give."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+def meta_segmentor(model: Mapping[str, Any]) -> nn.Module:
+    """Returns the segmentor of a config's `model` entry on the meta device: shapes and names, no data."""
+    with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"), _LinspaceOnCpu():
+        segmentor = MODELS.build(ConfigDict(copy.deepcopy(dict(model))))
+    segmentor._uses_ops = False  # the ops' self-check computes numbers
+    return segmentor
+
+
+def _step(
+    model: nn.Module, shape: tuple[int, ...], precision: str, function: Callable[[nn.Module, Tensor], Tensor]
+) -> tuple[int, Meter]:
+    """Runs `function` on fake tensors, and backward if it gives a gradient.
+
+    Returns the bytes of the model, and what the step took.
+    """
+    autocast = torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32")
+    with FakeTensorMode() as fake:
+        fake.allow_non_fake_inputs = True
+        model = model.to_empty(device="cpu")
+        weights = [*model.parameters(), *model.buffers()]
+        images = torch.empty(shape)
+        with Meter(weights) as meter, autocast:
+            result = function(model, images)
+            forward = meter.flops
+            if result.requires_grad:
+                result.backward()
+    # The formulas overcount the backward pass of grouped convolutions.
+    meter.flops = forward
+    return sum(tensor.nbytes for tensor in weights), meter
+
+
+def _loss_like(model: nn.Module, images: Tensor) -> Tensor:
     """Returns a scalar that depends on everything the loss depends on; losses themselves ask for values."""
     features = model.extract_feat(images)
-    outputs = model.decode_head(features)
-    logits = [tensor for tensor in tree_leaves(outputs) if isinstance(tensor, Tensor)]
+    logits = [tensor for tensor in tree_leaves(model.decode_head(features)) if isinstance(tensor, Tensor)]
     if model.with_auxiliary_head:
         logits.append(model.auxiliary_head(features))
     if hasattr(model.decode_head, "probabilities"):
-        return sum(tensor.float().sum() for tensor in logits)  # the loss is taken at sampled points
+        return sum(tensor.float().sum() for tensor in logits)  # that loss is taken at sampled points
     size = images.shape[-2:]
     resized = [nn.functional.interpolate(tensor, size=size, mode="bilinear") for tensor in logits]
     return sum(tensor.float().log_softmax(1).sum() for tensor in resized)
 
 
-@contextmanager
-def _autocast(precision: str) -> Iterator[None]:
-    if precision == "float32":
-        yield
-    else:
-        # What autocast would do on a GPU, applied to meta tensors.
-        with torch.autocast("meta", dtype=getattr(torch, precision)):
-            yield
+def _resized(model: nn.Module, images: Tensor) -> Tensor:
+    return nn.functional.interpolate(model.class_logits(images).float(), size=images.shape[-2:], mode="bilinear")
 
 
 def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> None:
@@ -199,8 +237,9 @@ def _device(gpus: int) -> tuple[str, int]:
 
 
 def _seconds(found: Estimate, settings: Mapping[str, Any], gpus: int) -> float:
+    passes = 4 if settings["grad_checkpoint"] else 3  # a backward pass costs two forward passes
     images = settings["max_iters"] * settings["batch_size"]
-    return images * found.flops / (_speed(gpus, settings["precision"]) * _EFFICIENCY * max(gpus, 1))
+    return passes * images * found.flops / (_speed(gpus, settings["precision"]) * _EFFICIENCY * max(gpus, 1))
 
 
 def _speed(gpus: int, precision: str) -> float:

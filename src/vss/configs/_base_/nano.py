@@ -5,12 +5,12 @@ For data with frames of about 96x160; every key can be changed by cfg_options.
 
 _base_ = "./vspw.py"
 
-scale = (160, 96)
-crop_size = (96, 144)
+scale = (160, 90)
+crop_size = (64, 96)
 ratio_range = (0.75, 1.5)
 batch_size = 8
-max_iters = 400
-warmup_iters = 30
+max_iters = 150
+warmup_iters = 15
 precision = "float32"
 num_workers = 0
 checkpoint_interval = 100

@@ -1,0 +1,162 @@
+"""Training end to end on a tiny dataset: outputs, determinism, and continuing after every kind of interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from vss import formats
+from vss.errors import UserError
+
+Train = Callable[..., dict[str, Path]]
+UPERNET, MASK2FORMER = "upernet_convnext-nano_vspw", "mask2former_internimage-nano-h_vspw"
+# Stochastic depth and dropout, so that the model's own random numbers matter.
+RANDOM = {"cfg_options": {"model.backbone.drop_path_rate": 0.3}}
+
+
+def digest(files: dict[str, Path]) -> str:
+    return formats.sha256_of_file(files["weights"])
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(path: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "memory_mib")} for line in log_lines(path)
+    ]
+
+
+def wait_until(question: Callable[[], bool], seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def lines_so_far(work: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in work.glob("*/log.jsonl"))
+
+
+def status_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_outputs(run_train: Train) -> None:
+    files = run_train(max_iters=3, val_interval=2, val_frames=2)
+    tensors = load_file(files["weights"])
+    fingerprint = formats.read_fingerprint(files["fingerprint"])
+    assert fingerprint.sha256 == digest(files)
+    assert (fingerprint.stage, fingerprint.model) == ("finetune", "tiny")
+    assert fingerprint.settings["config"] == UPERNET
+    config = formats.read_json(files["config"])
+    assert config["row"] == UPERNET and len(config["classes"]) == 124 and config["classes"][0] == "wall"
+    assert config["training"]["max_iters"] == 3
+    audit = formats.read_json(files["audit"])
+    assert set(audit["new"]) == set(tensors) and not audit["loaded"]
+    lines = log_lines(files["log"])
+    assert [line["iter"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert [line["iter"] for line in lines if "val/miou" in line] == [2, 3]
+    assert all(0 <= line["val/miou"] <= 1 for line in lines if "val/miou" in line)
+
+
+def test_loss_falls(run_train: Train) -> None:
+    lines = log_lines(run_train(max_iters=25)["log"])
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+
+
+@pytest.mark.parametrize("row", [UPERNET, MASK2FORMER])
+def test_stopped_by_sigterm_and_continued_equals_uninterrupted(
+    run_train: Train, forked: Callable[..., int], tmp_path: Path, row: str
+) -> None:
+    settings = {"max_iters": 12, "ema": 0.1, **(RANDOM if row == UPERNET else {})}
+    child = forked(lambda: run_train(row, **settings))
+    wait_until(lambda: lines_so_far(tmp_path / "work") >= 2)
+    os.kill(child, signal.SIGTERM)
+    assert status_of(child) == 143
+    folder = next((tmp_path / "work").iterdir())
+    assert list(folder.glob("iter_*.pth")) and not (tmp_path / "out").exists()
+    continued = run_train(row, **settings)
+    uninterrupted = run_train(row, to="other", work="other-work", **settings)
+    assert digest(continued) == digest(uninterrupted)
+    assert losses(continued["log"]) == losses(uninterrupted["log"])
+    assert not list(folder.glob("iter_*.pth"))
+
+
+def test_killed_and_continued_equals_uninterrupted(
+    run_train: Train, forked: Callable[..., int], tmp_path: Path
+) -> None:
+    settings = {"max_iters": 10, "checkpoint_interval": 2, "num_workers": 1, **RANDOM}
+    child = forked(lambda: run_train(**settings))
+    wait_until(lambda: lines_so_far(tmp_path / "work") >= 5)
+    os.kill(child, signal.SIGKILL)
+    assert status_of(child) == -signal.SIGKILL
+    continued = run_train(**settings)
+    uninterrupted = run_train(to="other", work="other-work", **settings)
+    assert digest(continued) == digest(uninterrupted)
+    assert losses(continued["log"]) == losses(uninterrupted["log"])
+
+
+def test_second_process_waits_and_publishes_what_the_first_trained(
+    run_train: Train, forked: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = forked(lambda: run_train(max_iters=8, to="first"))
+    wait_until(lambda: lines_so_far(tmp_path / "work") >= 1)
+    second = run_train(max_iters=8, to="second")
+    assert status_of(child) == 0
+    said = capsys.readouterr().err
+    assert "in use by another process" in said and "finished before" in said
+    assert digest(second) == formats.sha256_of_file(tmp_path / "first" / "weights.safetensors")
+
+
+def test_other_settings_never_continue_from_these(run_train: Train, tmp_path: Path) -> None:
+    run_train(max_iters=2)
+    run_train(max_iters=3)
+    run_train(max_iters=2, num_workers=1)  # where it runs is not what it computes
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None:
+    # Without batch norm, whose statistics are those of a piece, and without dropout.
+    options = {
+        f"model.{head}.{key}": value
+        for head in ("decode_head", "auxiliary_head")
+        for key, value in (("norm_cfg", {"type": "GN", "num_groups": 4}), ("dropout_ratio", 0.0))
+    }
+    whole = load_file(run_train(max_iters=3, cfg_options=options)["weights"])
+    options["micro_batch"] = 2
+    pieces = load_file(run_train(max_iters=3, cfg_options=options, to="other", work="other")["weights"])
+    assert max(float((whole[name] - pieces[name]).abs().max()) for name in whole) < 2e-4
+
+
+def test_finetuning_takes_over_what_fits(run_train: Train) -> None:
+    coco = run_train("mask2former_internimage-nano-h_coco_stuff", max_iters=1, to="coco", work="coco-work")
+    files = run_train(MASK2FORMER, max_iters=1, init=coco["weights"])
+    audit = formats.read_json(files["audit"])
+    assert set(audit["resized"]) == {"decode_head.cls_embed.weight", "decode_head.cls_embed.bias"}
+    assert not audit["new"] and not audit["unused"]
+    other = run_train(MASK2FORMER, max_iters=1, to="other")
+    assert digest(other) != digest(files)
+
+
+def test_a_loss_that_is_not_finite_names_the_frames(run_train: Train) -> None:
+    with pytest.raises(UserError, match=r"stopped at iteration \d+: .* on frames video\d/\d{8}"):
+        run_train(max_iters=20, cfg_options={"optim_wrapper.optimizer.lr": 1e30, "optim_wrapper.clip_grad": None})
+
+
+def test_wrong_inputs_stop_before_anything_is_built(run_train: Train) -> None:
+    with pytest.raises(UserError, match="micro_batch 3 does not divide"):
+        run_train(cfg_options={"micro_batch": 3})
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        run_train(precision="float16")
+    with pytest.raises(UserError, match="unknown key 'learning_rate'"):
+        run_train(learning_rate=1.0)
