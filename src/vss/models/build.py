@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mmpretrain.models  # noqa: F401  registers ConvNeXt
 import mmseg.models  # noqa: F401  registers Swin, UPerHead, FCNHead, losses
+import torch
 import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
+from torch.overrides import TorchFunctionMode
 
 import vss.models.intern_image
 import vss.models.mask2former_head  # noqa: F401
@@ -29,17 +31,41 @@ def build_segmentor(config: Mapping[str, Any]) -> Segmentor:
     Raises:
         UserError: an unknown type or argument in the config.
     """
-    config = copy.deepcopy(dict(config))
-    config.setdefault("type", "Segmentor")
+    segmentor = _build(config)
+    segmentor.init_weights()
+    return segmentor
+
+
+def build_on_meta(config: Mapping[str, Any]) -> Segmentor:
+    """Builds the same segmentor on the meta device: names and shapes, no numbers, no memory.
+
+    Raises:
+        UserError: as `build_segmentor`.
+    """
+    with torch.device("meta"), _LinspaceOnCpu():
+        return _build(config)
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Swin and ConvNeXt read their stochastic depths out of a linspace, and a meta tensor has no values to read."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+def _build(config: Mapping[str, Any]) -> Segmentor:
+    config = {"type": "Segmentor"} | copy.deepcopy(dict(config))
     if not (dist.is_available() and dist.is_initialized()):
         config = _plain_batch_norm(config)
     try:
         with DefaultScope.overwrite_default_scope("mmseg"):
-            segmentor = MODELS.build(ConfigDict(config))
-            segmentor.init_weights()
+            return MODELS.build(ConfigDict(config))
     except (KeyError, TypeError) as error:
-        raise UserError(f"model config: {str(error).strip(chr(34))}") from error
-    return segmentor
+        message = str(error.args[0] if error.args else error)
+        raise UserError(f"model config: {' '.join(message.split())}") from error
 
 
 def _plain_batch_norm(value: Any) -> Any:

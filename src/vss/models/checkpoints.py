@@ -94,7 +94,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, allow_resize: boo
     target = model.state_dict()
     filled: dict[str, Tensor] = {}
     for old, tensor in read_tensors(path).items():
-        name = _todays_name(old)
+        name = todays_name(old)
         if name not in target:
             audit.unused.append(old)
             continue
@@ -142,7 +142,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     return tensors
 
 
-def _todays_name(name: str) -> str:
+def todays_name(name: str) -> str:
+    """Returns what a tensor of any published file is called in a `Segmentor` (FACTS: mmdet 2, classifier, HF names)."""
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -211,7 +211,7 @@ class InternImage(BaseModule):
         self.out_indices = tuple(out_indices)
         self.num_features = [channels * 2**i for i in range(len(depths))]
         self.patch_embed = _Stem(channels)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
         self.levels = nn.ModuleList()
         for i, depth in enumerate(depths):
             start = sum(depths[:i])

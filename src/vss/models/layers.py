@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,13 +41,20 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Returns a context in which autocast does nothing on `device`; some devices (meta) have none to begin with."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def linear_in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """Applies a linear layer in float32 (float64 stays), whatever autocast or the weights' own dtype say.
 
     Sampling offsets and attention logits need it: bfloat16 has 8 bits of mantissa, so that an offset of 20 pixels would
     be rounded to an eighth of a pixel.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         bias = None if layer.bias is None else at_least_float32(layer.bias)
         return F.linear(at_least_float32(x), at_least_float32(layer.weight), bias)
 

@@ -15,6 +15,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from vss.models.attention import sine_position
+from vss.models.layers import at_least_float32, without_autocast
 from vss.models.pixel_decoder import PixelDecoder
 from vss.models.set_loss import SetLoss, Targets
 from vss.models.transformer_decoder import TransformerDecoder
@@ -155,9 +156,9 @@ class Mask2FormerHead(BaseModule):
         """
         for class_logits, mask_logits in self._predictions(features):  # noqa: B007  only the last is used
             pass
-        scores = class_logits.float().softmax(-1)[..., :-1]
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            return torch.einsum("nqc,nqhw->nchw", scores, mask_logits.float().sigmoid())
+        scores = at_least_float32(class_logits).softmax(-1)[..., :-1]
+        with without_autocast(mask_logits.device):
+            return torch.einsum("nqc,nqhw->nchw", scores, at_least_float32(mask_logits).sigmoid())
 
     def probabilities(self, resized: Tensor, protocol: str) -> Tensor:
         """Returns probabilities [N, C, H, W] from resized class scores.

@@ -21,7 +21,7 @@ PROTOCOLS = ("paper", "as_published")
 @functools.cache
 def _check_ops(device: torch.device) -> None:
     """Compares the compiled ops with their reference once a device, so that a kernel that cannot run stops the work."""
-    if hasattr(vss_ops, "self_check"):
+    if device.type != "meta":
         vss_ops.self_check(device)
 
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from vss.models.layers import at_least_float32, without_autocast
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -116,10 +118,10 @@ class SetLoss:
             targets: one an image.
         """
         losses = {}
-        with torch.autocast(class_logits[0].device.type, enabled=False):
+        with without_autocast(class_logits[0].device):
             for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
                 prefix = "" if i == len(class_logits) - 1 else f"d{i}."
-                layer = self.layer_losses(classes.float(), masks.float(), targets)
+                layer = self.layer_losses(at_least_float32(classes), at_least_float32(masks), targets)
                 losses |= {f"{prefix}{name}": value for name, value in layer.items()}
         return losses
 
