@@ -106,19 +106,32 @@ def test_every_window(golden):
             assert ratios == pytest.approx(expected["per_window"][video] or [], **TOLERANCE), (video, name)
 
 
+def undecided(flow: np.ndarray) -> np.ndarray:
+    """Returns where a sample position is so near the border of two pixels that float32 rounding decides [H, W] bool."""
+    height, width = flow.shape[1:]
+    near = np.zeros((height, width), bool)
+    for position, size in ((np.arange(width)[None] + flow[0], width), (np.arange(height)[:, None] + flow[1], height)):
+        place = position.astype(np.float64) * size / (size - 1) - 0.5
+        near |= np.abs(place - np.floor(place) - 0.5) < 1e-4
+    return near
+
+
 @pytest.mark.golden
 def test_temporal_consistency(golden):
     meta, tensors = golden
-    total, pairs = 0, 0
+    total, pairs, differing = 0, 0, 0
     for video in meta["video_order"]:
         labels, flow = tensors[f"{video}.pred"], tensors[f"{video}.flow"]
         for following, motion, expected in zip(labels[1:], flow, tensors[f"{video}.warped_next_pred"], strict=True):
-            np.testing.assert_array_equal(warp_labels(following, motion), expected)
+            wrong = warp_labels(following, motion) != expected
+            assert not (wrong & ~undecided(motion)).any()
+            differing += int(wrong.sum())
         total = total + clip_confusion(labels, flow, VSPW.num_classes)
         pairs += len(flow)
-    np.testing.assert_array_equal(total[:, :-1], tensors["tc_confusion"])
+    assert differing <= 3, "of some sixty thousand"
+    assert np.abs(total[:, :-1] - tensors["tc_confusion"]).sum() <= 2 * differing
     assert pairs == meta["results"]["TC"]["pairs"]
-    assert mean_iou(total) == pytest.approx(meta["results"]["TC"]["TC"], **TOLERANCE)
+    assert mean_iou(total) == pytest.approx(meta["results"]["TC"]["TC"], abs=1e-12 + 1e-3 * differing)
 
 
 @pytest.mark.golden
