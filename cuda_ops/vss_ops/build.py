@@ -27,15 +27,9 @@ from pathlib import Path
 import torch
 
 from vss_ops import library
+from vss_ops.recipe import CPU_FLAGS, CUDA_FLAGS, INSTRUCTION_SETS
 
 DEFAULT_ARCHS = "8.0;9.0+PTX"  # A100, H100 and H200; PTX lets newer GPUs compile it when they first load it
-# no -ffast-math: NaN and infinity must propagate. These two only drop errno and trap bookkeeping, which blocks vectors.
-CPU_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-X86_SETS = {
-    "baseline": (16, []),
-    "avx2": (32, ["-mavx2", "-mfma"]),
-    "avx512": (64, ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]),
-}
 
 
 class BuildError(Exception):
@@ -99,7 +93,8 @@ def build(part: str, *, force: bool = False, folder: Path | None = None) -> Path
 
 def _cpu_steps(scratch: Path) -> tuple[list[list[str]], list[str], dict]:
     compiler = cxx_compiler()
-    sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {"baseline": (16, [])}
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    sets = INSTRUCTION_SETS if x86 else {"baseline": INSTRUCTION_SETS["baseline"]}
     source = library.SOURCES / "cpu"
     commands, objects = [], []
     for name, (width, flags) in sets.items():
@@ -116,7 +111,7 @@ def _cuda_steps(scratch: Path) -> tuple[list[list[str]], list[str], dict]:
     compiler, nvcc = cxx_compiler(), cuda_compiler()
     archs = architectures()
     source = library.SOURCES / "cuda"
-    flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-ccbin", compiler]
+    flags = [*CUDA_FLAGS, "-ccbin", compiler]
     for include in _cuda_folders("include"):
         flags += ["-isystem", str(include)]
     commands, objects = [], []

@@ -88,8 +88,8 @@ def check_levels(value: Tensor, spatial_shapes: Tensor, level_start_index: Tenso
     for level, ((height, width), start) in enumerate(levels):
         if height < 0 or width < 0 or start < 0 or start + height * width > value.shape[1]:
             raise ValueError(
-                f"vss_ops.ms_deform_attn: spatial_shapes[{level}] = [{height}, {width}] with level_start_index[{level}]"
-                f" = {start} does not lie inside the {value.shape[1]} positions of value"
+                f"vss_ops.ms_deform_attn: level {level}, spatial_shapes [{height}, {width}] and level_start_index "
+                f"{start}, does not lie inside the {value.shape[1]} positions of value"
             )
 
 

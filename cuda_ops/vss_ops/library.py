@@ -35,7 +35,7 @@ def build_folder() -> Path:
 def key(part: str) -> str:
     """Returns the digest a build of `part` must carry to be loaded here."""
     digest = hashlib.sha256()
-    for path in sorted([*SOURCES.rglob("*.*"), PACKAGE / "build.py"]):
+    for path in sorted([*SOURCES.rglob("*.*"), PACKAGE / "recipe.py"]):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
     facts = [part, sys.platform, platform.machine(), str(TORCH_TARGET)]
     if part == "cuda":

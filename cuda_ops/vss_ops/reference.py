@@ -32,17 +32,17 @@ CHUNK_ELEMENTS_ELSEWHERE = 1 << 26
 
 
 class Samples(NamedTuple):
-    """Bilinear samples of B output rows: S samples each, every one with its 2x2 corners in (y, x) order."""
+    """Bilinear samples of B output rows, S samples each, every one with 2 lines times 2 columns of corners.
 
-    index: Tensor  # int64 [B, S, 2, 2] row of the table; 0 where the corner is outside
-    inside: Tensor  # bool [B, S, 2, 2]
-    wx: Tensor  # [B, S, 2] weights of the left and the right corner
-    wy: Tensor  # [B, S, 2] weights of the upper and the lower corner
+    A corner's weight is the product of its line's and its column's, which are zero outside the image. The corners are
+    the leading axes, so that everything done to samples runs over long contiguous memory.
+    """
 
-    def corner_weights(self) -> Tensor:
-        """Returns the bilinear weights [B, S, 2, 2]; zero where the corner is outside."""
-        weights = self.wy.unsqueeze(-1) * self.wx.unsqueeze(-2)
-        return torch.where(self.inside, weights, torch.zeros_like(weights))
+    index: Tensor  # integers [B, 2 * 2 * S], row of the table of (line, column, sample); some row where outside
+    weight_x: Tensor  # [2, B, S] weights of the left and the right column
+    weight_y: Tensor  # [2, B, S] weights of the upper and the lower line
+    slope_x: Tensor  # [2, B, S] derivatives of weight_x: -1 and 1, zero outside
+    slope_y: Tensor  # [2, B, S]
 
 
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: bool = False) -> Tensor:
@@ -184,43 +184,58 @@ def _attention_samples(value: Tensor, shapes: Tensor, starts: Tensor, locations:
 
 
 def _corners(x: Tensor, y: Tensor, width: Tensor | int, height: Tensor | int, start: Tensor, stride: int) -> Samples:
-    """Splits positions [B, S] into their 2x2 corners; a pixel's row is `start + stride * (row * width + column)`."""
+    """Splits positions [B, S] into their 2x2 corners; a pixel's row is `start + stride * (line * width + column)`."""
     near = (x > -1) & (x < width) & (y > -1) & (y < height)  # False for NaN
-    x, y = (torch.where(near, v, torch.zeros_like(v)) for v in (x, y))
-    left, top = torch.floor(x.detach()), torch.floor(y.detach())
-    fx, fy = x - left, y - top
-    left, top = left.long(), top.long()
-    columns, rows = torch.stack((left, left + 1), -1), torch.stack((top, top + 1), -1)  # [B, S, 2]
-    if isinstance(width, Tensor):
-        width, height = width.unsqueeze(-1), height.unsqueeze(-1)
-    ok_x, ok_y = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
-    inside = ok_y.unsqueeze(-1) & ok_x.unsqueeze(-2) & near[..., None, None]
-    pixel = (rows * width).unsqueeze(-1) + columns.unsqueeze(-2)
-    index = torch.where(inside, pixel * stride + start[..., None, None], torch.zeros_like(pixel))
-    return Samples(index, inside, torch.stack((1 - fx, fx), -1), torch.stack((1 - fy, fy), -1))
+    columns, weight_x, slope_x = _corners_1d(x, width, near)
+    lines, weight_y, slope_y = _corners_1d(y, height, near)
+    start = torch.where(near, start, 0)  # an empty level may start beyond the table
+    index = (lines * (width * stride) + start).unsqueeze(1) + columns * stride
+    return Samples(_corners_last(index), weight_x, weight_y, slope_x, slope_y)
+
+
+def _corners_1d(x: Tensor, size: Tensor | int, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the two pixels around x [2, B, S], their weights and the weights' derivatives."""
+    x = torch.where(near, x, 0.0)
+    first = torch.floor(x.detach())
+    fraction = x - first
+    pixels = torch.stack((first, first + 1))
+    inside = (pixels >= 0) & (pixels < size) & near
+    weight = torch.where(inside, torch.stack((1 - fraction, fraction)), 0.0)
+    slope = inside.to(x.dtype)
+    slope[0].neg_()
+    return torch.where(inside, pixels, 0.0).long(), weight, slope
+
+
+def _corners_last(corners: Tensor) -> Tensor:
+    """Turns [2, 2, B, S] into [B, 2 * 2 * S]."""
+    return corners.permute(2, 0, 1, 3).flatten(1)
+
+
+def _corner_weights(samples: Samples, weights: Tensor) -> Tensor:
+    """Returns the weights [B, 2 * 2 * S] of all corners, given those of the samples [B, S]."""
+    return _corners_last((samples.weight_y * weights).unsqueeze(1) * samples.weight_x)
 
 
 def _weighted_samples(table: Tensor, samples: Samples, weights: Tensor) -> Tensor:
-    rows = (samples.corner_weights() * weights[..., None, None]).flatten(1)
-    return _WeightedRows.apply(table, samples.index.flatten(1), rows)
+    return _WeightedRows.apply(table, samples.index, _corner_weights(samples, weights))
 
 
 def _weighted_samples_backward(
     grad: Tensor, table: Tensor, samples: Samples, weights: Tensor, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns gradients for the table, the positions x and y [B, S] in pixels, and the weights [B, S]."""
-    points = weights.softmax(-1) if softmax else weights
-    corner_weights = samples.corner_weights()
-    index = samples.index.flatten(1)
-    grad_table = _scatter_rows(grad, index, (corner_weights * points[..., None, None]).flatten(1), table.shape[0])
-    dots = _row_dots(grad, table, index).view_as(samples.index)
-    dots = torch.where(samples.inside, dots, torch.zeros_like(dots))
-    grad_points = (dots * corner_weights).sum((-2, -1))
-    grad_x = points * ((dots[..., 1] - dots[..., 0]) * samples.wy).sum(-1)
-    grad_y = points * ((dots[..., 1, :] - dots[..., 0, :]) * samples.wx).sum(-1)
+    weights = weights.softmax(-1) if softmax else weights
+    grad_table = _scatter_rows(grad, samples.index, _corner_weights(samples, weights), table.shape[0])
+    dots = _row_dots(grad, table, samples.index)  # d out / d corner weight
+    dots = dots.view(-1, 2, 2, weights.shape[1]).permute(1, 2, 0, 3).contiguous()
+    by_column = (dots * samples.weight_y.unsqueeze(1)).sum(0)
+    by_line = (dots * samples.weight_x).sum(1)
+    grad_weights = (by_column * samples.weight_x).sum(0)
+    grad_x = weights * (by_column * samples.slope_x).sum(0)
+    grad_y = weights * (by_line * samples.slope_y).sum(0)
     if softmax:
-        grad_points = points * (grad_points - (points * grad_points).sum(-1, keepdim=True))
-    return grad_table, grad_x, grad_y, grad_points
+        grad_weights = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
+    return grad_table, grad_x, grad_y, grad_weights
 
 
 class _WeightedRows(torch.autograd.Function):
