@@ -15,7 +15,7 @@ from vss import formats
 from vss.errors import UserError
 from vss.submit.run import check_submission, submit
 
-VIDEOS = ("1001_3iEIq5HBY1s", "a--b", "with space", ".leading dot", "вид\u00e9o")
+VIDEOS = ("1001_3iEIq5HBY1s", "a--b", "with space", ".leading dot", "\u0432\u0438\u0434\u00e9o")
 
 
 @pytest.fixture
