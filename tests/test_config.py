@@ -102,6 +102,7 @@ MISTAKES = [
     ("targets/score_split", "test", ["targets.score_split", "'test'", "'val', 'train'"]),
     ("report/colours", {"dragon": "#ff0000"}, ["report.colours", "'dragon'"]),
     ("report/colours", {"wall": "red"}, ["report.colours.wall", "'red'"]),
+    ("report/captions", {"tabel": "x"}, ["report.captions", "'tabel'", "did you mean 'table'"]),
     ("report/overlays", ["a.flip"], ["report.overlays", "'a.flip'", "not among predictions"]),
 ]
 
@@ -147,6 +148,7 @@ def test_questions(config: dict[str, Any]) -> None:
     assert plan.views("b", "flip") == {"size_divisor": 32, "flip": True}
     assert plan.shards("val") == ["00", "01"]
     assert plan.title("b.flip.ssa") == "b + flip + ssa"
+    assert plan.title("b.single.ssa") == "b + ssa"
 
 
 def test_scores_are_stored_only_for_ensembles_that_are_used(config: dict[str, Any]) -> None:

@@ -174,8 +174,13 @@ class Plan:
             if name in table:
                 return table[name].get("title", name)
         if "." in name:
-            return " + ".join(self.title(part) for part in name.split("."))
+            return " + ".join(self.title(part) for part in name.split(".") if not self._is_plain(part))
         return name
+
+    def _is_plain(self, name: str) -> bool:
+        """Tells whether a name is that of a tta with one unflipped view at the model's own scale."""
+        views = self.tta.get(name)
+        return views is not None and (views.get("img_ratios", [1.0]), views.get("flip", False)) == ([1.0], False)
 
     # -- predictions
 
