@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +35,8 @@ def build_segmentor(config: Mapping[str, Any]) -> Segmentor:
         UserError: an unknown type or argument in the config.
     """
     segmentor = _build(config)
-    segmentor.init_weights()
+    with contextlib.redirect_stdout(io.StringIO()):  # Swin prints that it has no weights, before they are loaded
+        segmentor.init_weights()
     return segmentor
 
 
@@ -61,7 +65,8 @@ def _build(config: Mapping[str, Any]) -> Segmentor:
     if not (dist.is_available() and dist.is_initialized()):
         config = _plain_batch_norm(config)
     try:
-        with DefaultScope.overwrite_default_scope("mmseg"):
+        with DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Default ``avg_non_ignore`` is False")  # we mean it
             return MODELS.build(ConfigDict(config))
     except (KeyError, TypeError) as error:
         message = str(error.args[0] if error.args else error)
