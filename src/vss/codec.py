@@ -24,7 +24,11 @@ import numpy as np
 
 STRIDE = 2
 LEVELS = 255
-TOLERANCE = 1.5  # steps
+TOLERANCE = 1.0  # steps
+_FIX = 2 * TOLERANCE  # steps a unit of correction: what is corrected is then within the tolerance
+# Codes kept on average at a sampled pixel. A frame with more of them (a long tail of hardly probable classes) loses its
+# smallest: they would cost a megabyte and decide next to nothing.
+MAX_CODES = 10
 _NUDGE = np.float32(1e-6)  # by which the label's class is put above an equal one
 
 
@@ -39,10 +43,11 @@ class Encoded:
             differences along the last two axes modulo 256.
         fix_at: flat positions in [A + 1, H, W] that are corrected, as differences, [n] uint32; the last plane is the
             remainder.
-        fix_by: corrections in steps, [n] int16.
+        fix_by: corrections in units of two steps, [n] int16.
         step: probability of one step (about 1/255; less where the whole frame is undecided).
         num_classes: C.
         stride: distance in pixels between the samples of a plane.
+        deadzone: smallest code kept; 1 except in frames of many hardly probable classes.
     """
 
     labels: np.ndarray
@@ -53,6 +58,7 @@ class Encoded:
     step: float
     num_classes: int
     stride: int
+    deadzone: int
 
 
 @dataclass(frozen=True)
@@ -96,35 +102,41 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
         stride: 1 stores every pixel of a plane, 2 every second row and column.
 
     Returns:
-        The stored form. `decode` gives back the same argmax at every pixel, the probability of every class that has a
-        plane within `TOLERANCE` steps, and of any other class within twice that.
+        The stored form. `decode` gives back the same argmax at every pixel. A probability that rises at least
+        `deadzone` steps above the remainder comes back within `TOLERANCE` steps, a smaller one within `deadzone` steps;
+        one of a class without a plane within twice that.
     """
     num_classes = len(probabilities)
     assert 1 < num_classes <= 255, num_classes
     if labels is None:
         labels = probabilities.argmax(axis=0).astype(np.uint8)
-    samples = np.ascontiguousarray(probabilities[:, ::stride, ::stride], np.float32)
-    floor = samples.min(axis=0)
-    samples -= floor
+    sampled = probabilities[:, ::stride, ::stride]
+    floor = sampled.min(axis=0)
     highest = probabilities.reshape(num_classes, -1).max(axis=1)
     step = max(float(highest.max()) - float(floor.min()), 1e-6) / LEVELS
     if floor.max() > step:  # no class is nowhere: what counts is what rises above the lowest
         lowest = probabilities.min(axis=0)
         highest = np.array([(plane - lowest).max() for plane in probabilities])
-    kept = highest > TOLERANCE * step
-    kept[np.unique(labels)] = True
-    classes = np.flatnonzero(kept).astype(np.uint8)
-    codes = _quantised(samples[classes], step)
-    at, by = _corrections(probabilities, classes, codes, step, stride)
+    named = np.zeros(num_classes, bool)
+    named[np.unique(labels)] = True
+    classes = np.flatnonzero(named | (highest > TOLERANCE * step))
+    codes = _quantised(sampled[classes] - floor, step)
+    deadzone = _deadzone(codes)
+    if deadzone > 1:
+        codes[codes < deadzone] = 0
+        kept = named[classes] | (highest[classes] > deadzone * step) | codes.any(axis=(1, 2))
+        classes, codes = classes[kept], codes[kept]
+    at, by = _corrections(probabilities, classes, codes, step, stride, deadzone)
     return Encoded(
         labels=labels,
-        classes=classes,
+        classes=classes.astype(np.uint8),
         shares=_differences(codes),
         fix_at=np.diff(at, prepend=0).astype(np.uint32),
         fix_by=by,
         step=step,
         num_classes=num_classes,
         stride=stride,
+        deadzone=deadzone,
     )
 
 
@@ -132,7 +144,7 @@ def decode(encoded: Encoded) -> Planes:
     """Gives back the probabilities of a stored frame."""
     codes = encoded.shares.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
     stack = _at_full_size(codes, encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
-    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(encoded.step)
+    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(_FIX * encoded.step)
     np.maximum(stack, 0, out=stack)
     put_label_first(stack, encoded.classes, encoded.labels)
     return Planes(encoded.classes, stack[:-1], stack[-1], encoded.labels, encoded.num_classes)
@@ -152,6 +164,16 @@ def _quantised(samples: np.ndarray, step: float) -> np.ndarray:
     return codes
 
 
+def _deadzone(codes: np.ndarray) -> int:
+    """Returns the smallest code to keep so that at most `MAX_CODES` a pixel are left on average."""
+    _, h, w = codes.shape
+    allowed = MAX_CODES * h * w
+    deadzone = 1
+    while np.count_nonzero(codes >= deadzone) > allowed:
+        deadzone += 1
+    return deadzone
+
+
 def _differences(codes: np.ndarray) -> np.ndarray:
     """Returns [A, h, w] uint8 whose two cumulative sums (rows, then columns) modulo 256 are `codes`."""
     across = np.diff(codes, axis=2, prepend=np.uint8(0))
@@ -161,7 +183,7 @@ def _differences(codes: np.ndarray) -> np.ndarray:
 def _at_full_size(codes: np.ndarray, step: float, size: tuple[int, int], stride: int, num_classes: int) -> np.ndarray:
     """Returns probabilities [A + 1, H, W] float32: each class's, and last that of every class without a plane.
 
-    Samples stay where they were taken, with linear interpolation between and the last one repeated.
+    Samples stay where they were taken; between them the probabilities are interpolated.
     """
     assert stride in (1, 2), stride
     stack = np.empty((len(codes) + 1, *size), np.float32)
@@ -173,6 +195,7 @@ def _at_full_size(codes: np.ndarray, step: float, size: tuple[int, int], stride:
             tall = np.empty((size[0], sample.shape[1]), np.float32)
             _interleave(sample, tall)
             _interleave(tall.T, plane.T)
+            np.maximum(plane, 0, out=plane)  # the cubic overshoots at edges
         else:
             plane[:] = sample
         total += plane
@@ -184,25 +207,35 @@ def _at_full_size(codes: np.ndarray, step: float, size: tuple[int, int], stride:
 
 
 def _interleave(samples: np.ndarray, out: np.ndarray) -> None:
-    """Fills every second row of `out` with `samples`, and the rows between with means of their neighbours."""
+    """Fills every second row of `out` with `samples`, and the rows between by cubic interpolation (-1, 9, 9, -1) / 16.
+
+    Past the last sample it is repeated; so are the outer ones where the interpolation reaches past them.
+    """
     out[0::2] = samples
-    between = out[1 : 2 * len(samples) - 1 : 2]
-    np.add(samples[:-1], samples[1:], out=between)
-    between *= np.float32(0.5)
     if len(out) % 2 == 0:
         out[-1] = samples[-1]
+    between = out[1 : 2 * len(samples) - 2 : 2]
+    if len(between) == 0:
+        return
+    np.add(samples[:-1], samples[1:], out=between)
+    between *= np.float32(9 / 16)
+    outer = samples * np.float32(1 / 16)
+    between[1:] -= outer[:-2]
+    between[0] -= outer[0]
+    between[:-1] -= outer[2:]
+    between[-1] -= outer[-1]
 
 
 def _corrections(
-    probabilities: np.ndarray, classes: np.ndarray, codes: np.ndarray, step: float, stride: int
+    probabilities: np.ndarray, classes: np.ndarray, codes: np.ndarray, step: float, stride: int, deadzone: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where, as ascending flat positions in [A + 1, H, W], and by how many steps what is decoded is wrong."""
+    """Returns where, as ascending flat positions in [A + 1, H, W], and by how much what is decoded is put right."""
     num_classes, H, W = probabilities.shape
     stack = _at_full_size(codes, step, (H, W), stride, num_classes)
+    rest = stack[-1].copy()
     at, by = [], []
     others = np.ones((H, W), np.float32)  # true mean probability of a class without a plane
-    missed = np.empty((H, W), np.float32)
-    size = np.empty((H, W), np.float32)
+    missed, size = np.empty((H, W), np.float32), np.empty((H, W), np.float32)
     for i, guess in enumerate(stack):
         if i < len(classes):
             truth = probabilities[classes[i]]
@@ -213,8 +246,11 @@ def _corrections(
             break
         np.subtract(truth, guess, out=missed)
         bad = np.flatnonzero(np.abs(missed, out=size) > TOLERANCE * step)
+        if deadzone > 1:
+            small = (truth.reshape(-1)[bad] - rest.reshape(-1)[bad]) < deadzone * step
+            bad = bad[~small | (size.reshape(-1)[bad] > deadzone * step)]
         at.append(bad + i * missed.size)
-        by.append(np.rint(missed.reshape(-1)[bad] * np.float32(1 / step)).astype(np.int16))
+        by.append(np.rint(missed.reshape(-1)[bad] * np.float32(1 / (_FIX * step))).astype(np.int16))
     return np.concatenate(at), np.concatenate(by)
 
 

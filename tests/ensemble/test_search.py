@@ -113,7 +113,8 @@ def test_weights_stay_where_they_are_unless_searched(scene) -> None:
 def test_temperature_undoes_a_known_sharpening(tmp_path) -> None:
     # The truth is drawn from p; a member that says p^2 is overconfident by exactly T = 2.
     rng = np.random.default_rng(0)
-    p = {key: 0.9 * smooth_probabilities(k, SIZE) + 0.1 / len(CLASSES) for k, key in enumerate(KEYS)}
+    soft = {key: smooth_probabilities(k, SIZE) ** 0.3 for k, key in enumerate(KEYS)}
+    p = {key: dense / dense.sum(axis=0) for key, dense in soft.items()}
     truths = {
         key: (dense.cumsum(axis=0) < rng.random(SIZE)).sum(axis=0).clip(0, len(CLASSES) - 1).astype(np.uint8)
         for key, dense in p.items()
