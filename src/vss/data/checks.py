@@ -30,7 +30,7 @@ _TAIL_BYTES = 64
 _FRAMES_WORTH_PROCESSES = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """A frame after its files were opened; height and width in pixels, 0 where the image is broken."""
 

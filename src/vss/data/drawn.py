@@ -30,11 +30,11 @@ from vss.progress import track
 DEFAULTS: dict[str, dict[str, int]] = {
     "vspw": {
         "seed": 0,
-        "train_videos": 24,
-        "val_videos": 6,
+        "train_videos": 40,
+        "val_videos": 8,
         "test_videos": 3,
-        "train_frames": 10,
-        "val_frames": 20,
+        "train_frames": 6,
+        "val_frames": 18,
         "test_frames": 10,
         "height": 108,
     },

@@ -57,7 +57,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One problem of a dataset.
 
@@ -80,7 +80,7 @@ class Problem:
         return f"{self.file}: {self.kind}: {self.found} (allowed: {KINDS[self.kind].allowed})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One frame of a raw dataset; paths are relative to the dataset root, `mask` is "" where there is none."""
 
