@@ -4,10 +4,11 @@ A view's path is that of the field: resize the frame (cv2, uint8) -> flip -> nor
 bilinear to the padded view -> crop the padding -> bilinear to the frame -> flip back -> `probabilities` -> weighted
 mean over views. The model decides how its logits become probabilities; the engine never softmaxes.
 
-Bit-equal results. On a CPU, oneDNN and MKL choose their kernels by tensor shape, so that a frame computed alone and the
-same frame computed in a batch differ in the last bits. The engine therefore always computes exactly one frame's view
-together with its flip on a CPU: a result depends on the frame, the settings and the weights, not on batches, shards,
-workers or order. On a GPU, neighbouring frames are batched up to a memory budget.
+Bit-equal results. On a CPU, oneDNN and MKL choose their kernels by tensor shape and by number of threads: of four nano
+models, all four gave other last bits (1e-6) in a batch of six images than one by one, and with two torch threads than
+with one. On a CPU the engine therefore always computes exactly one frame's view together with its flip, and
+`vss.infer.predictions` gives each frame one thread: a result depends on the frame, the settings and the weights, not on
+batches, shards, workers, threads or order. On a GPU, neighbouring frames are batched up to a memory budget.
 """
 
 from __future__ import annotations

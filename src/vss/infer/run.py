@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from vss import codec, formats, progress
 from vss.errors import UserError
-from vss.infer.engine import Engine, Frame
 from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
-from vss.infer.stream import WriteBehind, batches, load_ahead
+from vss.infer.predictions import Job, predictions
+from vss.infer.stream import WriteBehind
 from vss.infer.views import describe_views
 
 _LABELS, _SCORES = ".labels.h5", ".scores.h5"
-# Neighbouring frames whose views may share a forward on a GPU; each costs one accumulator of C x H x W float32.
-_FRAMES_ON_GPU = 8
-
-Item = TypeVar("Item")
 
 
 def infer(
@@ -39,25 +33,24 @@ def infer(
     shards: int,
     out: Sequence[str | os.PathLike],
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     batch_frames: int | None = None,
     memory: int | None = None,
 ) -> None:
     """Predicts every frame of a shard and writes the prediction files, whole or not at all.
 
-    The result depends on settings, weights and frames; on a CPU in float32 it is bit-equal whatever `workers`,
-    `batch_frames`, `shard` and `shards` are.
+    The result depends on settings, weights and frames. On a CPU in float32 it is bit-equal whatever `workers`,
+    `shards`, the order of frames and the number of torch's threads are.
 
     Args:
-        settings: see `vss.infer.load.parse_settings`.
+        settings: see `vss.infer.load.read_plan`.
         weights: safetensors; several files are averaged first.
         config: the resolved config beside the weights.
         index, card: the prepared dataset.
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
         out: one `*.labels.h5` and at most one `*.scores.h5`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        workers: threads that decode and resize, and as many that encode class scores.
-        batch_frames: neighbouring frames handed to the engine at once; None = 1 on a CPU, 8 on a GPU.
+        workers, batch_frames: see `vss.infer.predictions.predictions`.
         memory: bytes a GPU forward may use; None = most of what is free.
 
     Raises:
@@ -81,59 +74,27 @@ def infer(
             progress.say(f"{what}: no frames")
             return
         engine = load_engine(plan, weights, memory=memory)
-        frames = predictions(
-            engine,
-            list(rows.itertuples(index=False)),
-            lambda row: _read_frame(Path(dataset.root), row),
-            with_probabilities=scores_file is not None,
-            workers=workers,
-            batch_frames=batch_frames,
+        job = Job(
+            read=lambda row: _read_frame(Path(dataset.root), row),
+            finish=_labels_and_scores if scores_writer else _labels_only,
+            name=lambda row: f"video {row.video!r}, frame {row.frame!r}",
+            with_probabilities=scores_writer is not None,
         )
-        encoders = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="encode"))
-        writing = stack.enter_context(WriteBehind(waiting=2 + workers))
-        for row, labels, probabilities in progress.track(frames, what=what, total=len(rows)):
+        frames = list(rows.itertuples(index=False))
+        found = predictions(engine, frames, job, workers=workers, batch_frames=batch_frames)
+        writing = stack.enter_context(WriteBehind(waiting=4))
+        for row, (labels, encoded) in progress.track(found, what=what, total=len(frames)):
             writing.put(labels_writer.write, row.video, row.frame, labels)
             if scores_writer:
-                encoded = encoders.submit(codec.encode, probabilities, labels)
-                writing.put(_write_encoded, scores_writer, row.video, row.frame, encoded)
+                writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
 
 
-def _write_encoded(writer: formats.ScoresWriter, video: str, frame: str, encoded: Future[codec.Encoded]) -> None:
-    writer.write_encoded(video, frame, encoded.result())
+def _labels_only(row: Any, labels: np.ndarray, probabilities: None) -> tuple[np.ndarray, None]:
+    return labels, None
 
 
-def predictions(
-    engine: Engine,
-    items: Iterable[Item],
-    read: Callable[[Item], np.ndarray],
-    *,
-    with_probabilities: bool = False,
-    workers: int = 2,
-    batch_frames: int | None = None,
-) -> Iterator[tuple[Item, np.ndarray, np.ndarray | None]]:
-    """Yields (item, labels [H, W] uint8, probabilities [C, H, W] float32 or None) in the order of `items`.
-
-    Args:
-        engine: what predicts.
-        items: one a frame.
-        read: decodes an item to [H, W, 3] uint8 RGB; called in background threads, ahead of the network.
-        with_probabilities: whether to return them.
-        workers, batch_frames: see `infer`.
-
-    Raises:
-        UserError: the model returned inf or nan for a frame.
-    """
-    cv2.setNumThreads(1)  # frames are resized side by side; each on its own thread
-    size = batch_frames or (1 if engine.device.type == "cpu" else _FRAMES_ON_GPU)
-    loaded = load_ahead(items, lambda item: engine.resize(read(item)), workers=workers, ahead=size + workers)
-    for batch in batches(loaded, size=size, key=_frame_size):
-        found = engine.predict([frame for _, frame in batch], with_probabilities=with_probabilities)
-        labels, finite = found.labels.cpu().numpy(), found.finite.cpu().numpy()
-        for position, (item, _) in enumerate(batch):
-            if not finite[position]:
-                raise UserError(f"{_name(item)}: the model returned inf or nan; check its weights and precision")
-            probabilities = found.probabilities[position].cpu().numpy() if with_probabilities else None
-            yield item, labels[position], probabilities
+def _labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, codec.Encoded]:
+    return labels, codec.encode(probabilities, labels)
 
 
 def _outputs(out: Sequence[str | os.PathLike]) -> tuple[Path, Path | None]:
@@ -174,11 +135,3 @@ def _read_frame(root: Path, row: Any) -> np.ndarray:
             f"{path}: is {image.shape[1]}x{image.shape[0]}, the index says {row.width}x{row.height}; run prepare again"
         )
     return image
-
-
-def _frame_size(loaded: tuple[Any, Frame]) -> tuple[int, int]:
-    return loaded[1].size
-
-
-def _name(item: Any) -> str:
-    return f"video {item.video!r}, frame {item.frame!r}" if hasattr(item, "video") else str(item)
