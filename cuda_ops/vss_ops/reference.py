@@ -171,6 +171,7 @@ def _attention_samples(value: Tensor, shapes: Tensor, starts: Tensor, locations:
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     device = value.device
     shapes, starts = shapes.to(device), starts.to(device)
+    starts = torch.where(shapes.prod(1) > 0, starts, 0)  # an empty level may start beyond the table
     height, width = (shapes[:, i].view(L, 1) for i in (0, 1))
     x = locations[..., 0] * width - 0.5
     y = locations[..., 1] * height - 0.5
@@ -188,7 +189,6 @@ def _corners(x: Tensor, y: Tensor, width: Tensor | int, height: Tensor | int, st
     near = (x > -1) & (x < width) & (y > -1) & (y < height)  # False for NaN
     columns, weight_x, slope_x = _corners_1d(x, width, near)
     lines, weight_y, slope_y = _corners_1d(y, height, near)
-    start = torch.where(near, start, 0)  # an empty level may start beyond the table
     index = (lines * (width * stride) + start).unsqueeze(1) + columns * stride
     return Samples(_corners_last(index), weight_x, weight_y, slope_x, slope_y)
 

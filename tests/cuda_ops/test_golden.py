@@ -29,7 +29,7 @@ def _compare(case, results: dict[str, torch.Tensor], expected: dict[str, torch.T
         )
 
 
-def test_dcnv3(golden_dir: Path):
+def test_dcnv3(golden_dir: Path, path: str):
     for case, t in _cases(golden_dir / "dcnv3"):
         p = case["params"]
         leaves = [t[name].requires_grad_() for name in ("input", "offset", "mask")]
@@ -51,7 +51,7 @@ def test_dcnv3(golden_dir: Path):
         _compare(case, results, t)
 
 
-def test_ms_deform_attn(golden_dir: Path):
+def test_ms_deform_attn(golden_dir: Path, path: str):
     for case, t in _cases(golden_dir / "ms_deform_attn"):
         shapes = t["value_spatial_shapes"]
         areas = shapes.prod(1)

@@ -1,0 +1,132 @@
+"""The CUDA kernels, run on the CPU by the emulator, against pure PyTorch: what can be known of them without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from vss_ops.compiled import _numbers
+
+from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+DTYPES = [
+    (torch.float32, torch.float32),
+    (torch.float16, torch.float16),
+    (torch.float16, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+]
+
+DCN = {
+    "vectors": Dcn(2, 9, 11, window(group=3, group_channels=32)),
+    "16 channels, softmax": Dcn(1, 10, 9, window(group=2, group_channels=16), softmax=True),
+    "odd channels": Dcn(1, 5, 6, window(group=3, group_channels=5), softmax=True),
+    "one group": Dcn(1, 9, 17, window(group=1, group_channels=8)),
+    "stride and dilation": Dcn(2, 13, 11, window(stride=(2, 1), dilation=(1, 2), padding=(0, 2), group_channels=16)),
+    "far outside": Dcn(1, 8, 9, window(group_channels=16, offset_scale=2.0), reach=12.0),
+    "5x5 without centre": Dcn(1, 9, 9, window((5, 5), padding=2, group_channels=16, remove_center=True), softmax=True),
+    "wide kernel, no window": Dcn(1, 12, 12, window((9, 7), padding=4, group=1, group_channels=64)),
+    "more lanes than a warp": Dcn(1, 4, 5, window(group=1, group_channels=264)),
+    "zero offsets": Dcn(1, 8, 8, window(group_channels=32), reach=0.0),
+    "empty batch": Dcn(0, 8, 8, window()),
+}
+ATTENTION = {
+    "three levels": Attention(2, 21, 4, 32, 4, ((3, 4), (6, 7), (11, 13)), softmax=True),
+    "odd": Attention(1, 37, 3, 5, 3, ((1, 1), (5, 2))),
+    "many samples": Attention(1, 3, 2, 8, 40, ((4, 4), (7, 5))),
+    "no queries": Attention(1, 0, 2, 8, 4, ((4, 4),)),
+}
+
+
+@pytest.fixture(scope="module")
+def kernels(emulator: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(emulator))
+    for name in ("dcnv3_forward", "dcnv3_backward", "attention_forward", "attention_backward"):
+        getattr(loaded, name).restype = ctypes.c_char_p
+    return loaded
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _check(message: bytes) -> None:
+    assert message == b""
+
+
+def _compare(problem, head: list, kernels, name: str, tensors: list[Tensor]) -> None:
+    table, coordinates, weights = tensors
+    types = [TYPES[table.dtype], TYPES[coordinates.dtype]]
+    exact = with_gradients(problem.exact, [t.double() for t in tensors])
+    out = torch.full(exact[0].shape, float("nan"), dtype=table.dtype)
+    forward = getattr(kernels, f"{name}_forward")
+    _check(forward(*head, *types, *map(_address, (*tensors, out)), int(problem.softmax)))
+    seed = torch.linspace(-1, 1, max(1, out.numel()), dtype=torch.float64)[: out.numel()].reshape(out.shape)
+    grad = seed.to(table.dtype)
+    grad_table = torch.zeros(table.shape)
+    grad_coordinates, grad_weights = torch.empty_like(coordinates), torch.empty_like(weights)
+    backward = getattr(kernels, f"{name}_backward")
+    grads = (grad_table, grad_coordinates, grad_weights)
+    _check(backward(*head, *types, *map(_address, (grad, *tensors, *grads)), int(problem.softmax)))
+    if problem == DCN["zero offsets"]:  # gradients of offsets are one-sided there; both take the right side
+        assert not torch.equal(grad_coordinates, torch.zeros_like(grad_coordinates))
+    assert_close([out, *grads], exact, TOLERANCE[table.dtype])
+
+
+def _every_dtype_of_the_first(problems: dict, number: int) -> list:
+    """All dtypes for the first problems, which cover the vector and the scalar path; float32 for the others."""
+    return [
+        pytest.param(problem, dtypes, id=f"{name}-{'-'.join(str(d).removeprefix('torch.') for d in dtypes)}")
+        for position, (name, problem) in enumerate(problems.items())
+        for dtypes in (DTYPES if position < number else DTYPES[:1])
+    ]
+
+
+@pytest.mark.parametrize(("problem", "dtypes"), _every_dtype_of_the_first(DCN, 3))
+def test_dcnv3(kernels: ctypes.CDLL, problem: Dcn, dtypes: tuple[torch.dtype, torch.dtype]):
+    table, *points = problem.tensors(torch.float64)
+    tensors = [table.to(dtypes[0]), *(p.to(dtypes[1]) for p in points)]
+    sizes = [*table.shape[:3], *points[0].shape[1:3], *_numbers(problem.window)]
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(problem.window.offset_scale)]
+    _compare(problem, head, kernels, "dcnv3", tensors)
+
+
+@pytest.mark.parametrize(("problem", "dtypes"), _every_dtype_of_the_first(ATTENTION, 2))
+def test_ms_deform_attn(kernels: ctypes.CDLL, problem: Attention, dtypes: tuple[torch.dtype, torch.dtype]):
+    table, *points = problem.tensors(torch.float64)
+    tensors = [table.to(dtypes[0]), *(p.to(dtypes[1]) for p in points)]
+    sizes = [table.shape[0], table.shape[1], problem.Q, problem.M, problem.D, len(problem.shapes), problem.P]
+    shapes, starts = problem.levels()
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), _address(shapes), _address(starts)]
+    _compare(problem, head, kernels, "attention", tensors)
+
+
+def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):
+    problem = Attention(1, 5, 2, 8, 4, ((4, 4), (5, 5)))
+    tensors = problem.tensors(torch.float32)
+    sizes = (ctypes.c_int64 * 7)(1, tensors[0].shape[1], 5, 2, 8, 2, 4)
+    shapes, starts = problem.levels()
+    shapes[1, 0] = 6  # one line more than the table holds
+    out = torch.empty(1, 5, 16)
+    _check(kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, (*tensors, out)), 0))
+    weights = tensors[2].clone()
+    weights[..., 1, :] = 0
+    assert_close([out], [problem.exact(tensors[0], tensors[1], weights)], 1e-6)
+
+
+def test_not_a_number_stays_where_it_is_sampled(kernels: ctypes.CDLL):
+    problem = Dcn(1, 8, 8, window(group=1, group_channels=8), reach=0.3)
+    tensors = problem.tensors(torch.float32)
+    tensors[0][0, 0, 0] = float("nan")
+    tensors[1][0, 7, 7, 0] = float("nan")  # a position that is no number samples nothing
+    sizes = [1, 8, 8, 8, 8, *_numbers(problem.window)]
+    out = torch.empty(1, 8, 8, 8)
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 0, 0]
+    _check(kernels.dcnv3_forward(*head, *map(_address, (*tensors, out)), 0))
+    assert out[0, 0, 0].isnan().all()
+    assert out[0, 4:, 4:].isfinite().all()
