@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vss_ops import paths, reference
+from vss_ops import ops, paths, reference
 from vss_ops.geometry import Window
-from vss_ops.ops import dcnv3, ms_deform_attn
 
 # Largest error allowed, relative to the largest value. float32: tens of roundings of 6e-8, and sums of dozens of terms;
 # half precision rounds the result once, to 2^-11 or 2^-8, and nothing before it.
@@ -57,7 +56,7 @@ def _cases(device: torch.device, dtype: torch.dtype):
         inputs = [normal(2, 6, 7, 2 * channels), normal(2, 6, 7, 2 * points, scale=2.0), normal(2, 6, 7, points)]
         yield (
             f"dcnv3 ({channels} channels a group)",
-            lambda i, o, m, w=window: dcnv3(i, o, m, **w._asdict(), softmax=True),
+            lambda i, o, m, w=window: ops.dcnv3(i, o, m, **w._asdict(), softmax=True),
             lambda i, o, m, w=window: reference.dcnv3(i, o, m, w, softmax=True),
             inputs,
         )
@@ -66,7 +65,7 @@ def _cases(device: torch.device, dtype: torch.dtype):
     locations = (torch.rand(2, 5, 2, 2, 4, 2, generator=generator) * 1.4 - 0.2).to(device, dtype)
     yield (
         "ms_deform_attn",
-        lambda v, p, w: ms_deform_attn(v, shapes.to(device), starts.to(device), p, w, softmax=True),
+        lambda v, p, w: ops.ms_deform_attn(v, shapes.to(device), starts.to(device), p, w, softmax=True),
         lambda v, p, w: reference.ms_deform_attn(v, shapes, starts, p, w, softmax=True),
         [normal(2, 54, 2, 32), locations, normal(2, 5, 2, 2, 4)],
     )
