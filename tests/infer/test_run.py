@@ -14,25 +14,9 @@ from tiny_dataset import write_dataset
 from vss import formats
 from vss.errors import UserError
 from vss.infer.run import infer
-from vss.models.build import build_segmentor
-from vss.models.checkpoints import save_weights
-from vss.train.config import published_settings, resolve
 
-ROW = "upernet_convnext-nano_vspw"
 SIZES = {"wide": (32, 57), "-- tall": (57, 32), "odd": (41, 33), "square": (40, 40)}
 TTA = {"img_ratios": [0.5, 1.0, 1.25], "flip": True}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    config = published_settings(resolve({"config": ROW}))
-    torch.manual_seed(3)
-    segmentor = build_segmentor(config["model"])
-    torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight)
-    formats.write_json(folder / "config.json", config)
-    save_weights(segmentor, folder / "weights.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +44,9 @@ def read_labels(*paths):
 
 
 @pytest.fixture(scope="module")
-def reference(model, dataset, tmp_path_factory):
+def reference(nano_model, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    run(model, dataset, [folder / "0.labels.h5", folder / "0.scores.h5"])
+    run(nano_model, dataset, [folder / "0.labels.h5", folder / "0.scores.h5"])
     return folder
 
 
@@ -90,13 +74,13 @@ def test_labels_are_the_argmax_of_the_scores(reference):
     [{"workers": 1}, {"workers": 3}, {"shards": 3}, {"threads": 2}],
     ids=str,
 )
-def test_bit_equal_whatever_the_schedule(model, dataset, reference, tmp_path, options):
+def test_bit_equal_whatever_the_schedule(nano_model, dataset, reference, tmp_path, options):
     options = dict(options)
     torch.set_num_threads(options.pop("threads", 1))
     shards = options.get("shards", 1)
     for shard in range(shards):
         out = [tmp_path / f"{shard}.labels.h5", tmp_path / f"{shard}.scores.h5"]
-        run(model, dataset, out, **options | {"shard": shard})
+        run(nano_model, dataset, out, **options | {"shard": shard})
     torch.set_num_threads(1)
     found = read_labels(*tmp_path.glob("*.labels.h5"))
     expected = read_labels(reference / "0.labels.h5")
@@ -110,24 +94,24 @@ def test_bit_equal_whatever_the_schedule(model, dataset, reference, tmp_path, op
                     assert np.array_equal(part.read(*key), whole.read(*key))
 
 
-def test_labels_do_not_depend_on_whether_scores_are_kept(model, dataset, reference, tmp_path):
-    run(model, dataset, [tmp_path / "0.labels.h5"])
+def test_labels_do_not_depend_on_whether_scores_are_kept(nano_model, dataset, reference, tmp_path):
+    run(nano_model, dataset, [tmp_path / "0.labels.h5"])
     found, expected = read_labels(tmp_path / "0.labels.h5"), read_labels(reference / "0.labels.h5")
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
-def test_an_empty_shard_gives_valid_files(model, dataset, tmp_path):
-    run(model, dataset, [tmp_path / "0.labels.h5", tmp_path / "0.scores.h5"], split="test")
+def test_an_empty_shard_gives_valid_files(nano_model, dataset, tmp_path):
+    run(nano_model, dataset, [tmp_path / "0.labels.h5", tmp_path / "0.scores.h5"], split="test")
     assert read_labels(tmp_path / "0.labels.h5") == {}
     with formats.ScoresReader(tmp_path / "0.scores.h5") as scores:
         assert scores.keys() == []
 
 
-def test_provenance_names_every_realised_view(reference, model):
+def test_provenance_names_every_realised_view(reference, nano_model):
     with formats.LabelsReader(reference / "0.labels.h5") as reader:
         provenance = reader.provenance
         assert reader.classes[0] == "wall"
-    assert provenance["weights_sha256"] == [formats.sha256_of_file(model / "weights.safetensors")]
+    assert provenance["weights_sha256"] == [formats.sha256_of_file(nano_model / "weights.safetensors")]
     assert (provenance["device"], provenance["precision"], provenance["protocol"]) == ("cpu", "float32", "paper")
     assert set(provenance["views"]) == {f"{h}x{w}" for h, w in SIZES.values()}
     views = provenance["views"]["32x57"]
@@ -141,22 +125,22 @@ def test_provenance_names_every_realised_view(reference, model):
     ]
 
 
-def test_as_published_breaks_the_flip_of_convnext(model, dataset, tmp_path):
-    run(model, dataset, [tmp_path / "0.labels.h5"], settings={"tta": {"flip": True}, "protocol": "as_published"})
+def test_as_published_breaks_the_flip_of_convnext(nano_model, dataset, tmp_path):
+    run(nano_model, dataset, [tmp_path / "0.labels.h5"], settings={"tta": {"flip": True}, "protocol": "as_published"})
     with formats.LabelsReader(tmp_path / "0.labels.h5") as reader:
         views = reader.provenance["views"]["32x57"]
     assert {(view["flip"], view["image_flipped"]) for view in views} == {(False, False), (True, False)}
 
 
-def test_averaged_weights(model, dataset, tmp_path):
-    same = load_file(model / "weights.safetensors")
+def test_averaged_weights(nano_model, dataset, tmp_path):
+    same = load_file(nano_model / "weights.safetensors")
     save_file(same, tmp_path / "copy.safetensors")
-    run(model, dataset, [tmp_path / "a.labels.h5"])
+    run(nano_model, dataset, [tmp_path / "a.labels.h5"])
     run(
-        model,
+        nano_model,
         dataset,
         [tmp_path / "b.labels.h5"],
-        weights=[model / "weights.safetensors", tmp_path / "copy.safetensors"],
+        weights=[nano_model / "weights.safetensors", tmp_path / "copy.safetensors"],
     )
     one, two = read_labels(tmp_path / "a.labels.h5"), read_labels(tmp_path / "b.labels.h5")
     assert all(np.array_equal(one[key], two[key]) for key in one)
@@ -174,45 +158,45 @@ def test_averaged_weights(model, dataset, tmp_path):
         ({"tta": {"precision": "int8"}}, "precision is 'int8'"),
     ],
 )
-def test_mistakes_in_settings(model, dataset, tmp_path, settings, said):
+def test_mistakes_in_settings(nano_model, dataset, tmp_path, settings, said):
     with pytest.raises(UserError, match=said):
-        run(model, dataset, [tmp_path / "0.labels.h5"], settings=settings)
+        run(nano_model, dataset, [tmp_path / "0.labels.h5"], settings=settings)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("out", [[], ["0.scores.h5"], ["0.labels.h5", "1.labels.h5"], ["0.labels.h5", "0.txt"]])
-def test_mistakes_in_outputs(model, dataset, tmp_path, out):
+def test_mistakes_in_outputs(nano_model, dataset, tmp_path, out):
     with pytest.raises(UserError, match=r"expected one|unknown kind"):
-        run(model, dataset, [tmp_path / name for name in out])
+        run(nano_model, dataset, [tmp_path / name for name in out])
 
 
-def test_no_such_device(model, dataset, tmp_path):
+def test_no_such_device(nano_model, dataset, tmp_path):
     with pytest.raises(UserError, match="device: found 'tpu9'"):
-        run(model, dataset, [tmp_path / "0.labels.h5"], device="tpu9")
+        run(nano_model, dataset, [tmp_path / "0.labels.h5"], device="tpu9")
     with pytest.raises(UserError, match="torch sees"):
-        run(model, dataset, [tmp_path / "0.labels.h5"], device="cuda:99")
+        run(nano_model, dataset, [tmp_path / "0.labels.h5"], device="cuda:99")
 
 
-def test_weights_that_do_not_fill_the_model(model, dataset, tmp_path):
-    tensors = load_file(model / "weights.safetensors")
+def test_weights_that_do_not_fill_the_model(nano_model, dataset, tmp_path):
+    tensors = load_file(nano_model / "weights.safetensors")
     del tensors["decode_head.conv_seg.weight"]
     save_file(tensors, tmp_path / "holes.safetensors")
     with pytest.raises(UserError, match=r"lacks 1 tensors of the model, such as decode_head\.conv_seg\.weight"):
-        run(model, dataset, [tmp_path / "0.labels.h5"], weights=tmp_path / "holes.safetensors")
+        run(nano_model, dataset, [tmp_path / "0.labels.h5"], weights=tmp_path / "holes.safetensors")
 
 
-def test_nan_weights_are_told_and_leave_no_file(model, dataset, tmp_path):
-    tensors = load_file(model / "weights.safetensors")
+def test_nan_weights_are_told_and_leave_no_file(nano_model, dataset, tmp_path):
+    tensors = load_file(nano_model / "weights.safetensors")
     tensors["decode_head.conv_seg.bias"][7] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")
     out = tmp_path / "out"
     with pytest.raises(UserError, match="the model returned inf or nan"):
-        run(model, dataset, [out / "0.labels.h5", out / "0.scores.h5"], weights=tmp_path / "nan.safetensors")
+        run(nano_model, dataset, [out / "0.labels.h5", out / "0.scores.h5"], weights=tmp_path / "nan.safetensors")
     assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["gone", "broken", "resized"])
-def test_a_bad_image_is_named_and_leaves_no_file(model, tmp_path, damage):
+def test_a_bad_image_is_named_and_leaves_no_file(nano_model, tmp_path, damage):
     masks = {"a": [np.ones((24, 32), np.uint8)] * 3}
     dataset = write_dataset(tmp_path / "data", masks)
     image = tmp_path / "data" / formats.read_index(dataset.index).image[1]
@@ -224,7 +208,7 @@ def test_a_bad_image_is_named_and_leaves_no_file(model, tmp_path, damage):
         cv2.imwrite(str(image), np.zeros((10, 10, 3), np.uint8))
     out = tmp_path / "out"
     with pytest.raises(UserError, match=image.name):
-        run(model, dataset, [out / "0.labels.h5"])
+        run(nano_model, dataset, [out / "0.labels.h5"])
     assert not list(out.iterdir())
 
 

@@ -1,0 +1,58 @@
+"""A prediction drawn over its frame: class colours, thin borders, and the names of the larger regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from vss.labels import IGNORE_INDEX, overlay_palette
+
+_OPACITY = 0.55
+_NAMED_SHARE = 0.01  # of the frame that a region must cover to be named
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw_overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Returns the frame with its classes drawn over it [H, W, 3] uint8 RGB.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        labels: [H, W] uint8 train ids; 255 stays as it is.
+        classes: class names by train id.
+    """
+    colours = overlay_palette()[labels]
+    mixed = cv2.addWeighted(image, 1 - _OPACITY, colours, _OPACITY, 0)
+    mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
+    mixed[_borders(labels)] = 255
+    for label in np.unique(labels[labels < len(classes)]):
+        _name_largest_region(mixed, labels == label, classes[label].replace("_", " "))
+    return mixed
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Returns [H, W] bool: the pixel to the right or below has another label."""
+    borders = np.zeros(labels.shape, bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    return borders
+
+
+def _name_largest_region(image: np.ndarray, mask: np.ndarray, name: str) -> None:
+    """Writes a class's name at the innermost pixel of its largest region, if that is large enough to be read."""
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    if count < 2:
+        return
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    if stats[largest, cv2.CC_STAT_AREA] < _NAMED_SHARE * mask.size:
+        return
+    # A frame around the image, so that its edge counts as the region's edge.
+    inside = cv2.copyMakeBorder((regions == largest).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    y, x = np.unravel_index(cv2.distanceTransform(inside, cv2.DIST_L2, 3).argmax(), inside.shape)
+    scale = max(0.35, image.shape[0] / 1000)
+    (width, height), _ = cv2.getTextSize(name, _FONT, scale, 1)
+    left = int(np.clip(x - 1 - width // 2, 0, max(image.shape[1] - width, 0)))
+    bottom = int(np.clip(y - 1 + height // 2, height, image.shape[0] - 1))
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(image, name, (left, bottom), _FONT, scale, colour, thickness, cv2.LINE_AA)
