@@ -82,7 +82,9 @@ def golden_weights(golden, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def golden_network(golden_weights):
-    return load_network("cascadepsp", golden_weights, device="cpu")
+    name, network = load_network(golden_weights, device="cpu")
+    assert name == "cascadepsp"
+    return network
 
 
 @pytest.mark.golden
@@ -249,20 +251,34 @@ def mini_weights(tmp_path):
     ("settings", "named"),
     [
         ({"mode": "double_pass"}, "double_pass"),
-        ({"network": "cascadepsp-micro"}, "cascadepsp-micro"),
         ({"parts": "pixels"}, "pixels"),
         ({"precision": "fp8"}, "fp8"),
         ({"mode": "generic", "L": 64}, "L = 64"),
         ({"classes": ["unicorn"]}, "unicorn"),
         ({"background": ["unicorn"]}, "unicorn"),
-        ({"network": "cascadepsp"}, "not weights of cascadepsp"),
     ],
 )
 def test_mistakes_are_named(mini_weights, settings, named):
     with pytest.raises(UserError, match=named):
-        CascadePSP.from_settings(
-            {"network": "cascadepsp-mini", **settings}, weights=mini_weights, classes=VSPW.classes, device="cpu"
-        )
+        CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
+
+
+def test_weights_that_do_not_fit_are_named(mini_weights, tmp_path):
+    def build(path):
+        CascadePSP.from_settings({}, weights=path, classes=VSPW.classes, device="cpu")
+
+    with pytest.raises(UserError, match="no weights"):
+        build(None)
+    with pytest.raises(UserError, match=r"absent\.safetensors: no such file"):
+        build(tmp_path / "absent.safetensors")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"other\.safetensors: not weights of any"):
+        build(tmp_path / "other.safetensors")
+    state = load_file(mini_weights)
+    del state["final_21.bias"]
+    save_file({name: torch.from_numpy(value) for name, value in state.items()}, tmp_path / "part.safetensors")
+    with pytest.raises(UserError, match=r"final_21\.bias is missing"):
+        build(tmp_path / "part.safetensors")
 
 
 def test_skips_leave_labels_alone(mini_weights):
@@ -270,7 +286,7 @@ def test_skips_leave_labels_alone(mini_weights):
     labels = coarse(truth)
 
     def refine(**settings):
-        settings = {"network": "cascadepsp-mini", "L": 64, "min_area": 30, "dilate": 3, **settings}
+        settings = {"L": 64, "min_area": 30, "dilate": 3, **settings}
         refiner = CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
         return refiner.refine(image, labels)
 

@@ -102,8 +102,9 @@ def test_superpixels_partition_the_frame_along_its_edges(method):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
+        ({"scale": 3}, "felzenszwalb: unknown setting 'scale'"),
         ({"method": "watershed"}, "watershed"),
-        ({}, "None"),
+        ({"method": None}, "None"),
         ({"method": "slic", "scale": 3}, "scale"),
         ({"method": "felzenszwalb", "scales": []}, "scales"),
         ({"method": "slic", "segments": [0]}, "segments"),

@@ -56,9 +56,9 @@ def test_ssa_over_superpixels_mends_a_coarse_prediction(dataset):
 
 
 def test_the_refined_file_says_what_it_came_from(dataset):
-    out = refine_val(dataset, {"method": "ssa", "min_purity": 0.5}, proposals=propose_val(dataset))
+    out = refine_val(dataset, {"method": "ssa", "settings": {"min_purity": 0.5}}, proposals=propose_val(dataset))
     with formats.LabelsReader(out) as reader:
-        assert reader.provenance["settings"] == {"method": "ssa", "min_purity": 0.5}
+        assert reader.provenance["settings"] == {"method": "ssa", "settings": {"min_purity": 0.5}}
         assert reader.provenance["of"] == {"model": "coarse"}
         assert len(reader.classes) == 124
 
@@ -95,9 +95,10 @@ def test_proposals_are_deterministic(dataset):
     [
         ({"method": "ssb"}, "ssb"),
         ({}, "None"),
-        ({"method": "ssa", "purity": 1}, "purity"),
+        ({"method": "ssa", "settings": {"purity": 1}}, "purity"),
+        ({"method": "ssa", "min_purity": 1}, "min_purity"),
         ({"method": "ssa"}, "proposals"),
-        ({"method": "cascadepsp", "scale": 1}, "scale"),
+        ({"method": "cascadepsp", "settings": {"scale": 1}}, "scale"),
     ],
 )
 def test_mistakes_in_settings_are_named(dataset, settings, named):

@@ -18,23 +18,23 @@ from torch.nn import functional as F
 
 from vss.errors import UserError
 from vss.refine.background import BACKGROUND_CLASSES
-from vss.refine.network import NETWORKS, load_network
+from vss.refine.network import NETWORKS, NetworkRow, load_network
 from vss.refine.parts import Part, merge_parts, split_classes, split_components
 from vss.refine.settings import one_of, with_defaults
 
 # A mode is a row of defaults. single_pass: CascadePSP's procedure for scene parsing (eval.py --ade: components, each
-# cropped and seen once at 224 pixels, "less upsampling is better"). generic: what the package's `Refiner.refine` does
-# with one class of a frame (global step at 900 pixels, then local crops at full size).
+# cropped and seen once at the size of training; "less upsampling is better"). generic: what the package's
+# `Refiner.refine` does with one class of a frame (global step at 900 pixels, then local crops at full size).
 MODES: dict[str, dict[str, Any]] = {
-    "single_pass": {"L": 224, "parts": "components", "fast": True},
-    "generic": {"L": 900, "parts": "classes", "fast": False},
+    "single_pass": {"parts": "components", "fast": True},
+    "generic": {"parts": "classes", "fast": False, "L": 900, "upsample": True},
 }
 DEFAULTS: dict[str, Any] = {
-    "network": "cascadepsp",  # row of NETWORKS
-    "mode": "single_pass",  # row of MODES; the three keys below override it
-    "L": None,  # pixels of the longer side that the network sees
+    "mode": "single_pass",  # row of MODES; the four keys below override it
     "parts": None,  # "components" or "classes"
     "fast": None,  # true: the global step only
+    "L": None,  # pixels of the longer side that the network sees; by default the network's own (224)
+    "upsample": None,  # whether crops smaller than L are enlarged to L; by default as the network wants it (true)
     "min_area": 32 * 32,  # pixels; parts that are not larger keep their label
     "dilate": 10,  # pixels; parts closer than this are one component
     "margin": 0.25,  # share of a part's height and width added around it
@@ -79,7 +79,8 @@ class CascadePSP:
             UserError: an unknown key, value or class; weights missing or of another network.
         """
         resolved = resolve_settings(settings, classes=classes)
-        return cls(load_network(resolved["network"], weights, device=device), resolved)
+        name, network = load_network(weights, device=device)
+        return cls(network, complete_settings(resolved, NETWORKS[name]))
 
     @torch.inference_mode()
     def refine(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ class CascadePSP:
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self._device)
         masks = [mask_tensor(part.mask).to(self._device) for part in parts]
-        options = {"L": self._settings["L"], "batch_size": self._settings["batch_size"]}
+        options = {key: self._settings[key] for key in ("L", "upsample", "batch_size")}
         crops = [(_cropped(frame, part), _cropped(mask, part)) for part, mask in zip(parts, masks, strict=True)]
         if self._settings["fast"]:
             refined = single_pass(self._network, *zip(*crops, strict=True), **options)
@@ -130,25 +131,33 @@ class CascadePSP:
 
 
 def resolve_settings(settings: Mapping[str, Any], *, classes: Sequence[str]) -> dict[str, Any]:
-    """Returns complete settings; `classes` and `background` become sets of train ids.
+    """Returns settings that lack at most what the network decides; `classes` and `background` become train ids.
 
     Raises:
         UserError: an unknown key, value or class name.
     """
     resolved = with_defaults(settings, DEFAULTS, where="refine cascadepsp")
-    one_of(resolved["network"], NETWORKS, where="refine network")
     mode = MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")]
-    resolved.update({key: value for key, value in mode.items() if resolved[key] is None})
+    resolved = _filled(resolved, mode)
     one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
     one_of(resolved["precision"], _PRECISIONS, where="refine cascadepsp precision")
     least = 8 if resolved["fast"] else 2 * (2 * _CROP_BORDER) + 2
-    if resolved["L"] < least:
+    if resolved["L"] is not None and resolved["L"] < least:
         raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {least}")
     resolved["classes"] = None if resolved["classes"] is None else _ids(resolved["classes"], classes, "classes")
     if resolved["background"] is None:  # the default list is VSPW's; another label space takes what it shares with it
         resolved["background"] = [name for name in BACKGROUND_CLASSES if name in classes]
     resolved["background"] = _ids(resolved["background"], classes, "background")
     return resolved
+
+
+def complete_settings(settings: Mapping[str, Any], row: NetworkRow) -> dict[str, Any]:
+    """Returns settings with `L` and `upsample` filled in by the network's row."""
+    return _filled(settings, {"L": row.L, "upsample": row.upsample})
+
+
+def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: defaults.get(key) if value is None else value for key, value in settings.items()}
 
 
 def _ids(names: Sequence[str], classes: Sequence[str], key: str) -> frozenset[int]:
@@ -175,7 +184,13 @@ def mask_tensor(mask: np.ndarray) -> Tensor:
 
 
 def single_pass(
-    network: Network, images: Sequence[Tensor], masks: Sequence[Tensor], *, L: int, batch_size: int = 8
+    network: Network,
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    *,
+    L: int,
+    upsample: bool = True,
+    batch_size: int = 8,
 ) -> list[Tensor]:
     """Refines masks with the global step only (eval_helper.py `process_im_single_pass`).
 
@@ -185,12 +200,13 @@ def single_pass(
         images: [1, 3, h, w] each, normalised.
         masks: [1, 1, h, w] each, -1 or +1.
         L: pixels of the longer side that the network sees.
+        upsample: whether smaller crops are enlarged to L (upstream's behaviour).
         batch_size: crops a call.
 
     Returns:
         Probabilities [1, 1, h, w], one a crop.
     """
-    scaled = [_to_longer_side(image, mask, L) for image, mask in zip(images, masks, strict=True)]
+    scaled = [to_longer_side(image, mask, L, upsample=upsample) for image, mask in zip(images, masks, strict=True)]
     by_size = defaultdict(list)
     for number, (image, _) in enumerate(scaled):
         by_size[image.shape].append(number)
@@ -200,11 +216,13 @@ def single_pass(
             image, mask = (torch.cat([scaled[number][kind] for number in chunk]) for kind in (0, 1))
             output = padded_forward(network, image, mask)["pred_224"]
             for number, one in zip(chunk, output.split(1), strict=True):
-                refined[number] = _from_longer_side(one, masks[number].shape[-2:], L)
+                refined[number] = resized_back(one, masks[number].shape[-2:])
     return refined
 
 
-def high_res(network: Network, image: Tensor, masks: Tensor, *, L: int, batch_size: int = 8) -> Tensor:
+def high_res(
+    network: Network, image: Tensor, masks: Tensor, *, L: int, upsample: bool = True, batch_size: int = 8
+) -> Tensor:
     """Refines the masks of one image: global step, then local crops at full size (`process_high_res_im`).
 
     The global result is thresholded at 0.5. Crops of side L are taken every L // 2 - 32 pixels, skipped where the
@@ -215,16 +233,17 @@ def high_res(network: Network, image: Tensor, masks: Tensor, *, L: int, batch_si
         image: [1, 3, h, w], normalised.
         masks: [N, 1, h, w], -1 or +1.
         L: pixels of the longer side in the global step and of a local crop; at least 66.
+        upsample: whether a smaller image is enlarged to L for the global step (upstream's behaviour).
         batch_size: masks a call.
 
     Returns:
         Probabilities [N, 1, h, w].
     """
     size = masks.shape[-2:]
-    small_image, _ = _to_longer_side(image, masks[:1], L)
+    small_image, _ = to_longer_side(image, masks[:1], L, upsample=upsample)
     outputs = []
     for chunk in masks.split(batch_size):
-        _, small = _to_longer_side(image, chunk, L)
+        _, small = to_longer_side(image, chunk, L, upsample=upsample)
         outputs.append(padded_forward(network, small_image.expand(len(chunk), -1, -1, -1), small))
     stride_1, stride_4 = (
         F.interpolate(torch.cat([o[key] for o in outputs]).float(), size=size, mode="bilinear", align_corners=False)
@@ -281,22 +300,26 @@ def padded_forward(
     return {key: output[key][..., :height, :width] for key in ("pred_224", "pred_56_2")}
 
 
-def _to_longer_side(image: Tensor, mask: Tensor, L: int) -> tuple[Tensor, Tensor]:
-    """Resizes image and mask so that the longer side is L; sizes are floor(side * ratio), the ratio sets the grid."""
+def to_longer_side(image: Tensor, mask: Tensor, L: int, *, upsample: bool) -> tuple[Tensor, Tensor]:
+    """Resizes image and mask so that the longer side is L; sizes are floor(side * ratio), the ratio sets the grid.
+
+    Args:
+        upsample: False leaves what is smaller than L as it is.
+    """
     longer = max(mask.shape[-2:])
-    if longer == L:
-        return image, mask
     if longer > L:
         return tuple(F.interpolate(x, scale_factor=L / longer, mode="area") for x in (image, mask))
+    if longer == L or not upsample:
+        return image, mask
     image = F.interpolate(image, scale_factor=L / longer, mode="bicubic", align_corners=False)
     return image, F.interpolate(mask, scale_factor=L / longer, mode="bilinear", align_corners=False)
 
 
-def _from_longer_side(probability: Tensor, size: Sequence[int], L: int) -> Tensor:
-    """Resizes a probability map back to `size`."""
-    if max(size) == L:
+def resized_back(probability: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes a probability map to `size`, smaller or larger."""
+    if tuple(probability.shape[-2:]) == tuple(size):
         return probability
-    if max(size) < L:
+    if max(size) < max(probability.shape[-2:]):
         return F.interpolate(probability.float(), size=tuple(size), mode="area")
     return F.interpolate(probability.float(), size=tuple(size), mode="bilinear", align_corners=True)
 

@@ -11,13 +11,15 @@ the logits.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from segmentation_refinement.models.psp.pspnet import PSPModule, PSPUpsample, RefinementModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vss.errors import UserError
 from vss.refine.settings import one_of
 from vss.refine.weights import load_into, read_weights
 
@@ -64,15 +66,66 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+class ColourEvidence(nn.Module):
+    """Which side of the mask a pixel's colour belongs to.
+
+    For windows of several sizes: the share of foreground, and how much nearer the pixel's colour is to the mean colour
+    of the window's foreground than to that of its background. A large network learns this by itself; given to a small
+    one it saves most of the training.
+
+    Args:
+        radii: half sizes of the windows in pixels.
+        width: channels of the head.
+    """
+
+    def __init__(self, *, radii: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.radii = radii
+        self.head = nn.Sequential(
+            nn.Conv2d(1 + 3 * len(radii), width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 1, 1),
+        )
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Maps image [N, 3, H, W] and mask [N, 1, H, W] in -1..1 to logits [N, 1, H, W], at first all 0."""
+        inside = (mask + 1) / 2
+        features = [mask]
+        stacked = torch.cat([inside, 1 - inside, image * inside, image * (1 - inside)], dim=1)
+        for radius in self.radii:
+            share, rest, front, back = window_mean(stacked, radius).split([1, 1, 3, 3], dim=1)
+            front, back = front / (share + 1e-2), back / (rest + 1e-2)
+            to_front = (image - front).square().mean(dim=1, keepdim=True)
+            to_back = (image - back).square().mean(dim=1, keepdim=True)
+            contrast = (front - back).square().mean(dim=1, keepdim=True).clamp(max=4)
+            features += [2 * share - 1, (to_back - to_front) / (to_back + to_front + 0.05), contrast]
+        return self.head(torch.cat(features, dim=1))
+
+
+def window_mean(x: Tensor, radius: int) -> Tensor:
+    """Returns the mean of x [N, C, H, W] over windows of side 2 * radius + 1, with zeros outside."""
+    side = 2 * radius + 1
+    rows = F.avg_pool2d(x, (side, 1), stride=1, padding=(radius, 0))
+    return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))
+
+
 class MiniRefinementModule(RefinementModule):
     """CascadePSP with an encoder of three small stages: the package's cascade, pyramid pooling and decoder blocks.
 
+    Unlike CascadePSP it adds colour evidence and the given mask to its last logits, and starts from exactly that mask:
+    a short training then goes into what is to be changed, and an untrained network does no harm.
+
     Args:
         widths: channels at strides 1 (decoder), 2, 4, 8.
+        evidence: of the colour evidence.
     """
 
-    def __init__(self, *, widths: tuple[int, int, int, int]) -> None:
-        nn.Module.__init__(self)  # the parent's own constructor builds the full-size parts; its forward is kept
+    def __init__(self, *, widths: tuple[int, int, int, int], evidence: ColourEvidence) -> None:
+        nn.Module.__init__(self)  # the parent's constructor builds the full-size parts; only its forward is wanted
         full, half, quarter, eighth = widths
         self.feats = MiniEncoder(widths=(half, quarter, eighth))
         self.psp = PSPModule(eighth, eighth, (1, 2, 3, 6))
@@ -83,11 +136,45 @@ class MiniRefinementModule(RefinementModule):
         self.final_56 = nn.Sequential(nn.Conv2d(quarter, full, 1), nn.ReLU(inplace=True), nn.Conv2d(full, 1, 1))
         self.final_11 = nn.Conv2d(full + 3, full, 1)
         self.final_21 = nn.Conv2d(full, 1, 1)
+        nn.init.zeros_(self.final_21.weight)
+        nn.init.zeros_(self.final_21.bias)
+        self.evidence = evidence
+        self.trust = nn.Parameter(torch.tensor(3.0))  # logit of the given mask
+
+    def forward(
+        self, x: Tensor, seg: Tensor, inter_s8: Tensor | None = None, inter_s4: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Refines `seg` [N, 1, H, W] on the image x [N, 3, H, W]; see the contract in the module's docstring."""
+        outputs = super().forward(x, seg, inter_s8, inter_s4)
+        outputs["out_224"] = outputs["out_224"] + self.evidence(x, seg) + self.trust * seg
+        outputs["pred_224"] = torch.sigmoid(outputs["out_224"])
+        return outputs
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "cascadepsp": RefinementModule,  # 67.7 M parameters
-    "cascadepsp-mini": lambda: MiniRefinementModule(widths=(8, 16, 32, 64)),  # 0.2 M
+def _mini() -> MiniRefinementModule:
+    return MiniRefinementModule(widths=(8, 8, 16, 32), evidence=ColourEvidence(radii=(3, 7, 15), width=12))
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """A refinement network.
+
+    Attributes:
+        build: makes it with random weights.
+        L: default of a single pass: pixels of a crop's longer side as the network sees it.
+        upsample: default of a single pass: whether smaller crops are enlarged to L.
+    """
+
+    build: Callable[[], nn.Module]
+    L: int
+    upsample: bool
+
+
+NETWORKS = {
+    "cascadepsp": NetworkRow(RefinementModule, L=224, upsample=True),  # 67.7 M parameters
+    # Trained on crops at their own scale, see vss.refine.samples.
+    # 0.07 M parameters; trained on crops at their own scale, see vss.refine.samples
+    "cascadepsp-mini": NetworkRow(_mini, L=192, upsample=False),
 }
 
 
@@ -97,19 +184,36 @@ def build_network(name: str) -> nn.Module:
     Raises:
         UserError: no such row.
     """
-    return NETWORKS[one_of(name, NETWORKS, where="refine network")]()
+    return NETWORKS[one_of(name, NETWORKS, where="refine network")].build()
 
 
-def load_network(name: str, weights: str | os.PathLike | None, *, device: str) -> nn.Module:
-    """Builds a network, loads its weights and puts it in eval mode on `device`.
+def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str, nn.Module]:
+    """Reads weights, finds the row of `NETWORKS` they belong to, and loads that network in eval mode on `device`.
 
     Args:
-        name: row of `NETWORKS`.
-        weights: CascadePSP's released file (every name prefixed with `module.`) or one of ours.
+        weights: CascadePSP's released file (every name prefixed with `module.`) or one that `train_refiner` wrote.
+
+    Returns:
+        The row's name and the network.
 
     Raises:
-        UserError: no such row; weights missing, unreadable or of another network.
+        UserError: weights missing, unreadable or of no known network.
     """
+    state = read_weights(weights, of="CascadePSP")
+    name = _row_of(state)
+    if name is None:
+        raise UserError(f"{weights}: not weights of any of {', '.join(NETWORKS)}")
     network = build_network(name)
-    load_into(network, read_weights(weights, of=name), path=str(weights), of=name)
-    return network.eval().to(torch.device(device))
+    load_into(network, state, path=str(weights), of=name)
+    return name, network.eval().to(torch.device(device))
+
+
+def _row_of(state: Mapping[str, Tensor]) -> str | None:
+    """Returns the row whose network has most of the names in `state`, None if none has half of them."""
+    shares = {}
+    for name in NETWORKS:
+        with torch.device("meta"):
+            names = build_network(name).state_dict().keys()
+        shares[name] = len(names & state.keys()) / len(names | state.keys())
+    best = max(shares, key=shares.__getitem__)
+    return best if shares[best] > 0.5 else None

@@ -7,7 +7,7 @@ may overlap (SAM).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -135,11 +135,12 @@ def decode_coco_counts(text: str | bytes) -> list[int]:
     return counts
 
 
-def build_proposer(settings: dict[str, Any], *, weights: str | None, device: str) -> Proposer:
+def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: str) -> Proposer:
     """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
 
     Args:
         settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
+            Without a method: SAM where weights are given, felzenszwalb where not.
         weights: of SAM; None for weight-free methods.
         device: torch device of SAM.
 
@@ -147,10 +148,16 @@ def build_proposer(settings: dict[str, Any], *, weights: str | None, device: str
         UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.
     """
     parameters = {key: value for key, value in settings.items() if key != "method"}
-    if settings.get("method") == "sam":
+    method = proposal_method(settings, weights=weights)
+    if method == "sam":
         from vss.refine.sam import SamProposer  # imports torch and segment_anything
 
         return SamProposer.from_settings(parameters, weights=weights, device=device)
     from vss.refine.superpixels import build_superpixels
 
-    return build_superpixels(settings.get("method"), parameters)
+    return build_superpixels(method, parameters)
+
+
+def proposal_method(settings: Mapping[str, Any], *, weights: str | None) -> str:
+    """Returns the method that `build_proposer` takes."""
+    return settings.get("method", "felzenszwalb" if weights is None else "sam")

@@ -7,7 +7,7 @@ from typing import Any
 
 from vss import formats, progress
 from vss.refine.proposal_file import ProposalsWriter
-from vss.refine.proposals import build_proposer
+from vss.refine.proposals import build_proposer, proposal_method
 
 
 def propose(
@@ -35,12 +35,20 @@ def propose(
     Raises:
         UserError: a mistake in the settings, weights that cannot be read, a frame that cannot be decoded.
     """
-    proposer = build_proposer(settings, weights=None if weights is None else str(weights), device=device)
+    weights = None if weights is None else str(weights)
+    method = proposal_method(settings, weights=weights)
+    proposer = build_proposer(settings, weights=weights, device=device)
     root = formats.read_card(card).root
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
-    what = f"propose {settings['method']} {split} shard {shard}"
-    progress.say(f"{what}: {len(rows)} frames on {device if settings['method'] == 'sam' else 'cpu'}")
-    provenance = {"stage": "refine", "proposals": settings, "split": split, "shard": shard, "shards": shards}
+    what = f"propose {method} {split} shard {shard}"
+    progress.say(f"{what}: {len(rows)} frames on {device if method == 'sam' else 'cpu'}")
+    provenance = {
+        "stage": "refine",
+        "proposals": {**settings, "method": method},
+        "split": split,
+        "shard": shard,
+        "shards": shards,
+    }
     with ProposalsWriter(out, provenance=provenance) as writer:
         for row in progress.track(list(rows.itertuples()), what=what):
             image = formats.read_image(os.path.join(root, row.image))

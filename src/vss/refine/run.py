@@ -39,8 +39,8 @@ def refine(
     """Refines the label maps of one shard; frames are paired by (video, frame).
 
     Args:
-        settings: {method: "ssa", min_purity, keep_area} (see `vss.refine.ssa`), or
-            {method: "cascadepsp", ...} (see `vss.refine.cascadepsp.DEFAULTS`).
+        settings: {method: "ssa", settings: {min_purity, keep_area}} (see `vss.refine.ssa`), or
+            {method: "cascadepsp", settings: {...}} (see `vss.refine.cascadepsp.DEFAULTS`).
         labels: the prediction of this shard (`formats.LabelsReader`).
         index, card: of the dataset.
         split, shard, shards: which frames.
@@ -53,19 +53,19 @@ def refine(
         UserError: a mistake in the settings, a missing or unreadable file, a frame without prediction or proposals, or
             whose prediction is of another size than the frame.
     """
-    one_of(settings.get("method"), METHODS, where="refine method")
+    given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
+    method, parameters = one_of(given["method"], METHODS, where="refine method"), given["settings"]
     root = formats.read_card(card).root
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
-    what = f"refine {settings['method']} {split} shard {shard}"
-    parameters = {key: value for key, value in settings.items() if key != "method"}
+    what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(formats.LabelsReader(labels))
-        if settings["method"] == "ssa":
+        if method == "ssa":
             refiner = stack.enter_context(_ssa(parameters, proposals))
         else:
             refiner = _cascadepsp(parameters, weights, reader.classes, device)
-        progress.say(f"{what}: {len(rows)} frames on {'cpu' if settings['method'] == 'ssa' else device}")
-        provenance = {"stage": "refine", "settings": settings, "of": reader.provenance}
+        progress.say(f"{what}: {len(rows)} frames on {'cpu' if method == 'ssa' else device}")
+        provenance = {"stage": "refine", "settings": given, "of": reader.provenance}
         writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
         for row in progress.track(list(rows.itertuples()), what=what):
             before = reader.read(row.video, row.frame)
