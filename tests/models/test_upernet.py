@@ -71,11 +71,15 @@ def test_rows_make_the_heads_of_the_golden_case(golden):
     """Our config functions leave no argument of the published heads at another default."""
     meta, _, _ = golden
     published = meta["constructor"]
+    samplers = {name: head["sampler"] for name, head in published.items() if "sampler" in head}
+    samplers = {name: ohem_sampler(thresh=s["thresh"], min_kept=s["min_kept"]) for name, s in samplers.items()}
     ours = upernet_config(
         "swin-nano",
         num_classes=9,
         norm="BN",
-        ohem=ohem_sampler(**{k: published["decode_head"]["sampler"][k] for k in ("thresh", "min_kept")}),
+        ohem=samplers.get("decode_head"),
+        auxiliary_ohem=samplers.get("auxiliary_head"),
+        auxiliary_weight=published["auxiliary_head"]["loss_decode"]["loss_weight"],
     )
     for head, config in published.items():
         for name, value in config.items():

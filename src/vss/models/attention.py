@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,8 +89,8 @@ class MultiScaleDeformableAttention(nn.Module):
     the values sampled there are summed. Offsets and the weights' softmax are float32 under autocast.
 
     Shape:
-        query [N, S, C] (all levels, flattened and concatenated), position [S, C], reference [S, 2] (x, y in 0..1);
-        output [N, S, C].
+        query [N, S, C] (all levels, flattened and concatenated), position [S, C], reference [S, 2] (x, y in 0..1),
+        sizes [L, 2] int64 (height, width); output [N, S, C].
     """
 
     def __init__(self, channels: int, num_heads: int, *, num_levels: int, num_points: int = 4) -> None:
@@ -118,18 +117,15 @@ class MultiScaleDeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, query: Tensor, *, position: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, query: Tensor, *, position: Tensor, reference: Tensor, sizes: Tensor) -> Tensor:
         N, S, _ = query.shape
         M, L, P = self.num_heads, self.num_levels, self.num_points
         located = query + position
         offsets = linear_in_float32(self.sampling_offsets, located).view(N, S, M, L, P, 2)
         weights = linear_in_float32(self.attention_weights, located).view(N, S, M, L * P).softmax(-1)
-        shapes = torch.tensor(sizes, device=query.device)  # [L, 2] as (height, width)
-        starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))
-        locations = reference[:, None, None, None] + offsets / shapes.flip(1)[:, None]  # pixels -> 0..1
+        starts = torch.cat((sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]))
+        locations = reference[:, None, None, None] + offsets / sizes.flip(1)[:, None]  # pixels -> 0..1
         attended = vss_ops.ms_deform_attn(
-            self.value_proj(query).view(N, S, M, -1), shapes, starts, locations, weights.view(N, S, M, L, P)
+            self.value_proj(query).view(N, S, M, -1), sizes, starts, locations, weights.view(N, S, M, L, P)
         )  # [N, S, C]
         return query + self.output_proj(attended)

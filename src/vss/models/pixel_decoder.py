@@ -25,7 +25,7 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(channels, ffn_channels)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Tensor) -> Tensor:
         x = self.norms[0](self.self_attn(x, position=position, reference=reference, sizes=sizes))
         return self.norms[1](self.ffn(x))
 
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.with_cp = with_cp
         self.layers = nn.ModuleList(EncoderLayer(**layer) for _ in range(num_layers))
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Tensor) -> Tensor:
         for layer in self.layers:
             x = maybe_checkpoint(self.with_cp, layer, x, position, reference, sizes)
         return x
@@ -105,7 +105,7 @@ class PixelDecoder(nn.Module):
             torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1),  # [N, S, C]
             self._positions(sizes, levels[0].device),
             _pixel_centres(sizes, levels[0].device),
-            sizes,
+            torch.tensor(sizes, device=levels[0].device),
         )
         parts = memory.transpose(1, 2).split([h * w for h, w in sizes], dim=-1)
         memories = [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]

@@ -130,7 +130,7 @@ class SetLoss:
         matches = [self.match(*image) for image in zip(class_logits, mask_logits, targets, strict=True)]
         matched = torch.cat([masks[m.query] for masks, m in zip(mask_logits, matches, strict=True)])  # [M, h, w]
         loss_cls = self._class_loss(class_logits, targets, matches)
-        average = max(_mean_over_processes(matched.new_tensor(float(len(matched)))).item(), 1.0)
+        average = _mean_over_processes(matched.new_tensor(float(len(matched)))).clamp(min=1)
         if len(matched) == 0:
             nothing = mask_logits.sum() * 0  # keeps every parameter in the graph
             return {"loss_cls": loss_cls, "loss_mask": nothing, "loss_dice": nothing}
@@ -159,9 +159,10 @@ class SetLoss:
             point_sample(targets.masks[None].float(), points)[0],
             weights=self.weights,
         )
-        if not cost.isfinite().all():
+        on_cpu = cost.cpu()
+        if not on_cpu.isfinite().all():
             raise FloatingPointError("Mask2Former predicted NaN or infinity: the matching cost is not finite")
-        query, target = (torch.from_numpy(index).to(cost.device) for index in linear_sum_assignment(cost.cpu()))
+        query, target = (torch.from_numpy(index).to(cost.device) for index in linear_sum_assignment(on_cpu))
         return Match(points=points, cost=cost, query=query, target=target)
 
     @torch.no_grad()
