@@ -200,13 +200,33 @@ def test_ops_are_checked_once_a_device(monkeypatch):
 
     from vss.models import segmentor as module
 
-    checked = []
-    monkeypatch.setattr(vss_ops, "self_check", checked.append)
+    original, checked = vss_ops.self_check, []
+
+    def spy(device):
+        checked.append(device)
+        original(device)
+
+    monkeypatch.setattr(vss_ops, "self_check", spy)
     module._check_ops.cache_clear()
-    with torch.no_grad():
-        for backbone in ("internimage-nano-xl", "swin-nano"):
-            model = build_segmentor(nano_config(backbone)).eval()
+    for backbone in ("swin-nano", "internimage-nano-xl"):
+        model = build_segmentor(nano_config(backbone)).eval()
+        assert checked == []
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for _ in range(2):
                 model.class_logits(torch.randn(1, 3, 32, 32))
     assert checked == [torch.device("cpu")]
+
+
+def test_an_op_that_fails_its_check_stops_the_work(monkeypatch):
+    import vss_ops
+
+    from vss.models import segmentor as module
+
+    def fail(device):
+        raise RuntimeError("vss_ops: dcnv3 does not run on cpu;\nrebuild it")
+
+    monkeypatch.setattr(vss_ops, "self_check", fail)
+    module._check_ops.cache_clear()
+    with pytest.raises(UserError, match="does not run on cpu; rebuild it"):
+        build_segmentor(nano_config("internimage-nano-xl")).class_logits(torch.randn(1, 3, 32, 32))
     module._check_ops.cache_clear()

@@ -14,15 +14,26 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from vss.errors import UserError
+from vss.models.layers import without_autocast
 
 PROTOCOLS = ("paper", "as_published")
 
 
 @functools.cache
 def _check_ops(device: torch.device) -> None:
-    """Compares the compiled ops with their reference once a device, so that a kernel that cannot run stops the work."""
-    if device.type != "meta":
-        vss_ops.self_check(device)
+    """Compares the ops with their reference once a device, so that a kernel that cannot run stops the work.
+
+    Raises:
+        UserError: a kernel does not run or its numbers differ; the message tells the cure.
+    """
+    if device.type == "meta":
+        return
+    try:
+        # The check runs backward, and the first use of a model may well be an inference.
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
+            vss_ops.self_check(device)
+    except RuntimeError as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 @MODELS.register_module()
