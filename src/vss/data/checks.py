@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 
 from vss import formats
 from vss.data.listing import Frame, Listing, Problem
+from vss.data.parallel import map_in_order
 from vss.errors import UserError
 from vss.labels import LabelSpace
 from vss.progress import track
@@ -26,8 +26,8 @@ from vss.progress import track
 CHECKS = ("full", "fast")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 64
-# Below this, starting processes takes longer than the work.
-_FRAMES_WORTH_PROCESSES = 256
+# Below these, starting processes takes longer than the work: a full check takes 4 ms a frame, a fast one 0.1 ms.
+_FRAMES_WORTH_PROCESSES = {"full": 1000, "fast": 40000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,9 @@ def check_frames(
         checks: "full" or "fast".
         workers: processes; by default one for each core this process may use.
     """
-    workers = workers or len(os.sched_getaffinity(0))
     check = partial(check_frame, root=str(root), known=space.known_raw_values(), checks=checks)
-    what = f"check {space.name} ({checks})"
-    if workers == 1 or len(frames) < _FRAMES_WORTH_PROCESSES:
-        yield from track(map(check, frames), what=what, total=len(frames))
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from track(pool.map(check, frames, chunksize=64), what=what, total=len(frames))
+    checked = map_in_order(check, frames, worth=_FRAMES_WORTH_PROCESSES[checks], workers=workers)
+    yield from track(checked, what=f"check {space.name} ({checks})", total=len(frames))
 
 
 def check_frame(frame: Frame, *, root: str, known: frozenset[int], checks: str) -> Checked:

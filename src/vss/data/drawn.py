@@ -11,18 +11,17 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from vss import formats
 from vss.data import filming, scenes, sprites, textures
+from vss.data.parallel import map_in_order
 from vss.errors import UserError
 from vss.labels import IGNORE_INDEX, LABEL_SPACES, submission_palette
 from vss.progress import track
@@ -68,6 +67,8 @@ _COCO_ASPECTS = (4 / 3, 4 / 3, 3 / 4, 3 / 2, 4 / 3, 1.0)
 # The quantisation tables of the real files.
 _QUALITY = {"vspw": 80, "coco_stuff": 95}
 _SPLITS = ("train", "val", "test")
+# A clip takes about 50 ms, a process 1 s to start.
+_CLIPS_WORTH_PROCESSES = 40
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,10 @@ def resolve_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, int
 def _draw_all(dataset: str, settings: dict[str, int], folder: Path) -> None:
     clips = _vspw_clips(settings, folder) if dataset == "vspw" else _coco_clips(settings)
     task = partial(_draw_clip, dataset=dataset, height=settings["height"], folder=str(folder))
-    workers = min(len(os.sched_getaffinity(0)), max(len(clips), 1))
     noun = "video" if dataset == "vspw" else "image"
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        for _ in track(pool.map(task, clips), what=f"draw {dataset}", total=len(clips), unit=noun):
-            pass
+    drawn = map_in_order(task, clips, worth=_CLIPS_WORTH_PROCESSES)
+    for _ in track(drawn, what=f"draw {dataset}", total=len(clips), unit=noun):
+        pass
 
 
 def _vspw_clips(settings: dict[str, int], folder: Path) -> list[_Clip]:

@@ -112,14 +112,14 @@ def _paste(image: np.ndarray, keys: np.ndarray, picture: np.ndarray, key: int, l
 
 def _cast_shadow(image: np.ndarray, shape: tuple[int, ...], left: float, top: float, zoom: float) -> None:
     x, y = _to_canvas(image.shape, left + shape[1] / 2, top + shape[0] * 0.985, zoom)
-    rx, ry = max(2, int(shape[1] * 0.42 * zoom)), max(2, int(min(shape) * 0.07 * zoom))
+    rx, ry = max(2, int(shape[1] * 0.42 * zoom)), max(2, int(min(shape[:2]) * 0.1 * zoom))
     x0, x1 = max(0, int(x) - 2 * rx), min(image.shape[1], int(x) + 2 * rx)
     y0, y1 = max(0, int(y) - 2 * ry), min(image.shape[0], int(y) + 2 * ry)
     if x0 >= x1 or y0 >= y1:
         return
     far = ((np.arange(y0, y1)[:, None] - y) / ry) ** 2 + ((np.arange(x0, x1)[None] - x) / rx) ** 2
     region = image[y0:y1, x0:x1]
-    region[:] = (region * (1 - 0.5 * np.exp(-far))[..., None]).astype(np.uint8)
+    region[:] = (region * (1 - 0.4 * np.exp(-far))[..., None]).astype(np.uint8)
 
 
 @dataclass(frozen=True)

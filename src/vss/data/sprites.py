@@ -237,7 +237,10 @@ def _ragged(rng: Rng, mask: np.ndarray) -> None:
     noise = fractal(rng, *mask.shape, cell=(7, 7), octaves=2)
     soft = cv2.GaussianBlur(mask, (0, 0), 3).astype(np.float32) / 255
     ragged = np.where(soft + (noise - 0.5) * 1.1 > 0.5, 255, 0).astype(np.uint8)
-    mask[:] = cv2.medianBlur(ragged, 5)  # no single leaves in the air
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(cv2.medianBlur(ragged, 5))
+    large = stats[:, cv2.CC_STAT_AREA] > 0.02 * mask.size  # no single leaves in the air
+    large[0] = False  # the background
+    mask[:] = np.where(large[pieces], 255, 0)
 
 
 def balloon(rng: Rng, height: int) -> list[np.ndarray]:
