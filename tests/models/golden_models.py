@@ -53,6 +53,14 @@ def mask2former_arguments(head: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def todays_name(name: str, rules: list[list[str]]) -> str:
+    """Renames a tensor of the old Mask2Former head by the golden case's (pattern, replacement) rules."""
+    part, _, name = name.partition(".")
+    for old, new in rules if part == "decode_head" else []:
+        name = re.sub(old, new, name)
+    return f"{part}.{name}"
+
+
 def golden_segmentor(folder: Path):
     """Builds the segmentor of the golden mask2former case with its weights, in evaluation mode."""
     from vss.models.build import build_segmentor
@@ -65,11 +73,7 @@ def golden_segmentor(folder: Path):
         "test_cfg": {"mode": "whole"},
     }
     segmentor = build_segmentor(config).eval()
-    weights = {}
-    for name, tensor in load_weights32(folder / "state_dict.safetensors").items():
-        part, _, name = name.partition(".")
-        for old, new in meta["loss"]["name_conversion_old_to_new"]:
-            name = re.sub(old, new, name)
-        weights[f"{part}.{name}"] = tensor
-    segmentor.load_state_dict(weights, strict=True)
+    rules = meta["loss"]["name_conversion_old_to_new"]
+    weights = load_weights32(folder / "state_dict.safetensors")
+    segmentor.load_state_dict({todays_name(name, rules): tensor for name, tensor in weights.items()}, strict=True)
     return segmentor
