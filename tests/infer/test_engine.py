@@ -80,6 +80,7 @@ def resize(values, size):
         {"img_ratios": (0.5, 1.0), "flip": True, "scale": (96, 54), "setr_resize": True, "random_flip": False},
         {"img_ratios": (1.0, 1.5), "flip": True, "mode": "slide", "crop_size": (32, 32), "stride": (9, 21)},
         {"mode": "slide", "crop_size": (32, 32), "stride": (32, 16), "size_divisor": 20},
+        {"mode": "slide", "crop_size": (40, 32), "stride": (1, 4)},
     ],
 )
 def test_equals_the_field_path(protocol, size, options):

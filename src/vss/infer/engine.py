@@ -116,21 +116,25 @@ class Engine:
         """Returns labels, and probabilities where asked for, of frames of one size."""
         size = frames[0].size
         assert all(frame.size == size for frame in frames), [frame.size for frame in frames]
-        total, finite = None, torch.ones(len(frames), dtype=torch.bool, device=self.device)
+        finite = torch.ones(len(frames), dtype=torch.bool, device=self.device)
+        views: list[list[tuple[int, list[Tile]]]] = [[] for _ in frames]  # per frame (weight, tiles of the view)
         for group in _groups(self._views(size)):
             for first, windows in self._forwards(frames, group):
-                if total is None:
-                    total = torch.zeros(len(frames), windows[0].logits.shape[1], *size, device=self.device)
                 for position in range(windows[0].logits.shape[0]):
                     index, flip = first + position // len(group.flips), group.flips[position % len(group.flips)]
                     finite[index] &= _all_finite([window.logits[position] for window in windows])
                     for view in group.views:
                         if view.input_flip == flip:
-                            self._accumulate(total[index], view, windows, position)
-        labels = _lowest_argmax(total)
+                            tiles = [Tile(w.logits[position], w.rows, w.columns, view.output_flip) for w in windows]
+                            views[index].append((view.weight, tiles))
+        labels = torch.empty(len(frames), *size, dtype=torch.uint8, device=self.device)
+        probabilities = None
         if with_probabilities:
-            total /= sum(view.weight for view in self._views(size))
-        return Prediction(labels, total if with_probabilities else None, finite)
+            classes = views[0][0][1][0].logits.shape[0]
+            probabilities = torch.empty(len(frames), classes, *size, device=self.device)
+        for index in range(len(frames)):
+            self._average(views[index], labels[index], None if probabilities is None else probabilities[index])
+        return Prediction(labels, probabilities, finite)
 
     def _views(self, size: Size) -> tuple[View, ...]:
         return views_of(*size, self.tta, self.protocol)
@@ -166,14 +170,27 @@ class Engine:
         all_rows = tuple(dict.fromkeys(box[:2] for box in boxes))
         all_columns = tuple(dict.fromkeys(box[2:] for box in boxes))
         size = frames[0].size
-        return [
-            _Window(
-                self._logits(images[:, :, top:bottom, left:right]),
-                Span((top, bottom), height, group.size[0], size[0], all_rows),
-                Span((left, right), width, group.size[1], size[1], all_columns),
-            )
-            for top, bottom, left, right in boxes
-        ]
+        windows: list[_Window] = []
+        for top, bottom, left, right in boxes:
+            logits = self._logits(images[:, :, top:bottom, left:right])
+            rows = Span((top, bottom), height, group.size[0], size[0], all_rows)
+            columns = Span((left, right), width, group.size[1], size[1], all_columns)
+            windows.append(_Window(logits, rows, columns))
+            if len(windows) * logits[0, 0].numel() > size[0] * size[1]:
+                windows = [self._merged(windows, size)]  # more than the frame itself would take
+        return windows
+
+    def _merged(self, windows: Sequence[_Window], size: Size) -> _Window:
+        """Returns windows resized to the frame and summed, as one window that is the frame."""
+        total = windows[0].logits.new_empty(*windows[0].logits.shape[:2], *size)
+        for position in range(len(total)):
+            tiles = [Tile(w.logits[position], w.rows, w.columns, False) for w in windows]
+            for start, end in self._bands(*total.shape[1:]):
+                total[position, :, start:end] = resample_band(
+                    tiles, (start, end), total.new_empty(total.shape[1], end - start, size[1])
+                )
+        rows, columns = (Span((0, side), side, side, side, ((0, side),)) for side in size)
+        return _Window(total, rows, columns)
 
     def _network_input(self, frames: Sequence[Frame], group: _Group) -> Tensor:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
@@ -191,15 +208,30 @@ class Engine:
 
     # ---- averaging
 
-    def _accumulate(self, total: Tensor, view: View, windows: Sequence[_Window], position: int) -> None:
-        """Adds a view's probabilities to `total` [C, H, W], a band of rows at a time."""
-        classes, height, width = total.shape
-        tiles = [Tile(w.logits[position], w.rows, w.columns, view.output_flip) for w in windows]
-        rows = max(1, (_BAND_ON_CPU if self.device.type == "cpu" else _BAND_ON_GPU) // (classes * width))
-        for start in range(0, height, rows):
-            end = min(start + rows, height)
-            band = resample_band(tiles, (start, end), total.new_empty(classes, end - start, width))
-            total[:, start:end].add_(self._segmentor.probabilities(band[None], self.protocol)[0], alpha=view.weight)
+    def _average(
+        self, views: Sequence[tuple[int, Sequence[Tile]]], labels: Tensor, probabilities: Tensor | None
+    ) -> None:
+        """Fills one frame's labels [H, W], and probabilities [C, H, W] where asked for, a band of rows at a time.
+
+        All views of a band are resized, turned into probabilities and added while the band is in the cache; a volume
+        [C, H, W] exists only where probabilities are asked for.
+        """
+        classes, (height, width) = views[0][1][0].logits.shape[0], labels.shape
+        weights = sum(weight for weight, _ in views)
+        for start, end in self._bands(classes, height, width):
+            total = torch.zeros(classes, end - start, width, device=self.device)
+            resized = torch.empty_like(total)
+            for weight, tiles in views:
+                resample_band(tiles, (start, end), resized)
+                total.add_(self._segmentor.probabilities(resized[None], self.protocol)[0], alpha=weight)
+            labels[start:end] = _lowest_argmax(total)
+            if probabilities is not None:
+                torch.div(total, weights, out=probabilities[:, start:end])
+
+    def _bands(self, classes: int, height: int, width: int) -> list[tuple[int, int]]:
+        elements = _BAND_ON_CPU if self.device.type == "cpu" else _BAND_ON_GPU
+        rows = max(1, elements // (classes * width))
+        return [(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
 @dataclass(frozen=True)
@@ -238,13 +270,8 @@ def _all_finite(logits: Sequence[Tensor]) -> Tensor:
 
 
 def _lowest_argmax(scores: Tensor) -> Tensor:
-    """Returns the argmax over classes [N, H, W] uint8 of scores [N, C, H, W]."""
+    """Returns the argmax over classes [H, W] of scores [C, H, W]; the lowest class of equal ones."""
     if scores.device.type != "cpu":
-        return scores.argmax(1).to(torch.uint8)
-    labels = torch.empty(scores.shape[0], *scores.shape[2:], dtype=torch.uint8)
-    rows = max(1, _BAND_ON_CPU // (scores.shape[1] * scores.shape[3]))
-    for start in range(0, scores.shape[2], rows):
-        # Along the last axis torch's argmax is vectorised; along the first it is four times slower.
-        band = scores[:, :, start : start + rows].permute(0, 2, 3, 1).contiguous()
-        labels[:, start : start + rows] = band.argmax(-1)
-    return labels
+        return scores.argmax(0)
+    # Along the last axis torch's argmax is vectorised; along the first it is four times slower.
+    return scores.permute(1, 2, 0).contiguous().argmax(-1)
