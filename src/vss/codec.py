@@ -24,7 +24,8 @@ import numpy as np
 
 STRIDE = 2
 LEVELS = 255
-TOLERANCE = 0.75  # steps; half a step is the rounding of the planes themselves
+TOLERANCE = 0.55  # steps; half a step is the rounding of the planes themselves
+FIX_UNIT = 0.5  # steps
 # Codes kept on average at a sampled pixel. A frame with more of them (a long tail of hardly probable classes) loses its
 # smallest: they would cost a megabyte and decide next to nothing.
 MAX_CODES = 10
@@ -42,7 +43,7 @@ class Encoded:
             differences along the last two axes modulo 256.
         fix_at: flat positions in [A + 1, H, W] that are corrected, as differences, [n] uint32; the last plane is the
             remainder.
-        fix_by: corrections in steps, [n] int16.
+        fix_by: corrections in half steps, [n] int16.
         step: probability of one step (about 1/255; less where the whole frame is undecided).
         num_classes: C.
         stride: distance in pixels between the samples of a plane.
@@ -143,7 +144,7 @@ def decode(encoded: Encoded) -> Planes:
     """Gives back the probabilities of a stored frame."""
     codes = encoded.shares.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
     stack = _at_full_size(codes, encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
-    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(encoded.step)
+    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(FIX_UNIT * encoded.step)
     np.maximum(stack, 0, out=stack)
     put_label_first(stack, encoded.classes, encoded.labels)
     return Planes(encoded.classes, stack[:-1], stack[-1], encoded.labels, encoded.num_classes)
@@ -249,7 +250,7 @@ def _corrections(
             small = (truth.reshape(-1)[bad] - rest.reshape(-1)[bad]) < deadzone * step
             bad = bad[~small | (size.reshape(-1)[bad] > deadzone * step)]
         at.append(bad + i * missed.size)
-        by.append(np.rint(missed.reshape(-1)[bad] * np.float32(1 / step)).astype(np.int16))
+        by.append(np.rint(missed.reshape(-1)[bad] * np.float32(1 / (FIX_UNIT * step))).astype(np.int16))
     return np.concatenate(at), np.concatenate(by)
 
 
