@@ -116,7 +116,7 @@ def test_matching_and_points_match_upstream(golden_loss):
 
 
 def assert_same_points(points: torch.Tensor, expected: torch.Tensor, masks: torch.Tensor, layer: int) -> None:
-    """The same points of every mask in any order; a point may only be another one that is as uncertain up to rounding."""
+    """The same points of every mask in any order; one may be another point that is as uncertain up to rounding."""
     for mask, ours, theirs in zip(masks, points.tolist(), expected.tolist(), strict=True):
         ours, theirs = set(map(tuple, ours)), set(map(tuple, theirs))
         swapped = [sorted(a - b) for a, b in ((ours, theirs), (theirs, ours))]
