@@ -67,8 +67,8 @@ _COCO_ASPECTS = (4 / 3, 4 / 3, 3 / 4, 3 / 2, 4 / 3, 1.0)
 # The quantisation tables of the real files.
 _QUALITY = {"vspw": 80, "coco_stuff": 95}
 _SPLITS = ("train", "val", "test")
-# A clip takes about 50 ms, a process 1 s to start.
-_CLIPS_WORTH_PROCESSES = 40
+# A clip takes 50 to 100 ms, a process 2 s to start.
+_CLIPS_WORTH_PROCESSES = 300
 
 
 @dataclass(frozen=True)
