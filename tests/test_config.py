@@ -66,6 +66,8 @@ MISTAKES = [
     ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
     ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
     ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
+    ("data/vspw/drawn", {"frames": 18}, ["data.vspw.drawn", "unknown key 'frames'", "allowed: height"]),
+    ("data/coco_stuff/drawn", {"height": 8}, ["data.coco_stuff.drawn.height", "8", "at least 32"]),
     ("data/coco_stuff/shards", {"train": 2}, ["data.coco_stuff", "shards"]),
     ("models", {}, ["models", "empty"]),
     ("models/c.d", {"finetune": {"config": "upernet_small"}}, ["models", "'c.d'", "dot"]),

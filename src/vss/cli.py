@@ -1,4 +1,4 @@
-"""The command line: one subcommand a stage. It parses, calls one function of the stage and turns errors into exit codes.
+"""The command line: one subcommand a stage. It parses, calls one function and turns errors into exit codes.
 
 Stages are imported when called, so that `vss --help` and the light stages never load torch.
 """
@@ -99,10 +99,12 @@ def _add_prepare(commands: Any) -> None:
             index=options.index,
             card=options.card,
             check=options.check,
+            workers=options.workers,
         )
 
     parser = _command(commands, "prepare", run, "Check and list a dataset, or draw one.", "index", "card", "check")
     parser.add_argument("--dataset", required=True, choices=("vspw", "coco_stuff"))
+    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     _add_settings(parser)
 
 
@@ -139,7 +141,7 @@ def _add_training(commands: Any) -> None:
 
 def _add_import_checkpoint(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.models.importer import import_checkpoint
+        from vss.train.import_checkpoint import import_checkpoint
 
         import_checkpoint(
             checkpoint=options.checkpoint,
@@ -412,7 +414,7 @@ def _add_predict(commands: Any) -> None:
 
 def _add_models(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.models.table import print_models
+        from vss.train.table import print_models
 
         print_models()
 
