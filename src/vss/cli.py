@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ EXIT_USER_ERROR = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit status: 0, or 2 after one line on standard error."""
     options = _parser().parse_args(arguments)
+    # mmcv without compiled operators says at every import that its own deformable attention is missing; ours is used.
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     try:
         options.run(options)
     except UserError as error:
