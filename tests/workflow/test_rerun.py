@@ -192,7 +192,7 @@ def test_touched_files_rerun_nothing(finished: Project) -> None:
 
 
 def test_scheduling_changes_nothing(finished: Project) -> None:
-    words = ["--set-threads", "finetune=2", "--set-resources", "infer:mem_mb=9000", "--set-resources", "infer:runtime=5"]
+    words = ["--set-threads", "finetune=2", "--set-resources", "infer:mem_mb=9000", "infer:runtime=5"]
     assert finished.planned(*words) == {}
 
 

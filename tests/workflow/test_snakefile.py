@@ -123,7 +123,8 @@ def test_the_success_message_shows_the_table(finished: Project) -> None:
 def test_real_sample_is_planned_whole(project: Project, real_data: Path) -> None:
     shutil.copytree(REPOSITORY / "workflow" / "configs", project.folder / "workflow" / "configs", dirs_exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "workflow/configs/real-sample.yaml"]
-    command += ["--config", f"data={{vspw: {{root: {real_data / 'VSPW_480p'}}}, coco_stuff: {{root: {real_data / 'coco_stuff'}}}}}"]
+    roots = {"vspw": {"root": str(real_data / "VSPW_480p")}, "coco_stuff": {"root": str(real_data / "coco_stuff")}}
+    command += ["--config", f"data={json.dumps(roots)}"]
     done = subprocess.run(
         command, cwd=project.folder, env=project.environment(), capture_output=True, text=True, check=False
     )
