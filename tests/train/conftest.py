@@ -1,9 +1,9 @@
-"""A dataset of a few small frames on disk, and a call of `train` with the fewest words."""
+"""A dataset of a few small frames on disk, and trainings on it, here or in a child process."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from train.tiny import UPERNET, start, train_tiny
 
 from vss import formats
 from vss.labels import LABEL_SPACES
 
 SIZE = (48, 64)
-# Small enough that an iteration takes some tens of milliseconds.
-TINY = {"scale": [64, 48], "crop_size": [32, 48], "batch_size": 4, "warmup_iters": 2, "log_interval": 1}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # forked children must not inherit a thread pool
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -69,60 +68,19 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
 
 @pytest.fixture
 def run_train(tmp_path: Path, prepared: Callable[[str], dict[str, Path]]) -> Callable[..., dict[str, Path]]:
-    """Returns a function that trains a row and returns the published files."""
+    """Returns `train_tiny` on the dataset that the row is for, in the test's own folder."""
 
-    def run(
-        row: str = "upernet_convnext-nano_vspw",
-        *,
-        to: str = "out",
-        work: str = "work",
-        init: Path | None = None,
-        **settings: Any,
-    ) -> dict[str, Path]:
-        from vss.train.run import train
-
-        suffixes = {"weights": "safetensors", "fingerprint": "json", "config": "json", "log": "jsonl", "audit": "json"}
-        files = {name: tmp_path / to / f"{name}.{suffix}" for name, suffix in suffixes.items()}
-        dataset = "coco_stuff" if row.endswith("coco_stuff") else "vspw"
-        train(
-            stage="finetune",
-            model="tiny",
-            settings={"config": row, **TINY, "max_iters": 4, **settings},
-            **prepared(dataset),
-            init=init,
-            init_card=None,
-            **files,
-            work_dir=tmp_path / work,
-            gpus=0,
-        )
-        return files
+    def run(row: str = UPERNET, **settings: Any) -> dict[str, Path]:
+        return train_tiny(prepared("coco_stuff" if row.endswith("coco_stuff") else "vspw"), tmp_path, row, **settings)
 
     return run
 
 
 @pytest.fixture
-def forked() -> Callable[..., Any]:
-    """Returns a function that starts a call in a forked child and returns its process id; exceptions become status 1.
+def start_train(tmp_path: Path, prepared: Callable[[str], dict[str, Path]]) -> Callable[..., BaseProcess]:
+    """Returns `run_train` in a child process, which is returned."""
 
-    Forking spares the child the seconds that importing torch and MMSegmentation takes.
-    """
+    def run(row: str = UPERNET, **settings: Any) -> BaseProcess:
+        return start(train_tiny, prepared("vspw"), tmp_path, row, **settings)
 
-    def start(call: Callable[[], object], environment: Mapping[str, str] | None = None) -> int:
-        child = os.fork()
-        if child:
-            return child
-        status = 1
-        try:
-            os.environ.update(environment or {})
-            call()
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-
-    return start
+    return run

@@ -124,7 +124,9 @@ def _size_model(config: Config) -> None:
     num_classes = LABEL_SPACES[config.dataset].num_classes
     for head in ("decode_head", "auxiliary_head"):
         if head in config.model and config.model[head].num_classes != num_classes:
-            raise UserError(f"{config.row}: model.{head}.num_classes is {config.model[head].num_classes}, not {num_classes}")
+            raise UserError(
+                f"{config.row}: model.{head}.num_classes is {config.model[head].num_classes}, not {num_classes}"
+            )
     preprocessor = config.model.data_preprocessor
     preprocessor.pop("size_divisor", None)
     preprocessor.size = tuple(config.crop_size)
@@ -138,7 +140,9 @@ def _check_key(config: Config, key: str) -> None:
     first, *rest = str(key).split(".")
     allowed = sorted(name for name in config if name not in _DESCRIPTIVE)
     if first not in allowed:
-        raise UserError(f"cfg_options: unknown key {key!r}{_did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}")
+        raise UserError(
+            f"cfg_options: unknown key {key!r}{_did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}"
+        )
     node: Any = config[first]
     for depth, part in enumerate(rest, start=1):
         is_last = depth == len(rest)

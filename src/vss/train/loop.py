@@ -38,13 +38,24 @@ class MicroBatchLoop(IterBasedTrainLoop):
     def start_at(self, iteration: int) -> None:
         """Makes `run` continue after `iteration` steps."""
         self._iter = iteration
+        self._count_from(iteration)
 
     def run(self) -> torch.nn.Module:
         """Trains and returns the model."""
+        self._count_from(self._iter)
+        try:
+            return super().run()
+        finally:
+            # Loading processes leave SIGTERM to us (worker.py), so that Python could not end them at exit.
+            loading = self.dataloader_iterator._iterator
+            if hasattr(loading, "_shutdown_workers"):
+                loading._shutdown_workers()
+
+    def _count_from(self, iteration: int) -> None:
+        """Tells the optimizer wrapper, which counts pieces, where it is."""
         self.runner.optim_wrapper.initialize_count_status(
-            self.runner.model, self._iter * self._accumulate, self._max_iters * self._accumulate
+            self.runner.model, iteration * self._accumulate, self._max_iters * self._accumulate
         )
-        return super().run()
 
     def run_iter(self, data_batch: Batch) -> None:
         """Takes one optimizer step."""

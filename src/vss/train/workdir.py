@@ -19,7 +19,14 @@ from vss import formats
 from vss.progress import say
 
 # What changes where and how a training runs but not what it computes.
-_NOT_IN_HASH = ("num_workers", "micro_batch", "checkpoint_interval", "keep_checkpoints", "log_interval", "grad_checkpoint")
+_NOT_IN_HASH = (
+    "num_workers",
+    "micro_batch",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "log_interval",
+    "grad_checkpoint",
+)
 _FINISHED = "finished.json"
 
 

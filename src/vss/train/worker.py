@@ -132,7 +132,6 @@ def _dataloader(job: Job) -> dict[str, Any]:
     return dict(
         batch_size=training["batch_size"] // _processes(job),
         num_workers=workers,
-        persistent_workers=workers > 0,
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
         dataset=dict(type="SeededDataset", dataset=dataset, seed=training["seed"]),
@@ -263,8 +262,6 @@ def main(path: str) -> int:
 def write_job(job: Job, path: Path) -> None:
     """Writes a job for `main`."""
     formats.write_json(path, asdict(job))
-
-
 
 
 if __name__ == "__main__":

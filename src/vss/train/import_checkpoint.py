@@ -1,0 +1,146 @@
+"""`vss import-checkpoint`: a published file becomes our safetensors, and every parameter is accounted for.
+
+With a row, the result is that row's model, ready for `infer` or `init`. Without one it is the model that the file
+describes, under today's names. Weights of Segment Anything and CascadePSP keep the names their packages want.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vss import formats
+from vss.errors import UserError
+from vss.models.audit import Audit
+from vss.models.build import build_on_meta, build_segmentor
+from vss.models.checkpoints import place, save_tensors
+from vss.models.kinds import Kind, kind_of
+from vss.models.refiner_tables import place_refiner
+from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
+from vss.models.tensor_files import TensorFile, read_tensor_file
+from vss.progress import say
+
+StrPath = str | os.PathLike
+
+
+def import_checkpoint(
+    *,
+    checkpoint: StrPath,
+    model: str | None,
+    settings: Mapping[str, Any],
+    weights: StrPath,
+    fingerprint: StrPath | None,
+    config: StrPath | None,
+    log: StrPath | None,
+    audit: StrPath | None,
+) -> None:
+    """Writes a published checkpoint as safetensors, prints and writes the audit, and what stands beside any weights.
+
+    Args:
+        checkpoint: file of any kind that `vss.models.kinds` knows; its contents tell which.
+        model: name written into the fingerprint; None: the row's, or what the file holds.
+        settings: config (row), protocol, cfg_options, init_classes ("new" or "copy": class rows by name); or empty.
+        weights: safetensors to write.
+        fingerprint, config, log, audit: files to write, None for those not wanted. Without a row there is no config.
+
+    Raises:
+        UserError: the file cannot be read, its kind is not known or not the row's, fewer than 99 % of a backbone's
+            tensors are in it, or outputs are asked for that its kind does not have.
+    """
+    file = read_tensor_file(checkpoint)
+    kind = kind_of(file.tensors)
+    if kind is None:
+        names = sorted(file.tensors)
+        raise UserError(f"{checkpoint}: of no known kind; its {len(names)} tensors are {', '.join(names[:3])}, ...")
+    say(f"import-checkpoint: {checkpoint} holds {kind}")
+    _check_outputs(kind, checkpoint, settings, fingerprint=fingerprint, config=config, log=log)
+    resolved = None
+    if "config" in settings:
+        resolved = _resolved(settings)
+        tensors, found = _as_row(file, resolved, checkpoint)
+    elif kind.family in ("sam", "cascadepsp"):
+        tensors, found = place_refiner(file, kind, path=checkpoint)
+    else:
+        tensors, found = _as_it_is(file, kind, checkpoint)
+    print("\n".join(found.report()), flush=True)
+    _warn_of_new(found, resolved)
+    save_tensors(tensors, weights)
+    if audit is not None:
+        formats.write_json(audit, found.to_json())
+    if config is not None:
+        formats.write_json(config, resolved)
+    if log is not None:
+        formats.write_text(log, "")
+    if fingerprint is not None:
+        name = model or (resolved["row"] if resolved else str(kind))
+        stage = "refine" if kind.family in ("sam", "cascadepsp") else "finetune"
+        facts = formats.Fingerprint(formats.sha256_of_file(weights), stage, name, dict(settings), None)
+        formats.write_fingerprint(fingerprint, facts)
+
+
+def _check_outputs(kind: Kind, checkpoint: StrPath, settings: Mapping[str, Any], **outputs: StrPath | None) -> None:
+    """Refuses what a kind cannot have."""
+    if kind.family in ("sam", "cascadepsp"):
+        if "config" in settings:
+            raise UserError(f"{checkpoint}: holds {kind}, which is no segmentor of row {settings['config']}")
+        for name, path in outputs.items():
+            if path is not None:
+                raise UserError(f"{checkpoint}: holds {kind}, for which --{name} is not written; leave it out")
+    elif "config" not in settings:
+        if settings:
+            raise UserError(f"settings: {', '.join(sorted(settings))} need the key 'config' (a row; `vss models`)")
+        if outputs["config"] is not None:
+            raise UserError('--config needs a row: --settings \'{"config": "ROW"}\' (`vss models` lists them)')
+
+
+def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from vss.train.config import published_settings, resolve
+
+    return published_settings(resolve(settings))
+
+
+def _as_row(file: TensorFile, resolved: Mapping[str, Any], checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
+    """Returns the whole state dict of a row's model, and the audit."""
+    torch.manual_seed(resolved["training"]["seed"])  # tensors that the file lacks are drawn
+    state = build_segmentor(resolved["model"]).state_dict()
+    copy = resolved["training"]["init_classes"] == "copy"
+    filled, found = place(file, state, path=checkpoint, classes=resolved["classes"] if copy else None)
+    return {name: filled.get(name, tensor).to(tensor.dtype) for name, tensor in state.items()}, found
+
+
+def _as_it_is(file: TensorFile, kind: Kind, checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
+    """Returns the file's tensors by today's names, and the audit against the model that the file describes."""
+    target = described_model(kind)
+    filled, found = place(file, target, path=checkpoint)
+    return {name: tensor.to(target[name].dtype) for name, tensor in filled.items()}, found
+
+
+def described_model(kind: Kind) -> dict[str, Tensor]:
+    """Returns the state dict, without data, of the full-size model that a file describes.
+
+    Raises:
+        UserError: its backbone or head has sizes that no row has.
+    """
+    if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
+        raise UserError(f"{kind}: sizes of no row, so the model cannot be told; name a row in --settings")
+    if kind.head == "Mask2Former":
+        heads = mask2former_config(kind.name, num_classes=kind.num_classes, size=kind.head_size)
+    else:
+        heads = upernet_config(kind.name, num_classes=kind.num_classes or 1, size=kind.head_size or "nano")
+    state = build_on_meta(segmentor_config(kind.name, heads)).state_dict()
+    if kind.family == "backbone":
+        return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
+    return state
+
+
+def _warn_of_new(found: Audit, resolved: Mapping[str, Any] | None) -> None:
+    heads = [name for name in (*found.new, *found.resized) if name.startswith("decode_head.")]
+    if resolved is not None and heads:
+        say(
+            f"import-checkpoint: {len(heads)} tensors of the head are not (all) the file's, such as {heads[0]}: "
+            "these weights are for `init`, the model has to be trained before it predicts"
+        )
