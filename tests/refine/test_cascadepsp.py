@@ -158,11 +158,11 @@ def test_a_batch_of_crops_equals_one_by_one():
 @torch.inference_mode()
 def test_masks_of_one_image_equal_one_by_one():
     network = tiny_network()
-    image, truth = scene(np.random.default_rng(5), 90, 130)
+    image, truth = scene(np.random.default_rng(5), 110, 140)
     masks = torch.cat([mask_tensor(truth == label) for label in (GROUND, DISC, BAR)])
-    together = high_res(network, image_tensor(image), masks, L=70, batch_size=2)
+    together = high_res(network, image_tensor(image), masks, L=96, batch_size=2)
     for number in range(3):
-        alone = high_res(network, image_tensor(image), masks[number : number + 1], L=70)
+        alone = high_res(network, image_tensor(image), masks[number : number + 1], L=96)
         np.testing.assert_allclose(together[number : number + 1], alone, atol=1e-5)
 
 
@@ -269,7 +269,7 @@ def test_weights_that_do_not_fit_are_named(mini_weights, tmp_path):
 
     with pytest.raises(UserError, match="no weights"):
         build(None)
-    with pytest.raises(UserError, match=r"absent\.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"absent\.safetensors: no such"):
         build(tmp_path / "absent.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other\.safetensors: not weights of any"):

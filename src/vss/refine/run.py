@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,82 @@ from vss.refine.proposal_file import ProposalsReader
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.ssa import vote_proposals
 
-METHODS = ("cascadepsp", "ssa")
+
+@dataclass(frozen=True)
+class Frame:
+    """What a refiner is given.
+
+    Attributes:
+        video, frame: the frame's key.
+        image: path of its image file.
+        labels: [H, W] uint8 train ids, 255 = unknown.
+    """
+
+    video: str
+    frame: str
+    image: str
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a refiner may draw on besides its settings.
+
+    Attributes:
+        weights: of a network, or None.
+        proposals: mask proposals of the shard, or None.
+        classes: class names of the prediction, position = train id.
+        device: torch device.
+    """
+
+    weights: str | os.PathLike | None
+    proposals: str | os.PathLike | None
+    classes: list[str]
+    device: str
+
+
+FrameRefiner = Callable[[Frame], np.ndarray]
 SSA_DEFAULTS = {"min_purity": 0.0, "keep_area": 0}
 
-# Refines one frame: (video, frame, image path, labels [H, W]) -> labels [H, W].
-FrameRefiner = Callable[[str, str, str, np.ndarray], np.ndarray]
+
+@contextlib.contextmanager
+def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[FrameRefiner]:
+    """Votes over mask proposals; settings are options of `vss.refine.ssa.vote_proposals`."""
+    options = with_defaults(settings, SSA_DEFAULTS, where="refine ssa")
+    if resources.proposals is None:
+        raise UserError("refine ssa: no proposals file, run propose first")
+    with ProposalsReader(resources.proposals) as reader:
+
+        def refine_frame(frame: Frame) -> np.ndarray:
+            found = reader.read(frame.video, frame.frame)
+            if tuple(found.size) != frame.labels.shape:
+                raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
+            return vote_proposals(frame.labels, found, **options)
+
+        yield refine_frame
+
+
+@contextlib.contextmanager
+def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[FrameRefiner]:
+    """Refines with CascadePSP or a network of its family; settings are those of `vss.refine.cascadepsp.DEFAULTS`."""
+    from vss.refine.cascadepsp import CascadePSP  # imports torch
+
+    refiner = CascadePSP.from_settings(
+        settings, weights=resources.weights, classes=resources.classes, device=resources.device
+    )
+    yield lambda frame: refiner.refine(formats.read_image(frame.image), frame.labels)
+
+
+# A refiner is a row here: settings and resources -> a function that refines one frame.
+METHODS: dict[str, Callable[[Mapping[str, Any], Resources], AbstractContextManager[FrameRefiner]]] = {
+    "cascadepsp": cascadepsp,
+    "ssa": ssa,
+}
 
 
 def refine(
     *,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     labels: str | os.PathLike,
     index: str | os.PathLike,
     card: str | os.PathLike,
@@ -39,8 +107,7 @@ def refine(
     """Refines the label maps of one shard; frames are paired by (video, frame).
 
     Args:
-        settings: {method: "ssa", settings: {min_purity, keep_area}} (see `vss.refine.ssa`), or
-            {method: "cascadepsp", settings: {...}} (see `vss.refine.cascadepsp.DEFAULTS`).
+        settings: {method: row of `METHODS`, settings: of that method}.
         labels: the prediction of this shard (`formats.LabelsReader`).
         index, card: of the dataset.
         split, shard, shards: which frames.
@@ -54,54 +121,28 @@ def refine(
             whose prediction is of another size than the frame.
     """
     given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
-    method, parameters = one_of(given["method"], METHODS, where="refine method"), given["settings"]
+    method = one_of(given["method"], METHODS, where="refine method")
     root = formats.read_card(card).root
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(formats.LabelsReader(labels))
-        if method == "ssa":
-            refiner = stack.enter_context(_ssa(parameters, proposals))
-        else:
-            refiner = _cascadepsp(parameters, weights, reader.classes, device)
+        resources = Resources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
+        refine_frame = stack.enter_context(METHODS[method](given["settings"], resources))
         progress.say(f"{what}: {len(rows)} frames on {'cpu' if method == 'ssa' else device}")
         provenance = {"stage": "refine", "settings": given, "of": reader.provenance}
         writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
         for row in progress.track(list(rows.itertuples()), what=what):
-            before = reader.read(row.video, row.frame)
-            if before.shape != (row.height, row.width):
-                raise UserError(
-                    f"{labels}: frame {row.frame!r} of video {row.video!r} is {before.shape[0]}x{before.shape[1]}, "
-                    f"the index says {row.height}x{row.width}"
-                )
-            after = refiner(row.video, row.frame, os.path.join(root, row.image), before)
-            writer.write(row.video, row.frame, after)
+            before = _read_labels(reader, row)
+            frame = Frame(row.video, row.frame, os.path.join(root, row.image), before)
+            writer.write(row.video, row.frame, refine_frame(frame))
 
 
-@contextlib.contextmanager
-def _ssa(parameters: dict[str, Any], proposals: str | os.PathLike | None) -> Iterator[FrameRefiner]:
-    options = with_defaults(parameters, SSA_DEFAULTS, where="refine ssa")
-    if proposals is None:
-        raise UserError("refine ssa: no proposals file, run propose first")
-    with ProposalsReader(proposals) as reader:
-
-        def refine_frame(video: str, frame: str, image: str, labels: np.ndarray) -> np.ndarray:
-            found = reader.read(video, frame)
-            if tuple(found.size) != labels.shape:
-                raise UserError(f"{proposals}: proposals of frame {frame!r} of video {video!r} are of another size")
-            return vote_proposals(labels, found, **options)
-
-        yield refine_frame
-
-
-def _cascadepsp(
-    parameters: dict[str, Any], weights: str | os.PathLike | None, classes: list[str], device: str
-) -> FrameRefiner:
-    from vss.refine.cascadepsp import CascadePSP  # imports torch
-
-    refiner = CascadePSP.from_settings(parameters, weights=weights, classes=classes, device=device)
-
-    def refine_frame(video: str, frame: str, image: str, labels: np.ndarray) -> np.ndarray:
-        return refiner.refine(formats.read_image(image), labels)
-
-    return refine_frame
+def _read_labels(reader: formats.LabelsReader, row: Any) -> np.ndarray:
+    labels = reader.read(row.video, row.frame)
+    if labels.shape != (row.height, row.width):
+        raise UserError(
+            f"{reader.path}: frame {row.frame!r} of video {row.video!r} is {labels.shape[0]}x{labels.shape[1]}, "
+            f"the index says {row.height}x{row.width}"
+        )
+    return labels
