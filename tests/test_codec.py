@@ -62,9 +62,9 @@ def test_probable_classes_stay_exact_when_the_dust_is_dropped() -> None:
     planes = codec.decode(encoded)
     np.testing.assert_array_equal(planes.dense().argmax(axis=0), dense.argmax(axis=0))
     error, true = np.abs(planes.planes - dense[planes.classes]), dense[planes.classes]
-    probable = true - planes.rest > (encoded.deadzone + 2 * codec.TOLERANCE) * encoded.step
+    probable = true - planes.rest > (encoded.deadzone + 2 * codec.tolerance(encoded.deadzone)) * encoded.step
     assert probable.any()
-    assert error[probable].max() <= codec.TOLERANCE * encoded.step + 1e-5
+    assert error[probable].max() <= codec.tolerance(encoded.deadzone) * encoded.step + 1e-5
     assert error.max() <= encoded.deadzone * encoded.step + 1e-5
 
 

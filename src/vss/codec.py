@@ -103,8 +103,8 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
 
     Returns:
         The stored form. `decode` gives back the same argmax at every pixel. A probability that rises at least
-        `deadzone` steps above the remainder comes back within `TOLERANCE` steps, a smaller one within `deadzone` steps;
-        one of a class without a plane within twice that.
+        `deadzone` steps above the remainder comes back within `tolerance(deadzone)` steps, a smaller one within
+        `deadzone` steps; one of a class without a plane within twice that.
     """
     num_classes = len(probabilities)
     assert 1 < num_classes <= 255, num_classes
@@ -138,6 +138,11 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
         stride=stride,
         deadzone=deadzone,
     )
+
+
+def tolerance(deadzone: int) -> float:
+    """Returns by how many steps a probability may be off before it is corrected; more where the tail is long."""
+    return deadzone / 2 if deadzone > 2 else TOLERANCE
 
 
 def decode(encoded: Encoded) -> Planes:
@@ -233,6 +238,7 @@ def _corrections(
     num_classes, H, W = probabilities.shape
     stack = _at_full_size(codes, step, (H, W), stride, num_classes)
     rest = stack[-1].copy()
+    limit = tolerance(deadzone) * step
     at, by = [], []
     others = np.ones((H, W), np.float32)  # true mean probability of a class without a plane
     missed, size = np.empty((H, W), np.float32), np.empty((H, W), np.float32)
@@ -245,7 +251,7 @@ def _corrections(
         else:
             break
         np.subtract(truth, guess, out=missed)
-        bad = np.flatnonzero(np.abs(missed, out=size) > TOLERANCE * step)
+        bad = np.flatnonzero(np.abs(missed, out=size) > limit)
         if deadzone > 1:
             small = (truth.reshape(-1)[bad] - rest.reshape(-1)[bad]) < deadzone * step
             bad = bad[~small | (size.reshape(-1)[bad] > deadzone * step)]
