@@ -96,7 +96,7 @@ def _naming(tensors: Mapping[str, Tensor]) -> str:
         return "names of the ConvNeXt authors"
     if any(re.match(r"model\.(patch_embed|levels)\.", name) for name in tensors):
         return "Hugging Face names"
-    return "" if any(re.match(r"(module\.)?backbone\.", name) for name in tensors) else "names without backbone."
+    return "" if any(re.match(r"(module\.)?backbone\.", name) for name in tensors) else "no prefix backbone."
 
 
 def _size(table: Mapping[str, Mapping[str, int]], **numbers: int) -> str | None:

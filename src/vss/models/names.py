@@ -1,8 +1,7 @@
 """From the names of published files to the names in a `Segmentor`.
 
-The rules and their order are those of the public converters: mmdet 2 to mmdet 3 for Mask2Former, InternImage's
-classifier and Hugging Face files, and `tools/model_converters` of MMSegmentation and MMPretrain for the official Swin and
-ConvNeXt files.
+The rules do what the public converters do: mmdet 2 to mmdet 3 for Mask2Former, InternImage's classifier and Hugging
+Face files, and `tools/model_converters` of MMSegmentation and MMPretrain for the official Swin and ConvNeXt files.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
 
 
 class _Inert:
-    """Stands for an object beside the weights that nobody reads; takes any arguments and any state, and does nothing."""
+    """Stands for an object beside the weights that nobody reads; takes any arguments and state, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
         return super().__new__(cls)
@@ -42,12 +42,12 @@ class _Inert:
 # InternImage classifiers, MMCV and MMEngine.
 _ALLOWED = [
     (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_Inert, "builtins.getattr"),  # the history's methods, by name
     (_Inert, "argparse.Namespace"),
     (_Inert, "pathlib.PosixPath"),
     (_Inert, "numpy.ndarray"),
     (_Inert, "numpy.dtype"),
     *((_Inert, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *((_Inert, f"numpy.dtypes.{kind}DType") for kind in ("Float32", "Float64", "Int32", "Int64", "UInt8", "Bool")),
     *((OrderedDict, name) for name in ("yacs.config.CfgNode", "addict.addict.Dict", "easydict.EasyDict")),
     *((OrderedDict, name) for name in ("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict")),
 ]
@@ -93,10 +93,12 @@ def _is_safetensors(path: str | os.PathLike) -> bool:
 
 
 def _unpickle(path: str | os.PathLike) -> Any:
+    # Memory mapping needs a path, and a path that ends in .safetensors torch would read as such.
+    mapped = zipfile.is_zipfile(path) and Path(path).suffix != ".safetensors"
     try:
-        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+        with open(path, "rb") as file, torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pickle protocols and storages of old files
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except (
         pickle.UnpicklingError,
         RuntimeError,
