@@ -17,7 +17,7 @@ ENTRY_MODULES = {
     "prepare": ("vss.data.prepare",),
     "pretrain": ("vss.train.run",),
     "finetune": ("vss.train.run",),
-    "import": ("vss.models.checkpoints",),
+    "import": ("vss.train.import_checkpoint",),
     "soup": ("vss.infer.soup",),
     "infer": ("vss.infer.run",),
     "search": ("vss.ensemble.search",),
