@@ -8,6 +8,7 @@ import numpy as np
 
 from vss.infer.bench import VIEWS, compare, labels_agree, table, write_images, write_model
 from vss.infer.bench_case import load_ours, load_peer
+from vss.infer.throughput import throughput
 
 
 def test_both_sides_predict_the_same(tmp_path):
@@ -35,3 +36,13 @@ def test_rows_of_a_case(tmp_path, monkeypatch):
     assert speed == {"case": "a case", "equal": True, "unit": "frames/s", "ours": 2.5, "peer": 1.0, "ratio": 2.5}
     assert (memory["unit"], memory["ours"], memory["peer"], memory["ratio"]) == ("MB peak", 900, 1000, 1.11)
     assert "2.50" in table([speed, memory]) and json.dumps([speed, memory])
+
+
+def test_flops_and_frames_per_second():
+    options = {"row": "upernet_convnext-nano_vspw", "device": "cpu", "precision": "float32", "frames": 1}
+    once = throughput(**options, size=(64, 64), views={"img_ratios": [1.0]})
+    flipped = throughput(**options, size=(64, 64), views={"img_ratios": [1.0], "flip": True})
+    larger = throughput(**options, size=(128, 128), views={"img_ratios": [1.0]})
+    assert once["frames_per_second"] > 0 and once["mfu"] is None
+    assert np.isclose(flipped["tflops_per_frame"], 2 * once["tflops_per_frame"], rtol=1e-3)
+    assert 3.5 < larger["tflops_per_frame"] / once["tflops_per_frame"] < 4.2

@@ -179,9 +179,9 @@ def test_no_such_device(nano_model, dataset, tmp_path):
 
 def test_weights_that_do_not_fill_the_model(nano_model, dataset, tmp_path):
     tensors = load_file(nano_model / "weights.safetensors")
-    del tensors["decode_head.conv_seg.weight"]
+    del tensors["decode_head.bottleneck.conv.weight"]
     save_file(tensors, tmp_path / "holes.safetensors")
-    with pytest.raises(UserError, match=r"lacks 1 tensors of the model, such as decode_head\.conv_seg\.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 tensors of the model, such as decode_head\.bottleneck\.conv\.weight"):
         run(nano_model, dataset, [tmp_path / "0.labels.h5"], weights=tmp_path / "holes.safetensors")
 
 

@@ -21,11 +21,13 @@ import torch
 
 from vss import formats, progress
 from vss.infer.bench_case import SIDES, our_engine
+from vss.infer.throughput import throughput
 from vss.models.build import build_segmentor
 from vss.models.checkpoints import save_weights
 from vss.train.config import published_settings, resolve
 
 ROWS = ("upernet_swin-nano_vspw", "upernet_internimage-nano-h_vspw", "mask2former_internimage-nano-h_vspw")
+FULL_SIZE = "mask2former_internimage-h_vspw"  # run only where there is a GPU
 VIEWS = {
     "1 view": {"img_ratios": [1.0], "flip": False},
     "12 views": {"img_ratios": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True},
@@ -158,6 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out=options.out, rows=options.rows, frames=options.frames, size=tuple(options.size), rounds=options.rounds
     )
     print(table(results))
+    if torch.cuda.is_available():
+        on_gpu = [throughput(row=FULL_SIZE, views=views, device="cuda") for views in VIEWS.values()]
+        formats.write_json(options.out.with_name("infer-gpu.json"), on_gpu)
+        for row in on_gpu:
+            mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            print(f"{row['row']} on {row['device']}: {row['frames_per_second']:.2f} frames/s, MFU {mfu}")
 
 
 if __name__ == "__main__":
