@@ -419,9 +419,11 @@ def _add_models(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from vss.train.table import print_models
 
-        print_models()
+        print_models(as_json=options.json)
 
-    _command(commands, "models", run, "List every model row: parameters, GFLOPs, accepted weights, the paper's mIoU.")
+    help_text = "List every model row: parameters, GFLOPs, accepted weights, the paper's mIoU."
+    parser = _command(commands, "models", run, help_text)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _add_drop_scores(commands: Any) -> None:
