@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vss import formats
 from vss.errors import UserError
+from vss.refine.network import build_network
 from vss.refine.proposal_file import ProposalsReader
 from vss.refine.propose import propose
 from vss.refine.run import refine
@@ -121,3 +124,16 @@ def test_a_prediction_of_another_size_is_named(dataset):
             writer.write(video, frame, np.ascontiguousarray(labels[:-1]))
     with pytest.raises(UserError, match="index says"):
         refine_val(dataset, {"method": "ssa"}, labels=dataset.folder / "small.h5", proposals=propose_val(dataset))
+
+
+def test_an_unknown_device_is_named(dataset, tmp_path):
+    torch.manual_seed(0)
+    save_file(build_network("cascadepsp-mini").state_dict(), tmp_path / "mini.safetensors")
+    with pytest.raises(UserError, match="tpu"):
+        refine_val(dataset, {"method": "cascadepsp"}, weights=tmp_path / "mini.safetensors", device="tpu")
+    refine_val(
+        dataset,
+        {"method": "cascadepsp", "settings": {"min_area": 50, "dilate": 0}},
+        weights=tmp_path / "mini.safetensors",
+        device="auto",
+    )

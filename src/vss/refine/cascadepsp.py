@@ -67,7 +67,7 @@ class CascadePSP:
 
     def __init__(self, network: nn.Module, settings: Mapping[str, Any]) -> None:
         self._network, self._settings = network, settings
-        self._device = next(network.parameters()).device
+        self.device = next(network.parameters()).device
 
     @classmethod
     def from_settings(
@@ -94,7 +94,7 @@ class CascadePSP:
         if not parts:
             return labels
         dtype = _PRECISIONS[self._settings["precision"]]
-        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             refined = self._refine_parts(image, parts)
         merged, _ = merge_parts(
             labels,
@@ -117,8 +117,8 @@ class CascadePSP:
         return limit is not None and part.crop(part.mask).mean() >= limit
 
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
-        frame = image_tensor(image).to(self._device)
-        masks = [mask_tensor(part.mask).to(self._device) for part in parts]
+        frame = image_tensor(image).to(self.device)
+        masks = [mask_tensor(part.mask).to(self.device) for part in parts]
         options = {key: self._settings[key] for key in ("L", "upsample", "batch_size")}
         crops = [(_cropped(frame, part), _cropped(mask, part)) for part, mask in zip(parts, masks, strict=True)]
         if self._settings["fast"]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vss.errors import UserError
+from vss.refine.device import resolve_device
 from vss.refine.settings import one_of
 from vss.refine.weights import load_into, read_weights
 
@@ -191,6 +192,7 @@ def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str
     """Reads weights, finds the row of `NETWORKS` they belong to, and loads that network in eval mode on `device`.
 
     Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
         weights: CascadePSP's released file (every name prefixed with `module.`) or one that `train_refiner` wrote.
 
     Returns:
@@ -205,7 +207,7 @@ def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str
         raise UserError(f"{weights}: not weights of any of {', '.join(NETWORKS)}")
     network = build_network(name)
     load_into(network, state, path=str(weights), of=name)
-    return name, network.eval().to(torch.device(device))
+    return name, network.eval().to(resolve_device(device))
 
 
 def _row_of(state: Mapping[str, Tensor]) -> str | None:

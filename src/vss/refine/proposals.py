@@ -26,7 +26,13 @@ class Proposals(Protocol):
 
 
 class Proposer(Protocol):
-    """Makes proposals for one frame."""
+    """Makes proposals for one frame.
+
+    Attributes:
+        device: what it runs on, for the message.
+    """
+
+    device: str
 
     def propose(self, image: np.ndarray) -> Proposals:
         """Returns the proposals of `image` [H, W, 3] uint8 RGB."""
@@ -142,7 +148,7 @@ def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: 
         settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
             Without a method: SAM where weights are given, felzenszwalb where not.
         weights: of SAM; None for weight-free methods.
-        device: torch device of SAM.
+        device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.

@@ -20,7 +20,7 @@ def propose(
     shards: int,
     weights: str | os.PathLike | None,
     out: str | os.PathLike,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Writes the mask proposals of every frame of one shard.
 
@@ -30,7 +30,7 @@ def propose(
         split, shard, shards: which frames.
         weights: of SAM; None otherwise.
         out: the proposals file (HDF5).
-        device: torch device of SAM.
+        device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         UserError: a mistake in the settings, weights that cannot be read, a frame that cannot be decoded.
@@ -41,7 +41,7 @@ def propose(
     root = formats.read_card(card).root
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
     what = f"propose {method} {split} shard {shard}"
-    progress.say(f"{what}: {len(rows)} frames on {device if method == 'sam' else 'cpu'}")
+    progress.say(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {
         "stage": "refine",
         "proposals": {**settings, "method": method},

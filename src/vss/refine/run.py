@@ -42,7 +42,7 @@ class Resources:
         weights: of a network, or None.
         proposals: mask proposals of the shard, or None.
         classes: class names of the prediction, position = train id.
-        device: torch device.
+        device: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     weights: str | os.PathLike | None
@@ -51,12 +51,24 @@ class Resources:
     device: str
 
 
-FrameRefiner = Callable[[Frame], np.ndarray]
+@dataclass(frozen=True)
+class Refiner:
+    """A refiner ready for work.
+
+    Attributes:
+        refine: maps a frame to its refined labels [H, W] uint8.
+        device: what it runs on, for the message.
+    """
+
+    refine: Callable[[Frame], np.ndarray]
+    device: str = "cpu"
+
+
 SSA_DEFAULTS = {"min_purity": 0.0, "keep_area": 0}
 
 
 @contextlib.contextmanager
-def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[FrameRefiner]:
+def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
     """Votes over mask proposals; settings are options of `vss.refine.ssa.vote_proposals`."""
     options = with_defaults(settings, SSA_DEFAULTS, where="refine ssa")
     if resources.proposals is None:
@@ -69,22 +81,22 @@ def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[FrameRefi
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
             return vote_proposals(frame.labels, found, **options)
 
-        yield refine_frame
+        yield Refiner(refine_frame)
 
 
 @contextlib.contextmanager
-def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[FrameRefiner]:
+def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
     """Refines with CascadePSP or a network of its family; settings are those of `vss.refine.cascadepsp.DEFAULTS`."""
     from vss.refine.cascadepsp import CascadePSP  # imports torch
 
     refiner = CascadePSP.from_settings(
         settings, weights=resources.weights, classes=resources.classes, device=resources.device
     )
-    yield lambda frame: refiner.refine(formats.read_image(frame.image), frame.labels)
+    yield Refiner(lambda frame: refiner.refine(formats.read_image(frame.image), frame.labels), str(refiner.device))
 
 
-# A refiner is a row here: settings and resources -> a function that refines one frame.
-METHODS: dict[str, Callable[[Mapping[str, Any], Resources], AbstractContextManager[FrameRefiner]]] = {
+# A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
+METHODS: dict[str, Callable[[Mapping[str, Any], Resources], AbstractContextManager[Refiner]]] = {
     "cascadepsp": cascadepsp,
     "ssa": ssa,
 }
@@ -102,7 +114,7 @@ def refine(
     weights: str | os.PathLike | None = None,
     proposals: str | os.PathLike | None = None,
     out: str | os.PathLike,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Refines the label maps of one shard; frames are paired by (video, frame).
 
@@ -114,7 +126,7 @@ def refine(
         weights: of the refinement network (cascadepsp).
         proposals: mask proposals of this shard (ssa).
         out: the refined prediction, same frames and sizes.
-        device: torch device of the refinement network.
+        device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         UserError: a mistake in the settings, a missing or unreadable file, a frame without prediction or proposals, or
@@ -128,14 +140,14 @@ def refine(
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(formats.LabelsReader(labels))
         resources = Resources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
-        refine_frame = stack.enter_context(METHODS[method](given["settings"], resources))
-        progress.say(f"{what}: {len(rows)} frames on {'cpu' if method == 'ssa' else device}")
+        refiner = stack.enter_context(METHODS[method](given["settings"], resources))
+        progress.say(f"{what}: {len(rows)} frames on {refiner.device}")
         provenance = {"stage": "refine", "settings": given, "of": reader.provenance}
         writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
         for row in progress.track(list(rows.itertuples()), what=what):
             before = _read_labels(reader, row)
             frame = Frame(row.video, row.frame, os.path.join(root, row.image), before)
-            writer.write(row.video, row.frame, refine_frame(frame))
+            writer.write(row.video, row.frame, refiner.refine(frame))
 
 
 def _read_labels(reader: formats.LabelsReader, row: Any) -> np.ndarray:

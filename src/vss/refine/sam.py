@@ -18,6 +18,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor
 
 from vss.errors import UserError
+from vss.refine.device import resolve_device
 from vss.refine.proposals import RunLengths
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.weights import load_into, read_weights
@@ -60,6 +61,7 @@ class SamProposer:
 
     def __init__(self, sam: Sam, **parameters: Any) -> None:
         # Run lengths spare the package's need of pycocotools; the masks are the same.
+        self.device = str(sam.device)
         self._generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **parameters)
 
     @classmethod
@@ -69,7 +71,7 @@ class SamProposer:
         Args:
             settings: {preset: "authors" (default) | "fast", and any parameter of the generator to override it}.
             weights: the released .pth or a safetensors file of the same names.
-            device: torch device.
+            device: "auto", "cpu", "cuda" or "cuda:N".
 
         Raises:
             UserError: unknown preset or parameter, weights missing, unreadable or not SAM's.
@@ -80,7 +82,7 @@ class SamProposer:
         state = read_weights(weights, of="SAM")
         sam = build_sam(SamShape.of(state, path=str(weights)))
         load_into(sam, state, path=str(weights), of="SAM")
-        return cls(sam.eval().to(device), **parameters)
+        return cls(sam.eval().to(resolve_device(device)), **parameters)
 
     @torch.inference_mode()
     def propose(self, image: np.ndarray) -> RunLengths:

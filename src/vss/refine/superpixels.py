@@ -25,6 +25,7 @@ class Superpixels:
 
     partition: Callable[[np.ndarray, float], np.ndarray]
     scales: tuple[float, ...]
+    device = "cpu"
 
     def propose(self, image: np.ndarray) -> Partitions:
         """Returns one partition of `image` [H, W, 3] uint8 RGB a scale."""

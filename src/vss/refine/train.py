@@ -19,6 +19,7 @@ from vss import formats, progress
 from vss.digest import stage_digest
 from vss.errors import UserError
 from vss.models.checkpoints import save_weights
+from vss.refine.device import resolve_device
 from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
@@ -78,7 +79,7 @@ def train_refiner(
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
     folder = _folder(work_dir, resolved, dataset)
     with locked(folder):
-        training = Training(resolved, folder=folder, device="cuda" if torch.cuda.is_available() else "cpu")
+        training = Training(resolved, folder=folder, device=str(resolve_device("auto")))
         training.run(_samples(rows, "train", dataset, resolved))
         if (rows["split"] == "val").any() and resolved["val_samples"]:
             training.measure(_samples(rows, "val", dataset, resolved))
