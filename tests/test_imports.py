@@ -32,7 +32,7 @@ ORDER = [
     "report",
 ]
 # The workflow's side of the package: used by rules, not by stages.
-WORKFLOW_SIDE = {"config", "rows", "lease", "cli", "__main__"}
+WORKFLOW_SIDE = {"config", "lease", "cli", "__main__"}
 LIGHT = (
     "data.prepare",
     "score.shard",
@@ -41,7 +41,7 @@ LIGHT = (
     "report.run",
     "config",
     "digest",
-    "rows",
+    "train.config", "train.workdir",
     "lease",
 )
 

@@ -6,6 +6,7 @@ Free of torch and of Snakemake: a dry run has to be instant, and a test has to b
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import jsonschema
 import yaml
 
 from vss.errors import UserError
+from vss.formats import canonical_json
 from vss.labels import VSPW
 
 STAGES = ("prepare", "pretrain", "finetune", "infer", "ensemble", "refine", "score", "submit", "report")
@@ -143,6 +145,10 @@ class Plan:
     def finetuned(self) -> list[str]:
         """Returns the models that are trained on VSPW here."""
         return [name for name, model in self.models.items() if "finetune" in model]
+
+    def trainings(self) -> list[str]:
+        """Returns every training as "stage/model", pretrainings first."""
+        return [f"pretrain/{name}" for name in self.pretrained()] + [f"finetune/{name}" for name in self.finetuned()]
 
     def imported(self) -> list[str]:
         """Returns the models whose finished weights are named in the config."""
@@ -342,6 +348,33 @@ class Plan:
         for name in self.config["report"]["colours"]:
             if name not in VSPW.classes:
                 raise UserError(f"config: report.colours: no VSPW class {name!r}{_did_you_mean(name, VSPW.classes)}")
+
+
+def training_digests(plan: Plan) -> dict[str, str]:
+    """Returns by "stage/model" (and "import/model") a digest of what the settings resolve to.
+
+    It changes exactly when a value that the result depends on changes, wherever that value is written: the config, the
+    row's file, a base of it, or the table of model sizes.
+
+    Raises:
+        UserError: a setting that the row does not have, or a value that it does not allow.
+    """
+    from vss.train.config import published_settings, resolve
+    from vss.train.workdir import what_counts
+
+    settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
+    for name in plan.imported():
+        model = plan.models[name]
+        settings[f"import/{name}"] = {"config": model["config"], "cfg_options": model["cfg_options"]}
+    digests = {}
+    for name, chosen in settings.items():
+        stage, model = name.split("/")
+        try:
+            resolved = what_counts(published_settings(resolve(chosen)))
+        except UserError as error:
+            raise UserError(f"config: models.{model}.{stage}: {error}") from None
+        digests[name] = hashlib.sha256(canonical_json(resolved).encode()).hexdigest()[:16]
+    return digests
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 # What a stage's command calls. cli.py is left out: it only parses.
@@ -123,3 +125,16 @@ def code_without_prose(source: str) -> str:
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:]
     return ast.dump(tree)
+
+
+def trained_with_other_code(results: str | Path, trainings: Iterable[str]) -> list[str]:
+    """Returns the trainings ("stage/model") whose weights in `results` were made by other code than today's."""
+    changed = []
+    for name in trainings:
+        path = Path(results, name, "fingerprint.json")
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("code") not in (
+            None,
+            stage_digest(name.split("/")[0]),
+        ):
+            changed.append(name)
+    return changed

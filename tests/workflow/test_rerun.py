@@ -52,7 +52,7 @@ def change_gpus(config: dict) -> None:
 
 
 def change_vote(config: dict) -> None:
-    config["refiners"]["ssa"]["settings"] = {"purity": 0.6}
+    config["refiners"]["ssa"]["settings"] = {"min_purity": 0.6}
 
 
 def add_model(config: dict) -> None:

@@ -19,17 +19,19 @@ os.environ["PATH"] = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"]]
 )
 
-from vss.config import Plan, any_of, check_schema
-from vss.digest import stage_digest
+from vss import configs
+from vss.config import Plan, any_of, check_schema, training_digests
+from vss.digest import stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json
-from vss.rows import row_digest, row_names
 
 try:
     config.update(
         check_schema(config, REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
     )
-    plan = Plan(config, row_names=row_names())
+    plan = Plan(config, row_names=configs.names())
+    # What each training's settings resolve to, bases and defaults included: the row's numbers, not its file's text.
+    ROWS = training_digests(plan)
 except UserError as mistake:
     sys.exit(str(mistake))
 
@@ -88,3 +90,12 @@ def labels_of(prediction, split):
 
 def scores_of(member, split, shard):
     return f"<results>/predictions/{member}/{split}/{shard}.scores.h5"
+
+
+if not workflow.remote_exec and not config["retrain_on_code_change"]:
+    for name in trained_with_other_code(config["results"], plan.trainings()):
+        print(
+            f"note: {name}: the training code has changed since these weights were made; they are kept"
+            " (retrain_on_code_change: true retrains)",
+            file=sys.stderr,
+        )

@@ -83,7 +83,7 @@ rule import_weights:
         "../../envs/vss.yaml"
     params:
         settings=import_settings,
-        row=lambda wildcards: row_digest(plan.models[wildcards.model]["config"]),
+        row=lambda wildcards: ROWS[f"import/{wildcards.model}"],
         code=code_of("import"),
     message:
         "Import the weights of {wildcards.model}"

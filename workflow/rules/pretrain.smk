@@ -10,7 +10,7 @@ def training_settings(stage):
 
 
 def training_row(stage):
-    return lambda wildcards: row_digest(plan.models[wildcards.model][stage]["config"])
+    return lambda wildcards: ROWS[f"{stage}/{wildcards.model}"]
 
 
 def training_gpus(stage):

@@ -32,19 +32,12 @@ def score_file(name):
     )
 
 
-def trainings():
-    """The trainings whose curves are shown: "stage/model"."""
-    return [f"pretrain/{model}" for model in plan.pretrained()] + [
-        f"finetune/{model}" for model in plan.finetuned()
-    ]
-
-
 def report_inputs(wildcards, input):
     """The input files by the names of what they belong to."""
     files = {
         "scores": dict(zip(plan.scored(), input.scores)),
         "per_class": dict(zip(plan.scored(), input.per_class)),
-        "logs": dict(zip(trainings(), input.logs)),
+        "logs": dict(zip(plan.trainings(), input.logs)),
         "labels": {},
     }
     each = shards(plan.split)
@@ -57,7 +50,7 @@ rule report:
     input:
         scores=score_file("scores.json"),
         per_class=score_file("per_class.csv"),
-        logs=expand("<results>/{training}/log.jsonl", training=trainings()),
+        logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=[
             path
             for prediction in plan.shown()

@@ -1,6 +1,6 @@
 """The folder in which a training keeps its resumable state: one a set of settings, locked while in use.
 
-Snakemake deletes the declared outputs of a job that failed or restarts, so that nothing resumable can be among them. The
+Snakemake deletes the declared outputs of a job that failed or restarts, so nothing resumable can be among them. The
 folder's name holds a hash of everything the result depends on: with another learning rate a training can never continue
 from checkpoints of the old one, and going back to old settings finds their finished weights.
 """
@@ -32,9 +32,14 @@ _FINISHED = "finished.json"
 
 def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
     """Returns the work folder of a resolved config and the digests of its inputs."""
-    training = {key: value for key, value in config["training"].items() if key not in _NOT_IN_HASH}
-    content = {**config, "training": training, "inputs": dict(inputs)}
+    content = {**what_counts(config), "inputs": dict(inputs)}
     return Path(work_dir) / hashlib.sha256(formats.canonical_json(content).encode()).hexdigest()[:16]
+
+
+def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a resolved config without what changes only where and how a training runs."""
+    training = {key: value for key, value in config["training"].items() if key not in _NOT_IN_HASH}
+    return {**config, "training": training}
 
 
 @contextlib.contextmanager
