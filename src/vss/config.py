@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,17 @@ def _filled(value: Any, schema: dict[str, Any], definitions: dict[str, Any]) -> 
         elif key not in filled and "default" in definitions.get(subschema.get("$ref", "").rsplit("/", 1)[-1], {}):
             filled[key] = _filled({}, subschema, definitions)
     return filled
+
+
+def lead_jobs_to(repository: Path) -> None:
+    """Makes jobs find this interpreter and this checkout, through PATH and PYTHONPATH.
+
+    The project need not be installed where jobs run (a conda environment has its dependencies only), and its
+    interpreter need not be first on PATH (.venv/bin/snakemake may be called without activating the environment).
+    """
+    sources = [str(repository / "src"), str(repository / "cuda_ops")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 # ---- questions

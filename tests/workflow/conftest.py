@@ -53,7 +53,7 @@ class Project:
 
     def planned(self, *words: str) -> Counter:
         """Returns how many jobs of each rule a dry run would execute."""
-        done = self.snakemake("--dry-run", "--quiet", "none", *words)
+        done = self.snakemake("--dry-run", *words)
         text = done.stdout + done.stderr
         if "Nothing to be done" in text:
             return Counter()

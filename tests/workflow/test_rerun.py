@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_finished_run_has_nothing_to_do(finished: Project) -> None:
     assert finished.planned() == {}
-    assert "Nothing to be done" in "".join(finished.snakemake("--quiet", "none").stderr)
+    assert "Nothing to be done" in "".join(finished.snakemake().stderr)
 
 
 def change_flip(config: dict) -> None:

@@ -1,4 +1,4 @@
-"""What every stage's rules share: the checked config and the questions asked of it.
+"""What every stage's rules share: the checked config, the questions asked of it, and the rules' input functions.
 
 Nothing here may import torch: this file is read for every dry run and again for every job.
 """
@@ -9,21 +9,15 @@ from pathlib import Path
 
 REPOSITORY = Path(workflow.basedir)
 
-# The project need not be installed where jobs run (a conda environment has its dependencies only), and its interpreter
-# need not be first on PATH (.venv/bin/snakemake may be called without activating the environment).
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])]
-)
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
 
 from vss import configs
-from vss.config import Plan, any_of, check_schema, training_digests
+from vss.config import Plan, any_of, check_schema, lead_jobs_to, training_digests
 from vss.digest import stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json
+
+lead_jobs_to(REPOSITORY)
 
 try:
     config.update(
@@ -99,3 +93,250 @@ if not workflow.remote_exec and not config["retrain_on_code_change"]:
             " (retrain_on_code_change: true retrains)",
             file=sys.stderr,
         )
+
+
+# ---- prepare
+
+
+def prepare_settings(wildcards):
+    return canonical_json(
+        {
+            key: value
+            for key, value in config["data"][wildcards.dataset].items()
+            if key != "shards"
+        }
+    )
+
+
+def split_lists(wildcards):
+    root = config["data"][wildcards.dataset]["root"]
+    if root is None or wildcards.dataset != "vspw":
+        return []
+    return [
+        path
+        for path in (Path(root, f"{split}.txt") for split in ("train", "val", "test"))
+        if path.exists()
+    ]
+
+
+# ---- pretrain
+
+
+def training_settings(stage):
+    def settings(wildcards):
+        chosen = plan.training_settings(stage, wildcards.model)
+        return canonical_json(chosen)
+
+    return settings
+
+
+def training_row(stage):
+    return lambda wildcards: ROWS[f"{stage}/{wildcards.model}"]
+
+
+def training_gpus(stage):
+    return lambda wildcards: plan.training_gpus(stage, wildcards.model)
+
+
+def published_init(stage, model):
+    path = plan.published_init(stage, model)
+    return {} if path is None else {"init": ancient(path)}
+
+
+def init_options(wildcards, input):
+    """The optional arguments of a training, as words to be quoted one by one."""
+    words = []
+    for name, option in (("init", "--init"), ("init_card", "--init-card")):
+        if name in input.keys():
+            words += [option, input[name]]
+    return words
+
+
+# ---- finetune
+
+
+def finetune_init(wildcards):
+    """The pretrained weights of a model with a pretrain, the published ones that its config names, or nothing.
+
+    Weights are `ancient`: their content is followed through the fingerprint, not through the file's time.
+    """
+    if wildcards.model not in plan.pretrained():
+        return published_init("finetune", wildcards.model)
+    return {
+        "init": ancient(f"<results>/pretrain/{wildcards.model}/weights.safetensors"),
+        "init_card": "<results>/prepare/coco_stuff/dataset.json",
+        "init_fingerprint": f"<results>/pretrain/{wildcards.model}/fingerprint.json",
+    }
+
+
+def import_settings(wildcards):
+    model = plan.models[wildcards.model]
+    return canonical_json(
+        {"config": model["config"], "cfg_options": model["cfg_options"]}
+    )
+
+
+def soup_parts(kind):
+    return lambda wildcards: expand(
+        "<results>/finetune/{part}/{kind}",
+        part=plan.models[wildcards.model]["soup"],
+        kind=kind,
+    )
+
+
+# ---- infer
+
+
+MEMBERS = [f"{model}.{tta}" for model in plan.models for tta in plan.tta]
+
+
+def model_file(name):
+    return (
+        lambda wildcards: f"<results>/finetune/{wildcards.member.split('.')[0]}/{name}"
+    )
+
+
+def infer_settings(wildcards):
+    return canonical_json(
+        {
+            "prediction": wildcards.member,
+            "tta": plan.views(*wildcards.member.split(".")),
+            "protocol": config["protocol"],
+        }
+    )
+
+
+# ---- ensemble
+
+
+def member_scores(split, shard):
+    """The members' score files of a shard, or of all shards, member by member."""
+
+    def files(wildcards):
+        names = plan.shards(split) if shard is None else [wildcards.shard]
+        where = split or wildcards.split
+        return [
+            scores_of(member, where, name)
+            for member in plan.members(wildcards.ensemble)
+            for name in names
+        ]
+
+    return files
+
+
+def ensemble_settings(wildcards):
+    chosen = plan.ensembles[wildcards.ensemble]
+    members = [
+        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
+    ]
+    return canonical_json({"prediction": wildcards.ensemble, "members": members})
+
+
+def search_settings(wildcards):
+    chosen = plan.ensembles[wildcards.ensemble]
+    members = [
+        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
+    ]
+    switches = {key: chosen[key] for key in ("search_weights", "fit_temperature")}
+    return canonical_json(
+        {"prediction": wildcards.ensemble, "members": members, **switches}
+    )
+
+
+def chosen_weights(wildcards):
+    if plan.searches(wildcards.ensemble):
+        return {"chosen": f"<results>/ensemble/{wildcards.ensemble}/chosen.json"}
+    return {}
+
+
+# ---- refine
+
+
+def refiner_weights(wildcards):
+    """CascadePSP's weights: published ones as they are, the small network's through its fingerprint."""
+    refiner = plan.refiners[wildcards.refiner]
+    if refiner["method"] != "cascadepsp":
+        return {
+            "proposals": f"<results>/proposals/{wildcards.refiner}/{wildcards.split}/{wildcards.shard}.h5"
+        }
+    if refiner["weights"] is not None:
+        return {"weights": ancient(refiner["weights"])}
+    return {
+        "weights": ancient(f"<results>/refine/{wildcards.refiner}/weights.safetensors"),
+        "fingerprint": f"<results>/refine/{wildcards.refiner}/fingerprint.json",
+    }
+
+
+def optional_inputs(*names):
+    """Turns the inputs that a job has among `names` into options."""
+
+    def words(wildcards, input):
+        return [
+            word
+            for name in names
+            if name in input.keys()
+            for word in (f"--{name}", input[name])
+        ]
+
+    return words
+
+
+def refiner_settings(*keys):
+    return lambda wildcards: canonical_json(
+        {key: plan.refiners[wildcards.refiner][key] for key in keys}
+    )
+
+
+# ---- submit
+
+
+def all_submissions():
+    return expand("<results>/submit/{prediction}.zip", prediction=plan.submitted())
+
+
+# ---- report
+
+
+def report_settings():
+    rows = [
+        {
+            "name": name,
+            "title": plan.title(name),
+            "table": row.get("table"),
+            "paper": row.get("paper", {}),
+        }
+        for name, row in plan.predictions.items()
+    ]
+    return canonical_json(
+        {
+            **config["report"],
+            "titles": {model: plan.title(model) for model in plan.models},
+            "protocol": config["protocol"],
+            "split": plan.split,
+            "rows": rows,
+            "shown": plan.shown(),
+        }
+    )
+
+
+def score_file(name):
+    return expand(
+        "<results>/score/{prediction}/{split}/{name}",
+        prediction=plan.scored(),
+        split=plan.split,
+        name=name,
+    )
+
+
+def report_inputs(wildcards, input):
+    """The input files by the names of what they belong to."""
+    files = {
+        "scores": dict(zip(plan.scored(), input.scores)),
+        "per_class": dict(zip(plan.scored(), input.per_class)),
+        "logs": dict(zip(plan.trainings(), input.logs)),
+        "labels": {},
+    }
+    each = shards(plan.split)
+    for number, prediction in enumerate(plan.shown()):
+        files["labels"][prediction] = input.labels[number * each : (number + 1) * each]
+    return canonical_json(files)

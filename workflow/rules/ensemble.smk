@@ -1,46 +1,6 @@
 # Average stored class scores; optionally choose the weights on val first.
 
 
-def member_scores(split, shard):
-    """The members' score files of a shard, or of all shards, member by member."""
-
-    def files(wildcards):
-        names = plan.shards(split) if shard is None else [wildcards.shard]
-        where = split or wildcards.split
-        return [
-            scores_of(member, where, name)
-            for member in plan.members(wildcards.ensemble)
-            for name in names
-        ]
-
-    return files
-
-
-def ensemble_settings(wildcards):
-    chosen = plan.ensembles[wildcards.ensemble]
-    members = [
-        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
-    ]
-    return canonical_json({"prediction": wildcards.ensemble, "members": members})
-
-
-def search_settings(wildcards):
-    chosen = plan.ensembles[wildcards.ensemble]
-    members = [
-        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
-    ]
-    switches = {key: chosen[key] for key in ("search_weights", "fit_temperature")}
-    return canonical_json(
-        {"prediction": wildcards.ensemble, "members": members, **switches}
-    )
-
-
-def chosen_weights(wildcards):
-    if plan.searches(wildcards.ensemble):
-        return {"chosen": f"<results>/ensemble/{wildcards.ensemble}/chosen.json"}
-    return {}
-
-
 rule search:
     input:
         scores=member_scores("val", None),

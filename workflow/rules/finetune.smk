@@ -1,35 +1,6 @@
 # Get weights for VSPW's classes: by training, from a published checkpoint, or as the average of other models' weights.
 
 
-def finetune_init(wildcards):
-    """The pretrained weights of a model with a pretrain, the published ones that its config names, or nothing.
-
-    Weights are `ancient`: their content is followed through the fingerprint, not through the file's time.
-    """
-    if wildcards.model not in plan.pretrained():
-        return published_init("finetune", wildcards.model)
-    return {
-        "init": ancient(f"<results>/pretrain/{wildcards.model}/weights.safetensors"),
-        "init_card": "<results>/prepare/coco_stuff/dataset.json",
-        "init_fingerprint": f"<results>/pretrain/{wildcards.model}/fingerprint.json",
-    }
-
-
-def import_settings(wildcards):
-    model = plan.models[wildcards.model]
-    return canonical_json(
-        {"config": model["config"], "cfg_options": model["cfg_options"]}
-    )
-
-
-def soup_parts(kind):
-    return lambda wildcards: expand(
-        "<results>/finetune/{part}/{kind}",
-        part=plan.models[wildcards.model]["soup"],
-        kind=kind,
-    )
-
-
 rule finetune:
     input:
         unpack(finetune_init),

@@ -1,23 +1,5 @@
 # Run a model over a shard of videos. `{member}` is `model.tta`.
 
-MEMBERS = [f"{model}.{tta}" for model in plan.models for tta in plan.tta]
-
-
-def model_file(name):
-    return (
-        lambda wildcards: f"<results>/finetune/{wildcards.member.split('.')[0]}/{name}"
-    )
-
-
-def infer_settings(wildcards):
-    return canonical_json(
-        {
-            "prediction": wildcards.member,
-            "tta": plan.views(*wildcards.member.split(".")),
-            "protocol": config["protocol"],
-        }
-    )
-
 
 rule infer:
     input:

@@ -1,27 +1,6 @@
 # Read the datasets, or draw them: one index row a frame, a card that says what labels mean, and a check report.
 
 
-def prepare_settings(wildcards):
-    return canonical_json(
-        {
-            key: value
-            for key, value in config["data"][wildcards.dataset].items()
-            if key != "shards"
-        }
-    )
-
-
-def split_lists(wildcards):
-    root = config["data"][wildcards.dataset]["root"]
-    if root is None or wildcards.dataset != "vspw":
-        return []
-    return [
-        path
-        for path in (Path(root, f"{split}.txt") for split in ("train", "val", "test"))
-        if path.exists()
-    ]
-
-
 rule prepare:
     input:
         split_lists,

@@ -1,36 +1,6 @@
 # Train on COCO-Stuff. The resumable state lives in <work>, outside the outputs, which Snakemake deletes on failure.
 
 
-def training_settings(stage):
-    def settings(wildcards):
-        chosen = plan.training_settings(stage, wildcards.model)
-        return canonical_json(chosen)
-
-    return settings
-
-
-def training_row(stage):
-    return lambda wildcards: ROWS[f"{stage}/{wildcards.model}"]
-
-
-def training_gpus(stage):
-    return lambda wildcards: plan.training_gpus(stage, wildcards.model)
-
-
-def published_init(stage, model):
-    path = plan.published_init(stage, model)
-    return {} if path is None else {"init": ancient(path)}
-
-
-def init_options(wildcards, input):
-    """The optional arguments of a training, as words to be quoted one by one."""
-    words = []
-    for name, option in (("init", "--init"), ("init_card", "--init-card")):
-        if name in input.keys():
-            words += [option, input[name]]
-    return words
-
-
 rule pretrain:
     input:
         unpack(lambda wildcards: published_init("pretrain", wildcards.model)),

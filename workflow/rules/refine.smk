@@ -1,41 +1,6 @@
 # Refine label maps: CascadePSP, or SSA's vote over mask proposals. Refiners chain by name.
 
 
-def refiner_weights(wildcards):
-    """CascadePSP's weights: published ones as they are, the small network's through its fingerprint."""
-    refiner = plan.refiners[wildcards.refiner]
-    if refiner["method"] != "cascadepsp":
-        return {
-            "proposals": f"<results>/proposals/{wildcards.refiner}/{wildcards.split}/{wildcards.shard}.h5"
-        }
-    if refiner["weights"] is not None:
-        return {"weights": ancient(refiner["weights"])}
-    return {
-        "weights": ancient(f"<results>/refine/{wildcards.refiner}/weights.safetensors"),
-        "fingerprint": f"<results>/refine/{wildcards.refiner}/fingerprint.json",
-    }
-
-
-def optional_inputs(*names):
-    """Turns the inputs that a job has among `names` into options."""
-
-    def words(wildcards, input):
-        return [
-            word
-            for name in names
-            if name in input.keys()
-            for word in (f"--{name}", input[name])
-        ]
-
-    return words
-
-
-def refiner_settings(*keys):
-    return lambda wildcards: canonical_json(
-        {key: plan.refiners[wildcards.refiner][key] for key in keys}
-    )
-
-
 rule train_refiner:
     input:
         index=INDEX,

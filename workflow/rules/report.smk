@@ -1,51 +1,6 @@
 # The paper's tables beside ours, figures and one HTML page.
 
 
-def report_settings():
-    rows = [
-        {
-            "name": name,
-            "title": plan.title(name),
-            "table": row.get("table"),
-            "paper": row.get("paper", {}),
-        }
-        for name, row in plan.predictions.items()
-    ]
-    return canonical_json(
-        {
-            **config["report"],
-            "titles": {model: plan.title(model) for model in plan.models},
-            "protocol": config["protocol"],
-            "split": plan.split,
-            "rows": rows,
-            "shown": plan.shown(),
-        }
-    )
-
-
-def score_file(name):
-    return expand(
-        "<results>/score/{prediction}/{split}/{name}",
-        prediction=plan.scored(),
-        split=plan.split,
-        name=name,
-    )
-
-
-def report_inputs(wildcards, input):
-    """The input files by the names of what they belong to."""
-    files = {
-        "scores": dict(zip(plan.scored(), input.scores)),
-        "per_class": dict(zip(plan.scored(), input.per_class)),
-        "logs": dict(zip(plan.trainings(), input.logs)),
-        "labels": {},
-    }
-    each = shards(plan.split)
-    for number, prediction in enumerate(plan.shown()):
-        files["labels"][prediction] = input.labels[number * each : (number + 1) * each]
-    return canonical_json(files)
-
-
 rule report:
     input:
         scores=score_file("scores.json"),

@@ -1,10 +1,6 @@
 # Zip the test split's label maps for CodaLab: complete, or refused.
 
 
-def all_submissions():
-    return expand("<results>/submit/{prediction}.zip", prediction=plan.submitted())
-
-
 rule submit:
     input:
         labels=lambda wildcards: labels_of(wildcards.prediction, "test"),
