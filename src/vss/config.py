@@ -378,7 +378,11 @@ def training_digests(plan: Plan) -> dict[str, str]:
     settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
     for name in plan.imported():
         model = plan.models[name]
-        settings[f"import/{name}"] = {"config": model["config"], "cfg_options": model["cfg_options"]}
+        settings[f"import/{name}"] = {
+            "config": model["config"],
+            "cfg_options": model["cfg_options"],
+            "protocol": plan.config["protocol"],
+        }
     digests = {}
     for name, chosen in settings.items():
         stage, model = name.split("/")

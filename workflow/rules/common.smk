@@ -87,10 +87,11 @@ def scores_of(member, split, shard):
 
 
 if not workflow.remote_exec and not config["retrain_on_code_change"]:
-    for name in trained_with_other_code(config["results"], plan.trainings()):
+    other_code = trained_with_other_code(config["results"], plan.trainings())
+    if other_code:
         print(
-            f"note: {name}: the training code has changed since these weights were made; they are kept"
-            " (retrain_on_code_change: true retrains)",
+            "note: training code has changed since these weights were made, which are kept"
+            f" (retrain_on_code_change: true retrains): {', '.join(other_code)}",
             file=sys.stderr,
         )
 
@@ -172,7 +173,11 @@ def finetune_init(wildcards):
 def import_settings(wildcards):
     model = plan.models[wildcards.model]
     return canonical_json(
-        {"config": model["config"], "cfg_options": model["cfg_options"]}
+        {
+            "config": model["config"],
+            "cfg_options": model["cfg_options"],
+            "protocol": config["protocol"],
+        }
     )
 
 
