@@ -171,7 +171,8 @@ def _attention_samples(value: Tensor, shapes: Tensor, starts: Tensor, locations:
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     device = value.device
     shapes, starts = shapes.to(device), starts.to(device)
-    starts = torch.where(shapes.prod(1) > 0, starts, 0)  # an empty level may start beyond the table
+    filled = shapes.prod(1) > 0  # an empty level may start beyond the table, and may still be wide
+    shapes, starts = torch.where(filled.unsqueeze(1), shapes, 0), torch.where(filled, starts, 0)
     height, width = (shapes[:, i].view(L, 1) for i in (0, 1))
     x = locations[..., 0] * width - 0.5
     y = locations[..., 1] * height - 0.5

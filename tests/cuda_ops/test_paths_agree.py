@@ -11,7 +11,7 @@ from vss_ops.geometry import Window
 
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
 
-QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def _pair(low: int, high: int):
@@ -70,6 +70,13 @@ def test_dcnv3(path: str, device: str, problem: Dcn):
 @given(problem=attention_problems())
 def test_ms_deform_attn(path: str, device: str, problem: Attention):
     _agree(problem, device, torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("empty", [(0, 0), (0, 2), (3, 0)], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_empty_levels(path: str, device: str, empty: tuple[int, int], last: bool):
+    shapes = ((1, 1), empty) if last else (empty, (1, 1))
+    _agree(Attention(1, 3, 1, 2, 2, shapes, spread=2.0), device, torch.float64, 1e-11)
 
 
 LARGER = [
