@@ -25,6 +25,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             source = REPOSITORY / part
             ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
