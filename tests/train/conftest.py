@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
             labels = np.full(SIZE, first, np.uint8)
             top, left = rng.integers(0, 20, 2)
             labels[top : top + 24, left : left + 32] = second
-            image = np.stack([labels * 9, labels * 5, 255 - labels * 11], -1) + rng.integers(0, 20, (*SIZE, 3))
+            image = np.stack([labels * 9, labels * 5, 255 - labels * 11], -1) + rng.integers(0, 4, (*SIZE, 3))
             raw = np.asarray(space.raw_ids, np.uint8)[labels]
             cv2.imwrite(str(folder / "data" / f"{i}.jpg"), image.clip(0, 255).astype(np.uint8))
             cv2.imwrite(str(folder / "data" / f"{i}.png"), raw)

@@ -12,8 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
+from vss.models.build import build_on_meta
 from vss.train.config import resolve
-from vss.train.estimate import meta_segmentor
 from vss.train.optim import internimage_layer
 
 # Table of the golden folder -> our row, with the protocol whose numbers it has.
@@ -43,7 +43,7 @@ def todays_name(name: str) -> str:
 def rates_of(row: str, protocol: str) -> tuple[dict[str, tuple[float, float]], float]:
     """Returns name -> (multiplier, weight decay), and the base rate, as MMEngine's optimizer has them."""
     config = resolve({"config": row, "protocol": protocol})
-    model = meta_segmentor(config.model)
+    model = build_on_meta(config.model)
     with DefaultScope.overwrite_default_scope("mmseg"):
         wrapper = build_optim_wrapper(model, dict(type="OptimWrapper", **config.optim_wrapper))
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -3,4 +3,6 @@
 _base_ = "./_base_/nano.py"
 from vss.models import rows
 
-model = rows.segmentor_config("internimage-nano-h", rows.upernet_config("internimage-nano-h", num_classes=124, size="nano"))
+model = rows.segmentor_config(
+    "internimage-nano-h", rows.upernet_config("internimage-nano-h", num_classes=124, size="nano")
+)

@@ -3,4 +3,6 @@
 _base_ = "./_base_/nano.py"
 from vss.models import rows
 
-model = rows.segmentor_config("internimage-nano-xl", rows.upernet_config("internimage-nano-xl", num_classes=124, size="nano"))
+model = rows.segmentor_config(
+    "internimage-nano-xl", rows.upernet_config("internimage-nano-xl", num_classes=124, size="nano")
+)

@@ -6,8 +6,6 @@ configs of MMSegmentation (Swin, ConvNeXt), of OpenGVLab/InternImage `segmentati
 own: members of the same families that train in under a minute on one CPU core.
 """
 
-# ruff: noqa: C408  MMEngine's configs are written with dict(...)
-
 from __future__ import annotations
 
 import copy

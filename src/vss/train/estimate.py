@@ -8,7 +8,6 @@ kernels and the allocator's fragmentation, for which `HEADROOM` stands.
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 import weakref
@@ -17,18 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
-from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-import vss.models.build  # noqa: F401  registers every model
 from vss.errors import UserError
+from vss.models.build import build_on_meta
 from vss.progress import say
 
 HEADROOM = 1.15  # factor on activations
@@ -108,7 +103,7 @@ def training(config: Mapping[str, Any], *, images: int) -> Estimate:
         config: as `published_settings` returns it.
     """
     training, crop_size = config["training"], config["training"]["crop_size"]
-    model = meta_segmentor(config["model"]).train()
+    model = build_on_meta(config["model"]).train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()  # takes one image too, and as much memory
@@ -127,7 +122,7 @@ def training(config: Mapping[str, Any], *, images: int) -> Estimate:
 
 def inference(config: Mapping[str, Any], *, height: int, width: int, images: int, precision: str) -> Estimate:
     """Estimates inference on `images` views of height x width at once, scores at that size included."""
-    model = meta_segmentor(config["model"]).eval()
+    model = build_on_meta(config["model"]).eval()
     with torch.no_grad():
         held, meter = _step(model, (images, 3, height, width), precision, _resized)
     return Estimate(
@@ -140,24 +135,6 @@ def inference(config: Mapping[str, Any], *, height: int, width: int, images: int
     )
 
 
-class _LinspaceOnCpu(TorchFunctionMode):
-    """Swin and ConvNeXt read their stochastic depths from a linspace, which meta tensors cannot give."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
-
-
-def meta_segmentor(model: Mapping[str, Any]) -> nn.Module:
-    """Returns the segmentor of a config's `model` entry on the meta device: shapes and names, no data."""
-    with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"), _LinspaceOnCpu():
-        segmentor = MODELS.build(ConfigDict(copy.deepcopy(dict(model))))
-    segmentor._uses_ops = False  # the ops' self-check computes numbers
-    return segmentor
-
-
 def _step(
     model: nn.Module, shape: tuple[int, ...], precision: str, function: Callable[[nn.Module, Tensor], Tensor]
 ) -> tuple[int, Meter]:
@@ -167,7 +144,8 @@ def _step(
     """
     autocast = torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32")
     with FakeTensorMode() as fake:
-        fake.allow_non_fake_inputs = True
+        fake.allow_non_fake_inputs = True  # constants that modules keep as plain tensors
+        model._uses_ops = False  # the ops' check of themselves computes numbers
         model = model.to_empty(device="cpu")
         weights = [*model.parameters(), *model.buffers()]
         images = torch.empty(shape)

@@ -51,7 +51,8 @@ def train(
             iteration over all GPUs, max_iters optimizer steps, whatever the number of GPUs.
         index, card: the prepared dataset that is trained on.
         init: safetensors or published checkpoint to start from.
-        init_card: dataset card (or anything with a list `classes`) of `init`, for init_classes "copy".
+        init_card: card of the dataset that `init` was trained on here, for init_classes "copy"; None for published
+            weights, whose classes are told by the file or by their number.
         weights, fingerprint, config, log, audit: files to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
         gpus: 0 trains on the CPU.
@@ -211,8 +212,10 @@ def _check_classes(resolved: dict[str, Any], dataset: formats.Card, card: StrPat
 
 
 def _init_classes(resolved: dict[str, Any], init_card: StrPath | None) -> list[str] | None:
-    if resolved["training"]["init_classes"] == "new":
-        return None
+    """Returns the class names of the outputs of the weights to start from; None where only the file can tell."""
     if init_card is None:
-        raise UserError("init_classes 'copy' needs the class names of the weights to start from; found none")
-    return list(formats.read_json(init_card)["classes"])
+        return None
+    dataset = formats.read_card(init_card)
+    if dataset.name == "coco_stuff" and resolved["protocol"] == "as_published":
+        return [*dataset.classes[1:], "never trained"]  # see configs/_base_/coco_stuff.py
+    return list(dataset.classes)

@@ -44,7 +44,7 @@ class Job:
         config: as `published_settings` returns it.
         index, card: the dataset.
         init: weights to start from, or None.
-        init_classes: class names of `init` where rows of class layers are copied by name, or None.
+        init_classes: class names of `init`'s outputs where they are known, for init_classes "copy".
         folder: work folder of this training.
         gpus: 0 trains on the CPU.
     """
@@ -66,6 +66,7 @@ def work(job: Job) -> None:
     torch.manual_seed(training["seed"])
     model = build_segmentor(job.config["model"])
     _initialise(model, job)
+    _join_the_others(job)
     runner = _TrainRunner(
         model=model,
         work_dir=str(folder / "mmengine"),
@@ -81,7 +82,7 @@ def work(job: Job) -> None:
         default_hooks=dict(runtime_info=None, timer=None, sampler_seed=None, logger=None, checkpoint=None),
         custom_hooks=_hooks(job),
         launcher="pytorch" if _processes(job) > 1 else "none",
-        env_cfg=dict(cudnn_benchmark=True, dist_cfg=dict(backend="nccl" if job.gpus else "gloo")),
+        env_cfg=dict(cudnn_benchmark=True),
         log_level="WARNING",
         default_scope="mmseg",
         randomness=dict(seed=training["seed"]),
@@ -112,10 +113,19 @@ def _initialise(model: nn.Module, job: Job) -> None:
     if job.init is None:
         audit = Audit(source="none", new=list(model.state_dict()))
     else:
-        audit = load_weights(model, job.init)
+        classes = job.config["classes"] if job.config["training"]["init_classes"] == "copy" else None
+        audit = load_weights(model, job.init, classes=classes, source_classes=job.init_classes)
     if _rank() == 0:
         formats.write_json(folder / AUDIT, audit.to_json())
         say(f"{job.what}: weights from {audit.summary()}")
+
+
+def _join_the_others(job: Job) -> None:
+    """Sets up the process group; MMEngine's own set-up asks for a GPU even where none takes part."""
+    if _processes(job) > 1:
+        if job.gpus:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if job.gpus else "gloo")
 
 
 def _dataloader(job: Job) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""Every row loads, agrees with itself, and says where paper and code differ."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vss import configs
+from vss.errors import UserError
+from vss.formats import canonical_json
+from vss.labels import LABEL_SPACES
+from vss.models.build import build_on_meta
+from vss.train.config import load, published_settings, resolve
+
+# FACTS.md 2b, under the protocol of the code: (crop h, w), scale, batch, iterations, base rate, decay rate, clip.
+PUBLISHED: dict[str, tuple] = {
+    "upernet_swin-l_vspw": ((480, 853), (853, 480), 16, 25000, 3e-5, None, None),
+    "upernet_convnext-xl_vspw": ((480, 853), (853, 480), 8, 62000, 8e-5, 0.9, None),
+    "upernet_convnext-l_vspw": ((480, 853), (853, 480), 16, 25000, 1e-4, 0.9, None),
+    "upernet_internimage-xl_vspw": ((512, 512), (2560, 640), 4, 160000, 2e-5, 0.94, 0.1),
+    "upernet_internimage-h_vspw": ((480, 853), (1920, 480), 4, 25000, 2e-5, 0.95, 0.1),
+    "upernet_internimage-g_vspw": ((480, 853), (1920, 480), 3, 197253, 2e-5, 0.95, 0.1),
+    "upernet_internimage-h_coco_stuff": ((480, 480), (1920, 480), 16, 32000, 2e-5, 0.95, None),
+    "mask2former_internimage-h_vspw": ((480, 853), (853, 480), 3, 197253, 2e-5, 0.95, 0.1),
+    "mask2former_internimage-h_coco_stuff2vspw": ((480, 853), (1920, 480), 16, 25000, 2e-5, 0.95, 0.1),
+    "mask2former_internimage-h_coco_stuff": ((480, 480), (1920, 480), 4, 164000, 2e-5, 0.95, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", configs.names())
+@pytest.mark.parametrize("protocol", ["paper", "as_published"])
+def test_a_row_agrees_with_its_name_and_dataset(name: str, protocol: str) -> None:
+    config = resolve({"config": name, "protocol": protocol})
+    dataset = name.rpartition("2")[2] if "coco_stuff2" in name else name.partition("_")[2].partition("_")[2]
+    assert config.dataset == dataset
+    assert config.model.decode_head.num_classes == LABEL_SPACES[dataset].num_classes
+    assert (
+        config.model.decode_head.type == {"upernet": "UPerHead", "mask2former": "Mask2FormerHead"}[name.split("_")[0]]
+    )
+    assert tuple(config.model.data_preprocessor.size) == tuple(config.crop_size)
+    assert config.model.test_cfg.protocol == protocol
+    paramwise = config.optim_wrapper.paramwise_cfg
+    if "depths" in paramwise:
+        assert tuple(paramwise.depths) == tuple(config.model.backbone.depths)
+    published = published_settings(config)
+    assert json.loads(canonical_json(published)) == published
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_numbers_of_the_published_code(name: str) -> None:
+    config = resolve({"config": name, "protocol": "as_published"})
+    wrapper = config.optim_wrapper
+    assert (
+        tuple(config.crop_size),
+        tuple(config.scale),
+        config.batch_size,
+        config.max_iters,
+        wrapper.optimizer.lr,
+        wrapper.paramwise_cfg.get("decay_rate"),
+        (wrapper.get("clip_grad") or {}).get("max_norm"),
+    ) == PUBLISHED[name]
+
+
+def ohem(config: Any, head: str) -> Any:
+    return config.model[head].get("sampler")
+
+
+def test_what_differs_between_paper_and_code() -> None:
+    both = {p: resolve({"config": "upernet_swin-l_vspw", "protocol": p}) for p in ("paper", "as_published")}
+    assert both["paper"].optim_wrapper.optimizer.lr == 6e-5
+    assert ohem(both["paper"], "decode_head") is None and ohem(both["as_published"], "decode_head").min_kept == 100000
+    both = {p: resolve({"config": "upernet_internimage-xl_vspw", "protocol": p}) for p in ("paper", "as_published")}
+    assert tuple(both["paper"].crop_size) == (480, 853)
+    assert ohem(both["paper"], "auxiliary_head") is None
+    assert ohem(both["as_published"], "auxiliary_head").min_kept == 300000
+    for name in ("mask2former_internimage-h_coco_stuff", "upernet_internimage-h_coco_stuff"):
+        assert not resolve({"config": name}).label_shift
+        assert resolve({"config": name, "protocol": "as_published"}).label_shift
+    slide = resolve({"config": "mask2former_internimage-h_coco_stuff2vspw", "protocol": "as_published"}).test
+    assert (slide.mode, tuple(slide.crop_size), tuple(slide.stride)) == ("slide", (480, 480), (1, 320))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", configs.names())
+def test_every_model_can_be_built(name: str) -> None:
+    assert sum(parameter.numel() for parameter in build_on_meta(load(name).model).parameters()) > 1e6
+
+
+def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
+    config = resolve(
+        {
+            "config": "mask2former_internimage-nano-h_vspw",
+            "max_iters": 77,
+            "cfg_options": {"crop_size": [32, 40], "grad_checkpoint": True, "optim_wrapper.optimizer.lr": 0.5},
+        }
+    )
+    crop = next(t for t in config.train_pipeline if t["type"] == "RandomCrop")
+    assert tuple(crop["crop_size"]) == tuple(config.model.data_preprocessor.size) == (32, 40)
+    assert config.param_scheduler[-1]["end"] == 78
+    assert config.model.backbone.with_cp and config.model.decode_head.with_cp
+    assert config.optim_wrapper.optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"config": "upernet_swin-xl_vspw"}, "row 'upernet_swin-xl_vspw' is unknown.*did you mean"),
+        ({}, "key 'config'"),
+        ({"protocol": "papr"}, "protocol: found 'papr', allowed are paper, as_published"),
+        ({"max_iter": 5}, r"unknown key 'max_iter' \(did you mean 'max_iters'"),
+        ({"cfg_options": {"model.bakbone.depths": 1}}, "model has no 'bakbone'; it has .*backbone"),
+        ({"cfg_options": {"test.scales": 1}}, "test has no 'scales'; it has crop_size"),
+        ({"cfg_options": {"max_iters.first": 1}}, "'first' leads nowhere"),
+        ({"cfg_options": {"dataset": "coco_stuff"}}, "unknown key 'dataset'"),
+        ({"cfg_options": {"model.decode_head.num_classes": 10}}, "num_classes is 10, not 124"),
+        ({"precision": "fp16"}, "precision is 'fp16', allowed are float32, bfloat16, float16"),
+        ({"batch_size": 0}, "batch_size is 0, must be a whole number"),
+        ({"cfg_options": {"select": "best"}}, "needs val_interval"),
+    ],
+)
+def test_mistakes_are_named(settings: dict, message: str) -> None:
+    row = {} if message.startswith("key") else {"config": "upernet_swin-nano_vspw"}
+    with pytest.raises(UserError, match=message):
+        resolve({**row, **settings})

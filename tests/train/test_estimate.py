@@ -1,0 +1,77 @@
+"""The estimate against what a real step takes, and the early stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from vss.errors import UserError
+from vss.models.build import build_segmentor
+from vss.train import estimate
+from vss.train.config import published_settings, resolve
+
+ROWS = ["upernet_swin-nano_vspw", "upernet_internimage-nano-h_vspw", "mask2former_internimage-nano-h_vspw"]
+
+
+def config_of(row: str, **settings: Any) -> dict:
+    return published_settings(resolve({"config": row, "crop_size": [96, 128], **settings}))
+
+
+def samples(count: int, size: tuple[int, int]) -> list[SegDataSample]:
+    made = []
+    for _ in range(count):
+        labels = torch.randint(0, 5, (1, *size))
+        made.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=dict(img_shape=size)))
+    return made
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_estimate_is_near_a_real_step(row: str) -> None:
+    config = config_of(row)
+    expected = estimate.training(config, images=2)
+    model = build_segmentor(config["model"])
+    inputs, truth = torch.rand(2, 3, 96, 128), samples(2, (96, 128))
+    with estimate.Meter([*model.parameters(), *model.buffers()]) as meter:
+        loss, _ = model.parse_losses(model.loss(inputs, truth))
+        loss.backward()
+    assert expected.count == sum(parameter.numel() for parameter in model.parameters())
+    assert expected.parameters == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    assert expected.optimizer == 2 * expected.gradients == 8 * expected.count
+    measured = meter.peak - expected.gradients
+    assert 0.6 * measured < expected.activations * estimate.HEADROOM < 1.6 * measured
+
+
+def test_checkpointing_and_smaller_batches_need_less() -> None:
+    row = "upernet_internimage-nano-xl_vspw"
+    plain = estimate.training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=2)
+    saving = estimate.training(
+        config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4], "grad_checkpoint": True}), images=2
+    )
+    half = estimate.training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=1)
+    assert saving.activations < 0.8 * plain.activations
+    assert half.activations < 0.6 * plain.activations
+    assert saving.parameters == plain.parameters
+
+
+def test_what_cannot_fit_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy (1 MiB)", 2**20))
+    with pytest.raises(UserError, match=r"needs about .* GiB on toy .*lower micro_batch"):
+        estimate.check_training(config_of(ROWS[0]), gpus=0, what="finetune toy")
+    assert "gradients" in capsys.readouterr().err
+
+
+def test_flops_are_those_of_the_formula() -> None:
+    with estimate.Meter([]) as meter:
+        torch.nn.functional.conv2d(torch.rand(1, 3, 8, 8), torch.rand(5, 3, 3, 3), padding=1)
+    assert meter.flops == 2 * 5 * 3 * 9 * 64
+
+
+@pytest.mark.slow
+def test_the_largest_model_is_estimated() -> None:
+    found = estimate.training(published_settings(resolve({"config": "mask2former_internimage-h_vspw"})), images=1)
+    assert found.count == pytest.approx(1093.9e6, rel=1e-3)
+    assert 15 * 2**30 < found.total < 30 * 2**30
