@@ -41,7 +41,8 @@ LIGHT = (
     "report.run",
     "config",
     "digest",
-    "train.config", "train.workdir",
+    "train.config",
+    "train.workdir",
     "lease",
 )
 
