@@ -1,0 +1,126 @@
+"""Log lines on resume, checkpoints kept, several processes, and the quick validation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from train.tiny import TINY, UPERNET
+
+from vss import formats
+from vss.train.config import published_settings, resolve
+from vss.train.hooks import LogHook
+from vss.train.run import run_processes
+from vss.train.state import StateHook, checkpoints
+from vss.train.validate import frame_to_input, validate
+from vss.train.worker import Job, work, write_job
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"iter": i}) + "\n" for i in (10, 20, 30)) + '{"iter": 4')
+    hook = LogHook(path=str(path), tensorboard=str(tmp_path / "tb"), interval=1, what="toy")
+    hook.before_train_epoch(SimpleNamespace(iter=20))
+    hook.write({"iter": 25, "loss": 1.0})
+    hook.after_run(None)
+    assert [json.loads(line)["iter"] for line in path.read_text().splitlines()] == [10, 20, 25]
+    assert list((tmp_path / "tb").glob("events*"))
+
+
+def test_newest_checkpoints_are_kept_and_strangers_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = StateHook(folder=str(tmp_path), interval=1, keep=2)
+    monkeypatch.setattr(StateHook, "collect", staticmethod(lambda runner: {"state_dict": {}}))
+    (tmp_path / ".writing-iter_99.pth").write_bytes(b"half")
+    for i in (9, 10, 11):
+        hook.save(None, i)
+    assert list(checkpoints(tmp_path)) == [10, 11]
+
+
+class Colours(nn.Module):
+    """A segmentor that reads the class off the blue channel, times 9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        blue = images[:, 2] * 57.375 + 103.53
+        return -((blue[:, None] - 2) / 9 - torch.arange(124).view(1, -1, 1, 1)).abs()
+
+
+def test_validation_of_a_segmentor_that_is_right(prepared: Callable[[str], dict[str, Path]]) -> None:
+    config = published_settings(resolve({"config": UPERNET}))
+    model = Colours().train()
+    scores = validate(model, **{k: str(v) for k, v in prepared("vspw").items()}, config=config, frames=10)
+    assert scores["pixel_accuracy"] > 0.6 and model.training
+    wall = nn.functional.one_hot(torch.zeros(1, 8, 8, dtype=torch.long), 124).permute(0, 3, 1, 2)
+    always_wall = SimpleNamespace(
+        parameters=model.parameters,
+        training=False,
+        eval=lambda: None,
+        train=lambda mode: None,
+        class_logits=lambda images: wall,
+    )
+    scores = validate(always_wall, **{k: str(v) for k, v in prepared("vspw").items()}, config=config, frames=1)
+    assert scores["miou"] == scores["pixel_accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("scale", "divisor", "expected"),
+    [(None, 1, (48, 64)), ((128, 96), 1, (96, 128)), ((1000, 96), 1, (96, 128)), (None, 32, (64, 64))],
+)
+def test_frames_are_fitted(scale: tuple | None, divisor: int, expected: tuple[int, int]) -> None:
+    frame = np.full((48, 64, 3), 124, np.uint8)
+    normalisation = {"mean": [124.0, 100.0, 100.0], "std": [10.0, 12.0, 24.0]}
+    fitted = frame_to_input(frame, {"scale": scale, "size_divisor": divisor}, normalisation)
+    assert fitted.shape == (1, 3, *expected)
+    assert fitted[0, :, 0, 0].tolist() == [0.0, 2.0, 1.0]
+
+
+def job_for(config: dict, files: dict[str, Path], folder: Path) -> Job:
+    folder.mkdir()
+    return Job(
+        what="toy",
+        config=config,
+        index=str(files["index"]),
+        card=str(files["card"]),
+        init=None,
+        init_classes=None,
+        folder=str(folder),
+        gpus=0,
+    )
+
+
+def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
+    # Without batch norm, whose statistics are those of a process, and without dropout.
+    options: dict[str, Any] = {
+        f"model.{head}.{key}": value
+        for head in ("decode_head", "auxiliary_head")
+        for key, value in (("norm_cfg", {"type": "GN", "num_groups": 4}), ("dropout_ratio", 0.0))
+    }
+    config = published_settings(resolve({"config": UPERNET, **TINY, "max_iters": 3, "cfg_options": options}))
+    files = prepared("vspw")
+    work(job_for(config, files, tmp_path / "one"))
+    write_job(job_for(config, files, tmp_path / "two"), tmp_path / "job.json")
+    run_processes([sys.executable, "-m", "vss.train.worker", str(tmp_path / "job.json")], count=2)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4
+    assert formats.sha256_of_file(tmp_path / "one" / "audit.json") == formats.sha256_of_file(
+        tmp_path / "two" / "audit.json"
+    )
+
+
+def test_a_failing_process_ends_the_others() -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run_processes(["sh", "-c", '[ "$RANK" = 1 ] && exit 7; exec sleep 600'], count=2)
+    assert leaving.value.code == 7
+    run_processes(["sh", "-c", 'test "$WORLD_SIZE" = 2'], count=2)
