@@ -59,9 +59,21 @@ def test_checkpointing_and_smaller_batches_need_less() -> None:
 
 def test_what_cannot_fit_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy (1 MiB)", 2**20))
-    with pytest.raises(UserError, match=r"needs about .* GiB on toy .*lower micro_batch"):
+    with pytest.raises(UserError, match=r"needs about .* GiB on toy .* with 2 images at once; lower micro_batch"):
         estimate.check_training(config_of(ROWS[0]), gpus=0, what="finetune toy")
     assert "gradients" in capsys.readouterr().err
+
+
+def test_the_batch_is_cut_into_pieces_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    config = config_of(ROWS[0], batch_size=12)
+    one, six = estimate.training(config, images=1), estimate.training(config, images=6)
+    room = int((six.total + estimate.training(config, images=12).total) / 2)
+    monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", room))
+    assert estimate.check_training(config, gpus=0, what="toy") == 6
+    assert "in pieces of 6" in capsys.readouterr().err
+    monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", 100 * one.total))
+    assert estimate.check_training(config, gpus=0, what="toy") == 12
+    assert estimate.check_training(config_of(ROWS[0], cfg_options={"micro_batch": 1}), gpus=0, what="toy") == 1
 
 
 def test_flops_are_those_of_the_formula() -> None:

@@ -176,34 +176,67 @@ def _resized(model: nn.Module, images: Tensor) -> Tensor:
     return nn.functional.interpolate(model.class_logits(images).float(), size=images.shape[-2:], mode="bilinear")
 
 
-def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> None:
-    """Prints the estimate of a training and stops where it cannot fit.
+def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> int:
+    """Prints the estimate of a training and returns how many images a process should hold at once.
+
+    That is `micro_batch` where it is set; else a GPU's whole share of the batch, or the largest part of it that fits.
 
     Raises:
         UserError: it needs more memory than the device, or the machine, has.
     """
     settings = config["training"]
+    device, room = _device(gpus)
     share = -(-settings["batch_size"] // max(gpus, 1))
     images = min(settings["micro_batch"] or share, share)
     found = training(config, images=images)
-    needed = found.total + (CONTEXT_BYTES if gpus else 0)
-    device, room = _device(gpus)
-    rows = [("parameters", found.parameters), ("gradients", found.gradients), ("optimizer", found.optimizer)]
-    rows.append((f"activations of {images} images", round(found.activations * HEADROOM)))
+    if settings["micro_batch"] is None and _needed(found, gpus) > room:
+        images = _largest_part(found, images, gpus, room)
+        found = training(config, images=images)
+    _print_table(found, config, images, share, gpus, what)
+    if _needed(found, gpus) > room:
+        raise UserError(
+            f"{what}: needs about {_needed(found, gpus) / _GIB:.1f} GiB on {device}, which has {room / _GIB:.1f}, with "
+            f"{images} images at once; lower micro_batch or crop_size, set grad_checkpoint, or use precision bfloat16"
+        )
+    return images
+
+
+def _largest_part(found: Estimate, images: int, gpus: int, room: int) -> int:
+    """Returns the largest divisor of `images` whose activations fit; batch norm alone on one device needs two."""
+    fixed = _needed(found, gpus) - found.activations * HEADROOM
+    smallest = 2 if gpus <= 1 and images % 2 == 0 else 1
+    parts = [part for part in range(images, smallest - 1, -1) if images % part == 0]
+    fitting = (part for part in parts if fixed + found.activations * HEADROOM * part / images < 0.97 * room)
+    return next(fitting, parts[-1])
+
+
+def _needed(found: Estimate, gpus: int) -> int:
+    return found.total + _buckets(found, gpus) + (CONTEXT_BYTES if gpus else 0)
+
+
+def _buckets(found: Estimate, gpus: int) -> int:
+    return found.gradients if gpus > 1 else 0  # DistributedDataParallel exchanges copies of the gradients
+
+
+def _print_table(found: Estimate, config: Mapping[str, Any], images: int, share: int, gpus: int, what: str) -> None:
+    settings, (device, room) = config["training"], _device(gpus)
     height, width = settings["crop_size"]
+    pieces = f" in pieces of {images}" if images < share else ""
     say(
         f"{what}: {found.count / 1e6:.1f} M parameters, {settings['max_iters']} iterations of {settings['batch_size']} "
-        f"images of {height}x{width}, {settings['precision']}, on {device}"
+        f"images of {height}x{width}{pieces}, {settings['precision']}, on {device}"
     )
-    for name, size in rows:
+    rows = {
+        "parameters": found.parameters,
+        "gradients": found.gradients + _buckets(found, gpus),
+        "optimizer": found.optimizer,
+        f"activations of {images} images": round(found.activations * HEADROOM),
+        "needed": _needed(found, gpus),
+        "there are": room,
+    }
+    for name, size in rows.items():
         say(f"  {name:<28}{size / _GIB:8.2f} GiB")
-    say(f"  {'needed':<28}{needed / _GIB:8.2f} GiB of {room / _GIB:.2f}")
-    say(f"  time, very roughly          {_clock(_seconds(found, settings, gpus))}")
-    if needed > room:
-        raise UserError(
-            f"{what}: needs about {needed / _GIB:.1f} GiB on {device}, which has {room / _GIB:.1f}; lower micro_batch "
-            f"(now {images}) or crop_size, set grad_checkpoint, or use precision bfloat16"
-        )
+    say(f"  {'time, very roughly':<28}{_clock(_seconds(found, settings, gpus)):>8}")
 
 
 def _device(gpus: int) -> tuple[str, int]:

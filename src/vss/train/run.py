@@ -98,10 +98,10 @@ def _train_in(
 
     _check_gpus(gpus)
     formats.write_json(folder / CONFIG, resolved)
-    estimate.check_training(resolved, gpus=gpus, what=f"{stage} {model}")
+    images = estimate.check_training(resolved, gpus=gpus, what=f"{stage} {model}")
     job = Job(
         what=f"{stage} {model}",
-        config=resolved,
+        config={**resolved, "training": {**resolved["training"], "micro_batch": images}},
         index=str(index),
         card=str(card),
         init=None if init is None else str(init),

@@ -105,7 +105,7 @@ class ValidationHook(Hook):
         log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
         log.write({"iter": done, **{f"val/{key}": round(value, 6) for key, value in scores.items()}})
         say(f"validation at iteration {done}: mIoU {100 * scores['miou']:.2f}")
-        if self._training["select"] == "best" and scores["miou"] > self._best_so_far():
+        if self._training["select"] == "best" and not scores["miou"] <= self._best_so_far():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in bare(runner.model).state_dict().items()}
             with formats.atomic_path(self._best) as aside:
                 save_file(tensors, aside, metadata={"miou": repr(scores["miou"])})
@@ -113,7 +113,7 @@ class ValidationHook(Hook):
 
     def _best_so_far(self) -> float:
         if not self._best.exists():
-            return -1.0
+            return -1.0  # so that the first validation always counts, even one that is NaN
         from safetensors import safe_open
 
         with safe_open(self._best, framework="pt") as file:
