@@ -159,6 +159,14 @@ def test_scores_are_stored_only_for_ensembles_that_are_used(config: dict[str, An
     assert plan_of(config).with_scores() == []
 
 
+def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) -> None:
+    config["refiners"]["pure"] = {"method": "ssa", "settings": {"min_purity": 0.9}}
+    config["refiners"]["fine"] = {"method": "ssa", "proposals": {"scales": [4]}}
+    plan = plan_of(config)
+    assert plan.proposal_set("pure") == plan.proposal_set("ssa") != plan.proposal_set("fine")
+    assert set(plan.proposal_sets()) == {plan.proposal_set("ssa"), plan.proposal_set("fine")}
+
+
 def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(config: dict[str, Any]) -> None:
     config["models"]["a"]["finetune"]["gpus"] = 4
     config["models"]["a"]["cfg_options"] = {"x.y": 1}

@@ -247,6 +247,17 @@ class Plan:
         """Tells whether a refiner's small network is trained here."""
         return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None
 
+    def proposal_set(self, refiner: str) -> str:
+        """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
+        chosen = self.refiners[refiner]
+        source = "superpixels" if chosen["weights"] is None else "sam"
+        made_by = canonical_json({"settings": chosen["proposals"], "weights": chosen["weights"]})
+        return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
+
+    def proposal_sets(self) -> dict[str, str]:
+        """Returns every set of mask proposals with a refiner that uses it."""
+        return {self.proposal_set(name): name for name, chosen in self.refiners.items() if chosen["method"] == "ssa"}
+
     def shown(self) -> list[str]:
         """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
         if self.config["report"]["overlays"]:

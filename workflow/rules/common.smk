@@ -39,6 +39,7 @@ wildcard_constraints:
     model=any_of(plan.models),
     ensemble=any_of(plan.ensembles),
     refiner=any_of(plan.refiners),
+    proposals=any_of(plan.proposal_sets()),
     prediction="[^/]+",
     split="train|val|test",
     shard=r"\d\d",
@@ -257,12 +258,23 @@ def chosen_weights(wildcards):
 # ---- refine
 
 
+def proposer(wildcards):
+    """One of the refiners that use a set of mask proposals; all ask for the same."""
+    return plan.refiners[plan.proposal_sets()[wildcards.proposals]]
+
+
+def proposer_weights(wildcards):
+    weights = proposer(wildcards)["weights"]
+    return {} if weights is None else {"weights": ancient(weights)}
+
+
 def refiner_weights(wildcards):
     """CascadePSP's weights: published ones as they are, the small network's through its fingerprint."""
     refiner = plan.refiners[wildcards.refiner]
     if refiner["method"] != "cascadepsp":
         return {
-            "proposals": f"<results>/proposals/{wildcards.refiner}/{wildcards.split}/{wildcards.shard}.h5"
+            "proposals": f"<results>/proposals/{plan.proposal_set(wildcards.refiner)}"
+            f"/{wildcards.split}/{wildcards.shard}.h5"
         }
     if refiner["weights"] is not None:
         return {"weights": ancient(refiner["weights"])}

@@ -33,32 +33,24 @@ rule train_refiner:
 
 rule propose:
     input:
-        unpack(
-            lambda wildcards: (
-                {"weights": ancient(plan.refiners[wildcards.refiner]["weights"])}
-                if plan.refiners[wildcards.refiner]["weights"]
-                else {}
-            )
-        ),
+        unpack(proposer_weights),
         index=INDEX,
         card=CARD,
     output:
-        "<results>/proposals/{refiner}/{split}/{shard}.h5",
+        "<results>/proposals/{proposals}/{split}/{shard}.h5",
     log:
-        "<results>/logs/propose/{refiner}.{split}.{shard}.log",
+        "<results>/logs/propose/{proposals}.{split}.{shard}.log",
     conda:
         "../../envs/vss.yaml"
     resources:
         gpu=1,
     params:
-        settings=lambda wildcards: canonical_json(
-            plan.refiners[wildcards.refiner]["proposals"]
-        ),
+        settings=lambda wildcards: canonical_json(proposer(wildcards)["proposals"]),
         weights=optional_inputs("weights"),
         shards=shard_count,
         code=code_of("propose"),
     message:
-        "Propose masks for {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
+        "Propose masks ({wildcards.proposals}) on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} {params.weights:q}"
         " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"

@@ -19,6 +19,7 @@ from vss.infer.soup import average_weights
 from vss.infer.views import PROTOCOLS, Tta, parse_tta, published_tta
 from vss.models.build import build_segmentor
 from vss.models.checkpoints import load_weights
+from vss.models.device import resolve_device
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 
 # A published checkpoint may lack these; they do not enter inference, or are rebuilt.
@@ -85,23 +86,6 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     if protocol == "as_published":
         tta = published_tta(tta, config["model"])
     return Plan(config, tta, protocol, precision, where, bool(settings.get("compile", False)))
-
-
-def resolve_device(device: str) -> torch.device:
-    """Returns the torch device of "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: found {device!r}, allowed: auto, cpu, cuda, cuda:N") from None
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device: {device} asked for, but torch sees {torch.cuda.device_count()} GPUs")
-    return resolved
 
 
 def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vss.errors import UserError
-from vss.refine.device import resolve_device
+from vss.models.device import resolve_device
 from vss.refine.settings import one_of
 from vss.refine.weights import load_into, read_weights
 

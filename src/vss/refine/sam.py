@@ -18,7 +18,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor
 
 from vss.errors import UserError
-from vss.refine.device import resolve_device
+from vss.models.device import resolve_device
 from vss.refine.proposals import RunLengths
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.weights import load_into, read_weights

@@ -19,7 +19,7 @@ from vss import formats, progress
 from vss.digest import stage_digest
 from vss.errors import UserError
 from vss.models.checkpoints import save_weights
-from vss.refine.device import resolve_device
+from vss.models.device import resolve_device
 from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples

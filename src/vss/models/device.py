@@ -1,4 +1,4 @@
-"""Where a refinement network or SAM runs."""
+"""Where a model runs."""
 
 from __future__ import annotations
 
