@@ -226,7 +226,8 @@ def _add_search(commands: Any) -> None:
         )
 
     help_text = "Choose an ensemble's weights and temperatures on val."
-    parser = _command(commands, "search", run, help_text, "index", "card", "out", lists=("scores",))
+    parser = _command(commands, "search", run, help_text, "index", "card", "out")
+    _add_member_scores(parser)
     parser.add_argument("--split", required=True, choices=("train", "val", "test"))
     parser.add_argument("--shards", required=True, type=int)
     _add_settings(parser)
@@ -248,19 +249,37 @@ def _add_ensemble(commands: Any) -> None:
         )
 
     help_text = "Average stored class probabilities of several predictions."
-    parser = _command(commands, "ensemble", run, help_text, "index", lists=("scores", "out"))
+    parser = _command(commands, "ensemble", run, help_text, "index", lists=("out",))
+    _add_member_scores(parser)
     parser.add_argument("--chosen", type=Path, help="result of `vss search`")
     _add_settings(parser)
     _add_shard(parser)
 
 
+def _add_member_scores(parser: Any) -> None:
+    help_text = "class scores: once a member, in the settings' order; or once, with as many files for each member"
+    parser.add_argument(
+        "--scores", required=True, action="append", nargs="+", type=Path, metavar="FILE", help=help_text
+    )
+
+
 def _scores_by_member(options: argparse.Namespace) -> list[list[Path]]:
-    """Returns the score files grouped by member; they are given member by member, equally many for each."""
-    members = options.settings.get("members", [])
-    if not members or len(options.scores) % len(members):
-        raise UserError(f"--scores: {len(options.scores)} files cannot be shared among {len(members)} members")
-    each = len(options.scores) // len(members)
-    return [options.scores[start : start + each] for start in range(0, len(options.scores), each)]
+    """Returns the score files grouped by member.
+
+    Members may have any number of files each where --scores is given once for each of them.
+    """
+    members, given = len(options.settings.get("members", [])), options.scores
+    if len(given) == members:
+        return given
+    if len(given) > 1:
+        raise UserError(f"--scores: is given {len(given)} times for {members} members; give it once for each member")
+    (files,) = given
+    if not members or len(files) % members:
+        raise UserError(
+            f"--scores: {len(files)} files cannot be shared among {members} members; give it once for each member"
+        )
+    each = len(files) // members
+    return [files[start : start + each] for start in range(0, len(files), each)]
 
 
 def _add_propose(commands: Any) -> None:

@@ -25,9 +25,12 @@ def smooth_probabilities(seed: int, size: tuple[int, int], num_classes: int = le
     return logits / logits.sum(axis=0)
 
 
-def write_scores(path: Path, frames: Mapping[Key, np.ndarray], classes: list[str] = CLASSES) -> Path:
-    """Writes a scores file with the given frames."""
-    with formats.ScoresWriter(path, classes=classes, provenance={"made": "by a test"}) as writer:
+def write_scores(
+    path: Path, frames: Mapping[Key, np.ndarray], classes: list[str] = CLASSES, prediction: str | None = None
+) -> Path:
+    """Writes a scores file with the given frames, which says whose they are where `prediction` is given."""
+    provenance = {"settings": {"prediction": prediction}} if prediction else {"made": "by a test"}
+    with formats.ScoresWriter(path, classes=classes, provenance=provenance) as writer:
         for (video, frame), probabilities in frames.items():
             writer.write(video, frame, probabilities)
     return path

@@ -83,7 +83,8 @@ class MemberScores(contextlib.ExitStack):
     """A member's scores files: any number of shards, a frame found by its key.
 
     Raises:
-        UserError: a file is missing or broken, two files disagree on the classes, or hold the same frame.
+        UserError: a file is missing or broken, says that it holds another prediction, two files disagree on the
+            classes, or hold the same frame.
     """
 
     def __init__(self, name: str, files: Iterable[str | os.PathLike]) -> None:
@@ -96,6 +97,9 @@ class MemberScores(contextlib.ExitStack):
         self.classes = readers[0].classes
         self.provenance = readers[0].provenance
         for reader in readers:
+            holds = reader.provenance.get("settings", {}).get("prediction", name)
+            if holds != name:
+                raise UserError(f"member {name!r}: {reader.path} holds the class scores of {holds!r}")
             if reader.classes != self.classes:
                 raise UserError(f"member {name!r}: {reader.path} has other classes than {readers[0].path}")
             for key in reader.keys():  # noqa: SIM118 (a reader is no dict)
