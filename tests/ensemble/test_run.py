@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index, write_scores
 from vss import formats
+from vss.cli import main
 from vss.ensemble.run import ensemble
 from vss.errors import UserError
 from vss.formats import write_json
@@ -106,6 +108,39 @@ def test_frames_are_paired_by_key_whatever_the_order_and_the_shards(tmp_path, ma
         np.testing.assert_array_equal(found[key], expected[key])
 
 
+def test_the_command_takes_members_of_other_shard_counts(tmp_path, make_members) -> None:
+    (whole,) = make_members(["m"], KEYS)
+    halves = [
+        write_scores(tmp_path / f"n{k}.scores.h5", {key: smooth_probabilities(100 + k, SIZE)})
+        for k, key in enumerate(KEYS)
+    ]
+    settings = {"members": [{"name": "m", "weight": 1}, {"name": "n", "weight": 2}]}
+    expected = run(tmp_path, settings["members"], [whole, halves])
+
+    def command(*scores: Sequence[Path]) -> int:
+        options = [word for files in scores for word in ("--scores", *map(str, files))]
+        where = ["--index", str(tmp_path / "index.csv"), "--split", "val", "--shard", "0", "--shards", "1"]
+        out = ["--out", str(tmp_path / "command.labels.h5")]
+        return main(["ensemble", "--settings", json.dumps(settings), *options, *where, *out])
+
+    assert command(whole, halves) == 0
+    with formats.LabelsReader(tmp_path / "command.labels.h5") as reader:
+        for key in KEYS:
+            np.testing.assert_array_equal(reader.read(*key), expected[key])
+    assert command([*whole, *halves]) == 2  # m's frames would be n's as well
+    assert command([*whole, *halves[:2]]) == 2  # three files, two members
+    assert command(whole, halves[:1], halves[1:]) == 2
+
+
+def test_scores_of_another_prediction_are_refused(tmp_path) -> None:
+    frames = {("a", "1"): smooth_probabilities(0, SIZE)}
+    files = [[write_scores(tmp_path / f"{name}.scores.h5", frames, prediction=f"{name}.single")] for name in "mn"]
+    members = [{"name": "m.single"}, {"name": "n.single"}]
+    run(tmp_path, members, files, keys=[("a", "1")])
+    with pytest.raises(UserError, match=r"member 'm\.single': .*n\.scores\.h5 holds the class scores of 'n\.single'"):
+        run(tmp_path, members, files[::-1], keys=[("a", "1")])
+
+
 def test_a_member_stored_at_another_size_is_resized(tmp_path) -> None:
     small, full = smooth_probabilities(0, (11, 15)), smooth_probabilities(1, SIZE)
     files = [
@@ -158,6 +193,13 @@ def test_mistakes_in_the_settings(tmp_path, make_members, members, says) -> None
     files = make_members(["m"], KEYS)
     with pytest.raises(UserError, match=says):
         run(tmp_path, members, files * max(len(members), 1))
+
+
+@pytest.mark.parametrize("out", [[], ["o.scores.h5"], ["a.labels.h5", "b.labels.h5"], ["o.labels.h5", "o.config.json"]])
+def test_mistakes_in_outputs(tmp_path, make_members, out) -> None:
+    files = make_members(["m"], KEYS)
+    with pytest.raises(UserError, match=r"^out: .*expected one \*\.labels\.h5, at most one \*\.scores\.h5$"):
+        run(tmp_path, [{"name": "m"}], files, out=[tmp_path / name for name in out])
 
 
 def test_a_missing_frame_names_member_and_frame(tmp_path, make_members) -> None:

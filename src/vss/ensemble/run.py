@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from vss import formats, progress
 from vss.codec import Planes
 from vss.ensemble.members import Member, MemberScores, open_members, read_members
 from vss.errors import UserError
-
-_LABELS, _SCORES = ".labels.h5", ".scores.h5"
+from vss.infer.outputs import LABELS, SCORES, outputs_by_kind
 
 
 def ensemble(
@@ -47,10 +45,10 @@ def ensemble(
     Raises:
         UserError: a mistake in the settings, a frame that a member lacks, members that score other classes.
     """
-    labels_file, scores_file = _outputs(out)
+    files = outputs_by_kind(out, optional=(SCORES,))
     members = read_members(settings, chosen)
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
-    what = f"ensemble {settings.get('prediction', labels_file.parent.name)} {split} shard {shard} of {shards}"
+    what = f"ensemble {settings.get('prediction', files[LABELS].parent.name)} {split} shard {shard} of {shards}"
     with contextlib.ExitStack() as stack:
         mean = WeightedMean(members, open_members(stack, members, scores))
         provenance = {
@@ -63,23 +61,14 @@ def ensemble(
             "shards": shards,
         }
         kept = {"classes": mean.classes, "provenance": provenance}
-        labels_out = stack.enter_context(formats.LabelsWriter(labels_file, **kept))
-        scores_out = stack.enter_context(formats.ScoresWriter(scores_file, **kept)) if scores_file else None
+        labels_out = stack.enter_context(formats.LabelsWriter(files[LABELS], **kept))
+        scores_out = stack.enter_context(formats.ScoresWriter(files[SCORES], **kept)) if SCORES in files else None
         progress.say(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
         for row in progress.track(rows.itertuples(index=False), what=what, total=len(rows)):
             planes = mean.read(row.video, row.frame, size=(row.height, row.width))
             labels_out.write(row.video, row.frame, planes.labels)
             if scores_out:
                 scores_out.write(row.video, row.frame, planes.dense(), planes.labels)
-
-
-def _outputs(out: Sequence[str | os.PathLike]) -> tuple[Path, Path | None]:
-    """Returns the label file and the score file or None."""
-    labels = [Path(path) for path in out if str(path).endswith(_LABELS)]
-    scores = [Path(path) for path in out if str(path).endswith(_SCORES)]
-    if len(labels) != 1 or len(scores) > 1 or len(labels) + len(scores) != len(out):
-        raise UserError(f"out: found {[str(path) for path in out]}, expected one *{_LABELS} and at most one *{_SCORES}")
-    return labels[0], scores[0] if scores else None
 
 
 class WeightedMean:

@@ -59,8 +59,8 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
 
     Args:
         config_file: the resolved config beside the weights; its `test` holds the defaults of the views.
-        settings: tta (keys of `Tta`, and `precision`), protocol, precision (by default "float32" on a CPU and
-            "bfloat16" on a GPU), compile, prediction (a name; recorded only).
+        settings: tta (keys of `Tta`, and `precision` and `compile` of this prediction alone), protocol, precision
+            (see `default_precision`), compile, prediction (a name; recorded only).
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -78,14 +78,31 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
         raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")
     where = resolve_device(device)
     views = {**config.get("test", {}), **settings.get("tta", {})}
-    default = "float32" if where.type == "cpu" else "bfloat16"
+    default = default_precision(where, protocol, config)
     precision = views.pop("precision", None) or settings.get("precision") or default
     if precision not in PRECISIONS:
         raise UserError(f"infer settings: precision is {precision!r}, allowed: {', '.join(PRECISIONS)}")
+    compiled = views.pop("compile", settings.get("compile", False))
+    if not isinstance(compiled, bool):
+        raise UserError(f"infer settings: compile is {compiled!r}, allowed: true, false")
     tta = parse_tta(views)
     if protocol == "as_published":
         tta = published_tta(tta, config["model"])
-    return Plan(config, tta, protocol, precision, where, bool(settings.get("compile", False)))
+    return Plan(config, tta, protocol, precision, where, compiled)
+
+
+def default_precision(device: torch.device, protocol: str, config: Mapping[str, Any]) -> str:
+    """Returns the precision of a run that names none.
+
+    "float32" on a CPU. On a GPU "bfloat16", and under `as_published` what the authors' code ran the row in, which is
+    what it was trained in.
+
+    Args:
+        config: the resolved config beside the weights.
+    """
+    if device.type == "cpu":
+        return "float32"
+    return config.get("training", {}).get("precision", "float32") if protocol == "as_published" else "bfloat16"
 
 
 def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:

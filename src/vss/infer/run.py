@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import pandas as pd
 from vss import codec, formats, progress
 from vss.errors import UserError
 from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
+from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
 from vss.infer.predictions import Job, predictions
 from vss.infer.stream import WriteBehind
 from vss.infer.views import describe_views
-
-_LABELS, _SCORES = ".labels.h5", ".scores.h5"
 
 
 def infer(
@@ -48,7 +48,8 @@ def infer(
         config: the resolved config beside the weights.
         index, card: the prepared dataset.
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
-        out: one `*.labels.h5` and at most one `*.scores.h5`.
+        out: one `*.labels.h5`, at most one `*.scores.h5`, and at most one `*.config.json`: the resolved config of the
+            run (what the files' provenance says, with every view's realised size, and the model's config).
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers, batch_frames: see `vss.infer.predictions.predictions`.
         memory: bytes a GPU forward may use; None = most of what is free.
@@ -56,37 +57,41 @@ def infer(
     Raises:
         UserError: a mistake in settings or files, or a model that returns inf or nan.
     """
-    labels_file, scores_file = _outputs(out)
+    files = outputs_by_kind(out, optional=(SCORES, CONFIG))
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
     dataset = formats.read_card(card)
     plan = read_plan(config, settings, device)
     what = f"infer {settings.get('prediction', Path(config).parent.name)} {split} shard {shard} of {shards}"
-    provenance = _provenance(plan, settings, weights, rows, dataset) | {
-        "split": split,
-        "shard": shard,
-        "shards": shards,
-    }
+    where = {"split": split, "shard": shard, "shards": shards}
+    provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
         header = {"classes": plan.config.get("classes", dataset.classes), "provenance": provenance}
-        labels_writer = stack.enter_context(formats.LabelsWriter(labels_file, **header))
-        scores_writer = stack.enter_context(formats.ScoresWriter(scores_file, **header)) if scores_file else None
-        if not len(rows):
-            progress.say(f"{what}: no frames")
-            return
-        engine = load_engine(plan, weights, memory=memory)
-        job = Job(
-            read=lambda row: _read_frame(Path(dataset.root), row),
-            finish=_labels_and_scores if scores_writer else _labels_only,
-            name=lambda row: f"video {row.video!r}, frame {row.frame!r}",
-            with_probabilities=scores_writer is not None,
-        )
+        labels_writer = stack.enter_context(formats.LabelsWriter(files[LABELS], **header))
+        scores_writer = stack.enter_context(formats.ScoresWriter(files[SCORES], **header)) if SCORES in files else None
         frames = list(rows.itertuples(index=False))
-        found = predictions(engine, frames, job, workers=workers, batch_frames=batch_frames)
-        writing = stack.enter_context(WriteBehind(waiting=4))
-        for row, (labels, encoded) in progress.track(found, what=what, total=len(frames)):
-            writing.put(labels_writer.write, row.video, row.frame, labels)
-            if scores_writer:
-                writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
+        if not frames:
+            progress.say(f"{what}: no frames")
+        else:
+            engine = load_engine(plan, weights, memory=memory)
+            job = _job(Path(dataset.root), with_scores=scores_writer is not None)
+            found = predictions(engine, frames, job, workers=workers, batch_frames=batch_frames)
+            writing = stack.enter_context(WriteBehind(waiting=4))
+            for row, (labels, encoded) in progress.track(found, what=what, total=len(frames)):
+                writing.put(labels_writer.write, row.video, row.frame, labels)
+                if scores_writer:
+                    writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
+    if CONFIG in files:
+        model = {key: value for key, value in plan.config.items() if key != "training"}
+        formats.write_json(files[CONFIG], {**provenance, "config": model})
+
+
+def _job(root: Path, *, with_scores: bool) -> Job:
+    return Job(
+        read=lambda row: _read_frame(root, row),
+        finish=_labels_and_scores if with_scores else _labels_only,
+        name=lambda row: f"video {row.video!r}, frame {row.frame!r}",
+        with_probabilities=with_scores,
+    )
 
 
 def _labels_only(row: Any, labels: np.ndarray, probabilities: None) -> tuple[np.ndarray, None]:
@@ -95,19 +100,6 @@ def _labels_only(row: Any, labels: np.ndarray, probabilities: None) -> tuple[np.
 
 def _labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, codec.Encoded]:
     return labels, codec.encode(probabilities, labels)
-
-
-def _outputs(out: Sequence[str | os.PathLike]) -> tuple[Path, Path | None]:
-    """Returns the label file and the score file or None."""
-    by_kind: dict[str, list[Path]] = {_LABELS: [], _SCORES: []}
-    for path in map(Path, out):
-        kind = next((suffix for suffix in by_kind if path.name.endswith(suffix)), None)
-        if kind is None:
-            raise UserError(f"{path}: unknown kind of output, allowed: *{_LABELS}, *{_SCORES}")
-        by_kind[kind].append(path)
-    if len(by_kind[_LABELS]) != 1 or len(by_kind[_SCORES]) > 1:
-        raise UserError(f"out: found {[str(p) for p in out]}, expected one *{_LABELS} and at most one *{_SCORES}")
-    return by_kind[_LABELS][0], next(iter(by_kind[_SCORES]), None)
 
 
 def _provenance(
@@ -123,6 +115,7 @@ def _provenance(
         "protocol": plan.protocol,
         "precision": plan.precision,
         "device": plan.device_name,
+        "tta": asdict(plan.tta),
         "views": {f"{h}x{w}": describe_views(h, w, plan.tta, plan.protocol) for h, w in sizes},
     }
 
