@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,8 +58,9 @@ def check_ms_deform_attn(
     }
     _check_dtypes(**floats)
     _check_devices(**floats)
-    if value.dim() != 4:
-        raise ValueError(f"vss_ops.ms_deform_attn: value must be [N, S, M, D], got {list(value.shape)}")
+    if value.dim() != 4 or value.shape[2] < 1 or value.shape[3] < 1:
+        shape = list(value.shape)
+        raise ValueError(f"vss_ops.ms_deform_attn: value must be [N, S, M, D], M and D at least 1, got {shape}")
     if sampling_locations.dim() != 6:
         shape = list(sampling_locations.shape)
         raise ValueError(f"vss_ops.ms_deform_attn: sampling_locations must be [N, Q, M, L, P, 2], got {shape}")
@@ -99,6 +102,8 @@ def _check_window(window: Window) -> None:
         sizes = getattr(window, name)
         if min(sizes) < least:
             raise ValueError(f"vss_ops.dcnv3: {name} must be at least {least}, got {list(sizes)}")
+    if not math.isfinite(window.offset_scale):
+        raise ValueError(f"vss_ops.dcnv3: offset_scale must be finite, got {window.offset_scale}")
     for name in ("group", "group_channels"):
         if getattr(window, name) < 1:
             raise ValueError(f"vss_ops.dcnv3: {name} must be at least 1, got {getattr(window, name)}")

@@ -10,6 +10,7 @@ pixel on an image wider than 256, so keeping them in float32 is the caller's cho
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -150,7 +151,16 @@ def _window(arguments: Sequence) -> tuple[Window, bool]:
 
 
 def _implementation(table: Tensor):
-    return reference if paths.path_for(table.device, table.dtype) == "reference" else compiled
+    path = paths.path_for(table.device, table.dtype)
+    return reference if path == "reference" or table.numel() == 0 else compiled  # kernels want a row they may read
+
+
+def _without_autocast(table: Tensor):
+    """Autograd runs under the caller's autocast, which would round the matrix products of the reference."""
+    device_type = table.device.type
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 @torch.library.impl(_library, "dcnv3", "CompositeExplicitAutograd")
@@ -164,7 +174,8 @@ def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments) -> Tensor:
 def _dcnv3_backward(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments):
     window, softmax = _window(arguments)
     checks.check_dcnv3(input, offset, mask, window)
-    return _implementation(input).dcnv3_backward(grad, input, offset, mask, window, softmax)
+    with _without_autocast(input):
+        return _implementation(input).dcnv3_backward(grad, input, offset, mask, window, softmax)
 
 
 @torch.library.impl(_library, "ms_deform_attn", "CompositeExplicitAutograd")
@@ -178,7 +189,8 @@ def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Te
 @torch.library.impl(_library, "ms_deform_attn_backward", "CompositeExplicitAutograd")
 def _ms_deform_attn_backward(grad: Tensor, value: Tensor, *arguments):
     checks.check_ms_deform_attn(value, *arguments[:4])
-    return _implementation(value).ms_deform_attn_backward(grad, value, *arguments)
+    with _without_autocast(value):
+        return _implementation(value).ms_deform_attn_backward(grad, value, *arguments)
 
 
 @torch.library.register_fake("vss_ops::dcnv3", lib=_library)
@@ -225,7 +237,7 @@ def _ms_deform_attn_gradient(ctx, grad: Tensor):
 
 def _second_gradient(forward, tensors: Sequence[Tensor | None], differentiable: Sequence[int], seeds: Sequence):
     """Differentiates the backward pass: gradients for (grad, *differentiable inputs) through the reference."""
-    with torch.enable_grad():
+    with torch.enable_grad(), _without_autocast(tensors[0]):
         grad, *inputs = (t.detach() for t in tensors)
         grad.requires_grad_()
         leaves = [inputs[i].requires_grad_() for i in differentiable]

@@ -33,21 +33,32 @@ def self_check(device: str | torch.device = "cpu", dtypes: tuple[torch.dtype, ..
     if dtypes is None:
         dtypes = (torch.float32, torch.float16, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
     path = paths.path_for(device, dtypes[0])
-    for dtype in dtypes:
-        for name, run, exact, inputs in _cases(device, dtype):
-            try:
-                results = _gradients(run, inputs)
-            except RuntimeError as error:
-                raise RuntimeError(f"vss_ops: {name} does not run on {device} ({path}): {_cause(error)}") from error
-            _compare(name, path, device, dtype, results, _gradients(exact, [t.double().cpu() for t in inputs]))
+    # a model may be moved inside inference_mode, where gradients cannot be had, or below a default device
+    with torch.inference_mode(False), torch.device("cpu"):
+        for dtype in dtypes:
+            # under autocast a half precision table goes with float32 points: kernels of their own on a GPU
+            for points in sorted({dtype, torch.promote_types(dtype, torch.float32)}, key=str):
+                _check(device, dtype, points, path)
     return path
 
 
-def _cases(device: torch.device, dtype: torch.dtype):
+def _check(device: torch.device, dtype: torch.dtype, points: torch.dtype, path: str) -> None:
+    for name, run, exact, inputs in _cases():
+        inputs = [t.to(device, points if number else dtype) for number, t in enumerate(inputs)]
+        try:
+            results = _gradients(run, inputs)
+        except RuntimeError as error:
+            raise RuntimeError(f"vss_ops: {name} does not run on {device} ({path}): {_cause(error, device)}") from error
+        expected = _gradients(exact, [t.double().cpu() for t in inputs])
+        _compare(name, path, device, dtype, results, expected)
+
+
+def _cases():
+    """Yields name, the op, the reference and float32 inputs on the CPU."""
     generator = torch.Generator().manual_seed(4)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(*shape, generator=generator) * scale).to(device, dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float32) * scale
 
     # 32 channels a group take the vector path of every dtype, 5 take the scalar one
     for channels, remove_center in ((32, False), (5, True)):
@@ -62,10 +73,10 @@ def _cases(device: torch.device, dtype: torch.dtype):
         )
     shapes = torch.tensor([[3, 4], [6, 7]])
     starts = torch.tensor([0, 12])
-    locations = (torch.rand(2, 5, 2, 2, 4, 2, generator=generator) * 1.4 - 0.2).to(device, dtype)
+    locations = torch.rand(2, 5, 2, 2, 4, 2, generator=generator, dtype=torch.float32) * 1.4 - 0.2
     yield (
         "ms_deform_attn",
-        lambda v, p, w: ops.ms_deform_attn(v, shapes.to(device), starts.to(device), p, w, softmax=True),
+        lambda v, p, w: ops.ms_deform_attn(v, shapes.to(v.device), starts.to(v.device), p, w, softmax=True),
         lambda v, p, w: reference.ms_deform_attn(v, shapes, starts, p, w, softmax=True),
         [normal(2, 54, 2, 32), locations, normal(2, 5, 2, 2, 4)],
     )
@@ -93,17 +104,17 @@ def _compare(name: str, path: str, device, dtype, results: dict[str, Tensor], ex
             )
 
 
-def _cause(error: RuntimeError) -> str:
+def _cause(error: RuntimeError, device: torch.device) -> str:
     line = " ".join(str(error).split())
     if "no kernel image" in line:
         return (
             "the kernels were not built for this GPU; rebuild them with "
-            f"TORCH_CUDA_ARCH_LIST={_capability()} python -m vss_ops.build --force"
+            f"TORCH_CUDA_ARCH_LIST={_capability(device)} python -m vss_ops.build --force"
         )
     return f"{line[:400]}; rebuild with `python -m vss_ops.build --force`, or set VSS_OPS=reference"
 
 
-def _capability() -> str:
-    if not torch.cuda.is_available():
+def _capability(device: torch.device) -> str:
+    if device.type != "cuda" or not torch.cuda.is_available():
         return "<compute capability>"
-    return "{}.{}".format(*torch.cuda.get_device_capability())
+    return "{}.{}".format(*torch.cuda.get_device_capability(device))

@@ -92,7 +92,11 @@ Layout<T> layout(const Attention& p) {
   for (int s = 0; s < padded(p.samples()); ++s) {
     const int level = std::min(s, p.samples() - 1) / p.P;
     const int64_t h = p.shapes[2 * level], w = p.shapes[2 * level + 1];
-    l.add(T(0), T(0), static_cast<T>(w), static_cast<T>(h), w, h, p.starts[level]);
+    if (h == 0 || w == 0) {  // may start beyond the table, and may still be wide
+      l.add(T(0), T(0), T(0), T(0), 0, 0, 0);
+    } else {
+      l.add(T(0), T(0), static_cast<T>(w), static_cast<T>(h), w, h, p.starts[level]);
+    }
   }
   return l;
 }
@@ -101,7 +105,7 @@ Layout<T> layout(const Attention& p) {
 template <typename T>
 struct Located {
   int64_t row[4][kBatch];  // element offset of the corner's channels from the table of this (image, group)
-  T inside[4][kBatch];     // 1 inside the image, 0 outside (row is then not to be read)
+  T inside[4][kBatch];     // 1 inside the image, 0 outside; row is then some row of the table, read where 0 * NaN is
   T fx[kBatch], fy[kBatch];
 };
 
@@ -127,18 +131,22 @@ inline void locate(const Layout<T>& l, T centre_x, T centre_y, const T* coordina
     at.fx[s] = px - left;
     at.fy[s] = py - top;
     const T in = near ? T(1) : T(0);
-    const T x0 = left >= T(0) ? in : T(0), x1 = left + T(1) < width[s] ? in : T(0);
-    const T y0 = top >= T(0) ? T(1) : T(0), y1 = top + T(1) < height[s] ? T(1) : T(0);
+    const bool has_x0 = left >= T(0), has_x1 = left + T(1) < width[s];
+    const bool has_y0 = top >= T(0), has_y1 = top + T(1) < height[s];
+    const T x0 = has_x0 ? in : T(0), x1 = has_x1 ? in : T(0);
+    const T y0 = has_y0 ? T(1) : T(0), y1 = has_y1 ? T(1) : T(0);
     at.inside[0][s] = y0 * x0;
     at.inside[1][s] = y0 * x1;
     at.inside[2][s] = y1 * x0;
     at.inside[3][s] = y1 * x1;
     const int64_t line = static_cast<int64_t>(static_cast<int32_t>(width[s])) * l.stride;
-    const int64_t corner = start[s] * l.stride + static_cast<int32_t>(top) * line + static_cast<int32_t>(left) * l.stride;
+    const int64_t column = static_cast<int32_t>(has_x0 ? left : T(0)) * l.stride;
+    const int64_t right = has_x0 & has_x1 ? l.stride : 0, down = has_y0 & has_y1 ? line : 0;
+    const int64_t corner = start[s] * l.stride + static_cast<int32_t>(has_y0 ? top : T(0)) * line + column;
     at.row[0][s] = corner;
-    at.row[1][s] = corner + l.stride;
-    at.row[2][s] = corner + line;
-    at.row[3][s] = corner + line + l.stride;
+    at.row[1][s] = corner + right;
+    at.row[2][s] = corner + down;
+    at.row[3][s] = corner + down + right;
   }
 }
 
@@ -339,7 +347,7 @@ template <typename T, typename Problem>
 void forward(const Problem& p, ParallelFor parallel, const T* table, const T* coordinates, const T* weights, T* out) {
   const Call<T> call{layout<T>(p), nullptr, table, coordinates, weights, out, nullptr, nullptr, nullptr};
   const Layout<T>& l = call.layout;
-  const int64_t grain = std::max<int64_t>(1, 4096 / (l.groups * l.samples));
+  const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, l.groups * l.samples));
   parallel(l.images * l.places, grain, &Call<T>::forward, &call);
 }
 

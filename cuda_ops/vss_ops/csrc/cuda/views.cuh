@@ -134,8 +134,9 @@ struct AttentionView {
     const O* location = locations + (row * samples() + s) * 2;
     const int level = s / p.P;
     const int64_t height = p.shapes[2 * level], width = p.shapes[2 * level + 1], start = p.starts[level];
-    // the host cannot look at device memory without waiting: a level that is not inside the table is empty
-    if (height < 0 || width < 0 || start < 0 || start + height * width > p.S) return Sample{0, 0, 0.f, 0.f};
+    // the host cannot look at device memory without waiting: a level that is not inside the table is empty. Samples of
+    // an empty level lie at position 0, which is there: the table is not empty, and NaN weights read it
+    if (height < 1 || width < 1 || start < 0 || start + height * width > p.S) return Sample{0, 0, 0.f, 0.f};
     const float x = to_float(location[0]) * width - 0.5f, y = to_float(location[1]) * height - 0.5f;
     return sample_at(x, y, static_cast<int32_t>(width), static_cast<int32_t>(height), static_cast<int32_t>(start));
   }
