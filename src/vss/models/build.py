@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import mmpretrain.models  # noqa: F401  registers ConvNeXt
 import mmseg.models  # noqa: F401  registers Swin, UPerHead, FCNHead, losses
 import torch
 import torch.distributed as dist
@@ -64,6 +64,8 @@ def _build(config: Mapping[str, Any]) -> Segmentor:
     config = {"type": "Segmentor"} | copy.deepcopy(dict(config))
     if not (dist.is_available() and dist.is_initialized()):
         config = _plain_batch_norm(config)
+    if str(config.get("backbone", {}).get("type")).startswith("mmpretrain."):
+        importlib.import_module("mmpretrain.models")  # registers ConvNeXt; seconds, which no other model need wait for
     try:
         with DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Default ``avg_non_ignore`` is False")  # we mean it
