@@ -48,8 +48,23 @@ def test_lists_first_deletes_when_told(results, tmp_path, capsys) -> None:
 
 
 def test_returns_the_files(results) -> None:
-    found = drop_unneeded(results / "predictions", {"swin.six"}, delete=False)
+    found = drop_unneeded(results / "predictions", {"swin.six"}, shards={}, delete=False)
     assert {path.parts[-3] for path in found} == {"swin.single", "convnext.single"}
+
+
+def test_shards_that_a_split_no_longer_has_go(results, tmp_path) -> None:
+    path, before = tmp_path / "config.yaml", names(results)
+    path.write_text(path.read_text() + "data: {vspw: {shards: {val: 1, test: 4}}}\n")
+    drop_scores(config_file=path, yes=True)
+    gone = {"swin.six/val/00.scores.h5", *(f"{name}/val/01.scores.h5" for name in ("swin.six", "swin.single"))}
+    assert before - names(results) == gone | {"convnext.single/val/01.scores.h5"}
+
+
+def test_what_is_being_written_stays(results, tmp_path) -> None:
+    writing = results / "predictions" / "swin.six" / "val" / ".writing-00.scores.h5.host.1.x.scores.h5"
+    writing.write_bytes(b"s")
+    drop_scores(config_file=tmp_path / "config.yaml", yes=True)
+    assert writing.exists()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +76,7 @@ def test_returns_the_files(results) -> None:
         ("ensembles: {}", "not a config"),
         ("models: {}\nensembles: [a]", "not a config"),
         ("models: {}\nensembles: {both: {}}", r"ensembles\.both\.members"),
+        ("models: {}\nensembles: {}\ndata: {vspw: {shards: 3}}", r"data\.vspw\.shards"),
     ],
 )
 def test_a_config_that_is_not_understood_deletes_nothing(results, tmp_path, text, says) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import yaml
@@ -15,25 +16,30 @@ _SUFFIX = ".scores.h5"
 
 
 def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
-    """Drops the scores of every prediction that is in no ensemble of a config file; lists them and their sizes.
+    """Drops the scores that no ensemble of a config file reads, and lists them and their sizes.
+
+    These are the scores of predictions that are in no ensemble, and shards that a split no longer has.
 
     Args:
-        config_file: the workflow's config; its `results` and `ensembles` are read.
+        config_file: the workflow's config; its `results`, `ensembles` and `data.vspw.shards` are read.
         yes: delete; otherwise only list.
 
     Raises:
         UserError: the config file is missing, is not YAML, or its ensembles have no members.
     """
-    results, needed = _needed(Path(config_file))
-    drop_unneeded(results / "predictions", needed, delete=yes)
+    results, needed, shards = _needed(Path(config_file))
+    drop_unneeded(results / "predictions", needed, shards=shards, delete=yes)
 
 
-def drop_unneeded(predictions_dir: str | os.PathLike, needed: Collection[str], *, delete: bool) -> list[Path]:
+def drop_unneeded(
+    predictions_dir: str | os.PathLike, needed: Collection[str], *, shards: Mapping[str, int], delete: bool
+) -> list[Path]:
     """Lists, and if asked deletes, the scores of predictions that are not needed.
 
     Args:
         predictions_dir: folder that holds `<prediction>/<split>/<shard>.scores.h5`.
         needed: names of the predictions whose scores stay.
+        shards: into how many shards a split is cut; files of higher numbers go. A split that is not named keeps all.
         delete: whether to delete.
 
     Returns:
@@ -42,8 +48,11 @@ def drop_unneeded(predictions_dir: str | os.PathLike, needed: Collection[str], *
     folder = Path(predictions_dir)
     found: dict[str, list[tuple[Path, int]]] = {}
     for path in sorted(folder.glob(f"*/*/*{_SUFFIX}")):
-        name = path.relative_to(folder).parts[0]
-        if name not in needed and not path.name.startswith("."):
+        name, split, file = path.relative_to(folder).parts
+        shard = file.removesuffix(_SUFFIX)
+        if not shard.isdigit():  # also what is being written, whose name begins with a dot
+            continue
+        if name not in needed or int(shard) >= shards.get(split, math.inf):
             found.setdefault(name, []).append((path, path.stat().st_size))
     for name, files in found.items():
         say(f"{name}: {len(files)} files, {_readable(sum(size for _, size in files))}")
@@ -60,8 +69,8 @@ def drop_unneeded(predictions_dir: str | os.PathLike, needed: Collection[str], *
     return files
 
 
-def _needed(config_file: Path) -> tuple[Path, set[str]]:
-    """Returns the results folder of a config and the names of all members of its ensembles."""
+def _needed(config_file: Path) -> tuple[Path, set[str], dict[str, int]]:
+    """Returns the results folder of a config, the names of all members of its ensembles, and the shards by split."""
     try:
         config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -78,7 +87,13 @@ def _needed(config_file: Path) -> tuple[Path, set[str]]:
         if not isinstance(members, dict) or not members:
             raise UserError(f"{config_file}: ensembles.{name}.members: must be a map of model.tta -> weight")
         needed |= set(members)
-    return Path(config.get("results", "results")), needed
+    try:
+        shards = {split: int(count) for split, count in (config["data"]["vspw"]["shards"] or {}).items()}
+    except KeyError:
+        shards = {}
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(f"{config_file}: data.vspw.shards: must be a map of split -> number") from None
+    return Path(config.get("results", "results")), needed, shards
 
 
 def _readable(size: int) -> str:
