@@ -10,7 +10,7 @@ from PIL import Image
 from vss import formats
 from vss.errors import UserError
 from vss.infer.overlay import draw_overlay
-from vss.infer.predict import find_source, predict
+from vss.infer.predict import find_source, predict, read_upright
 from vss.labels import VSPW, overlay_palette
 
 
@@ -37,6 +37,19 @@ def test_an_image(nano_model, tmp_path):
         assert labels.getpalette()[: 3 * 124] == overlay_palette()[:124].ravel().tolist()
         assert np.asarray(labels).max() < 124
     assert formats.read_image(tmp_path / "out" / "overlays" / "my photo.jpg").shape == (40, 64, 3)
+
+
+def test_a_phone_s_picture_is_turned_upright(nano_model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees clockwise
+    lying = np.zeros((40, 64, 3), np.uint8)
+    lying[:, :32] = 250
+    Image.fromarray(lying).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    predict(inputs=[tmp_path / "phone.jpg"], model_dir=nano_model, out_dir=tmp_path / "out", device="cpu")
+    assert formats.read_raw_mask(tmp_path / "out" / "labels" / "phone.png").shape == (64, 40)
+    upright = read_upright(tmp_path / "phone.jpg")
+    assert upright.shape == (64, 40, 3)
+    assert upright[:30].min() > 200 and upright[34:].max() < 50
 
 
 def test_a_folder_keeps_its_subfolders(nano_model, tmp_path):

@@ -120,13 +120,32 @@ def _refuse_equal_names(sources: Sequence[Source]) -> None:
             seen[key] = path
 
 
+def read_upright(path: Path) -> np.ndarray:
+    """Decodes an image file to RGB [H, W, 3] uint8, turned as its EXIF says.
+
+    Phones store pictures lying and say in the EXIF how to turn them. A dataset's frames are read as they are stored
+    (`formats.read_image`), because their masks are.
+
+    Raises:
+        UserError: the file is missing, truncated or not an image.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{path}: not a readable image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
 def _predict_images(engine: Engine, source: Source, folder: Path, classes: Sequence[str], workers: int | None) -> None:
     def finish(item: tuple[str, Path], labels: np.ndarray, _: None) -> None:
         name, path = item
         _write_labels(folder / "labels" / f"{name}.png", labels)
-        _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(formats.read_image(path), labels, classes))
+        _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(read_upright(path), labels, classes))
 
-    job = Job(read=lambda item: formats.read_image(item[1]), finish=finish, name=lambda item: str(item[1]))
+    job = Job(read=lambda item: read_upright(item[1]), finish=finish, name=lambda item: str(item[1]))
     found = predictions(engine, source.files, job, workers=workers)
     for _ in progress.track(found, what=f"predict {source.path}", total=len(source.files)):
         pass
@@ -144,14 +163,17 @@ def _predict_video(engine: Engine, source: Source, folder: Path, classes: Sequen
         stack.callback(capture.release)
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         found = predictions(engine, _video_frames(capture), job, workers=workers)
-        write = None
+        write, done = None, 0
         for _, overlay in progress.track(found, what=f"predict {source.path}", total=frames if frames > 0 else None):
             if write is None:
                 fps = capture.get(cv2.CAP_PROP_FPS)
                 write = stack.enter_context(_video_writer(folder / "overlay.mp4", overlay.shape[:2], fps))
             write(overlay)
+            done += 1
         if write is None:
             raise UserError(f"{source.path}: no frame of this video can be decoded")
+        if done < frames:
+            progress.say(f"{source.path}: {done} of the {frames} frames that it announces could be decoded")
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
