@@ -13,7 +13,7 @@ import pytest
 
 from vss import formats
 from vss.errors import UserError
-from vss.report.table import print_table
+from vss.report.table import PAPER, SCORES, print_table
 
 VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -122,6 +122,14 @@ def test_printed_table_is_aligned(written, capsys):
     assert [row[:end].split()[-1] for row in rows] == [f"{value:.2f}" for value in table["mIoU"]]
     assert {row[end : end + 1] for row in rows} == {" "} and set(rule) == {"-", " "}
     assert rows[2].split()[0] == "\u2013", "a prediction of no table"
+
+
+def test_an_ensemble_may_be_called_null(tmp_path, capsys):
+    keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER))]
+    row = {"prediction": "null", "title": "NA", "mIoU": 50.0}
+    pd.DataFrame([row], columns=keys).to_csv(tmp_path / "table.csv", index=False)
+    print_table(tmp_path / "table.csv")
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["\u2013", "null", "50.00"]
 
 
 def test_a_run_without_training_and_without_overlays(write_report):

@@ -100,7 +100,8 @@ def report(
     for name, figure in charts.items():
         figures.write_png(out[name], figure)
     with formats.atomic_path(out["overlays"]) as aside:
-        assert cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR))
+        if not cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR)):
+            raise OSError(f"{out['overlays']}: cannot be written")
     write_table_csv(out["table_csv"], table)
     formats.write_text(out["table_md"], markdown_table(table))
     title = settings.get("title", "Video semantic segmentation on VSPW")

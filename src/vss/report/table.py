@@ -185,7 +185,8 @@ def _html_class(*names: str) -> str:
 
 def print_table(table_csv: str | os.PathLike) -> None:
     """Prints a written table.csv to standard output, predictions by the names they have in the config."""
-    table = pd.read_csv(table_csv, dtype={"prediction": str, "title": str, "table": "Int64"})
+    kinds = {"prediction": str, "title": str, "table": "Int64"}
+    table = pd.read_csv(table_csv, dtype=kinds, keep_default_na=False, na_values=[""])  # "null" may be a name
     columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
     lines = [["Table", "Prediction", *(column.heading for column in columns)]]
     for row in table.to_dict("records"):
