@@ -79,6 +79,8 @@ def test_what_differs_between_paper_and_code() -> None:
         assert not resolve({"config": name}).label_shift
         assert resolve({"config": name, "protocol": "as_published"}).label_shift
     slide = resolve({"config": "mask2former_internimage-h_coco_stuff2vspw", "protocol": "as_published"}).test
+    for name in ("upernet_swin-l_vspw", "upernet_convnext-xl_vspw"):
+        assert tuple(resolve({"config": name, "protocol": "as_published"}).test.scale) == (853, 480)
     assert (slide.mode, tuple(slide.crop_size), tuple(slide.stride)) == ("slide", (480, 480), (1, 320))
 
 
@@ -118,6 +120,14 @@ def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
         ({"precision": "fp16"}, "precision is 'fp16', allowed are float32, bfloat16, float16"),
         ({"batch_size": 0}, "batch_size is 0, must be a whole number"),
         ({"cfg_options": {"select": "best"}}, "needs val_interval"),
+        ({"cfg_options": {"optim_wrapper.optimizer.lr": "2e-5"}}, "lr' is the text '2e-5', must be a number"),
+        ({"cfg_options": {"optim_wrapper.optimizer": {"eps": "1e-8"}}}, "optimizer.eps' is the text '1e-8'"),
+        ({"cfg_options": {"ratio_range": ["5e-1", 2.0]}}, "ratio_range.0' is the text '5e-1'"),
+        ({"cfg_options": {"grad_checkpoint": 1}}, "'grad_checkpoint' is 1, must be true or false"),
+        ({"cfg_options": {"crop_size": 480}}, "crop_size is 480, must be a list of two positive numbers"),
+        ({"cfg_options": {"scale": [853, 0]}}, "scale is .*, must be a list of two positive numbers"),
+        ({"cfg_options": {"micro_batch": 1.5}}, "micro_batch is 1.5, must be a whole number of at least 1, or null"),
+        ({"cfg_options": {"ema": 2}}, "ema is 2, must be a number between 0 and 1, or null"),
     ],
 )
 def test_mistakes_are_named(settings: dict, message: str) -> None:

@@ -12,6 +12,6 @@ optim_wrapper = dict(
     constructor="LearningRateDecayOptimizerConstructor",
     paramwise_cfg=dict(decay_rate=0.9, decay_type="stage_wise", num_layers=12),
 )
-as_published = {"precision": "float16"}
+as_published = {"precision": "float16", "test.scale": (853, 480)}
 paper_miou = dict(val=55.50, test1=47.61)
 published_weights = ["UperNet ConvNeXt-XL ADE20K (MMSegmentation, 640x640)"]

@@ -25,6 +25,7 @@ as_published = {
     "optim_wrapper.optimizer.lr": 3e-5,
     "model.decode_head.sampler": rows.ohem_sampler(thresh=0.7, min_kept=100000),
     "precision": "float32",
+    "test.scale": (853, 480),
 }
 paper_miou = dict(val=56.24, test1=48.09)
 published_weights = ["UperNet Swin-L ADE20K (MMSegmentation, window 12, 384)"]

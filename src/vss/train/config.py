@@ -26,6 +26,7 @@ _CHOICES = {
     "init_classes": ("new", "copy"),
     "select": ("last", "best"),
 }
+_PAIRS = {"scale": int, "crop_size": int, "ratio_range": (int, float)}
 _POSITIVE = ("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames")
 
 
@@ -43,8 +44,8 @@ def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: s
     if protocol == "as_published":
         config.merge_from_dict(config.as_published.to_dict())
     options = dict(cfg_options or {})
-    for key in options:
-        _check_key(config, key)
+    for key, value in options.items():
+        _check_type(key, _what_stands_at(config, key), value)
     config.merge_from_dict(options)
     _check_values(name, config)
     config.row, config.protocol = name, protocol
@@ -136,7 +137,8 @@ def _size_model(config: Config) -> None:
         config.model.decode_head.with_cp = config.grad_checkpoint
 
 
-def _check_key(config: Config, key: str) -> None:
+def _what_stands_at(config: Config, key: str) -> Any:
+    """Returns the row's value at a dotted key, None where a constructor argument may be added."""
     first, *rest = str(key).split(".")
     allowed = sorted(name for name in config if name not in _DESCRIPTIVE)
     if first not in allowed:
@@ -156,6 +158,30 @@ def _check_key(config: Config, key: str) -> None:
             node = node[int(part)]
         else:
             raise UserError(f"cfg_options: {key!r}: {part!r} leads nowhere")
+    return node
+
+
+def _check_type(key: str, old: Any, new: Any) -> None:
+    """Refuses a value of another type than the one it replaces, where that can only be a mistake."""
+    if isinstance(new, Mapping):
+        for name, item in new.items():
+            _check_type(f"{key}.{name}", old.get(name) if isinstance(old, Mapping) else None, item)
+    elif isinstance(new, (list, tuple)):
+        for place, item in enumerate(new):
+            known = isinstance(old, (list, tuple)) and place < len(old)
+            _check_type(f"{key}.{place}", old[place] if known else None, item)
+    elif isinstance(old, bool) and not isinstance(new, bool):
+        raise UserError(f"cfg_options: {key!r} is {new!r}, must be true or false")
+    elif isinstance(new, str) and not isinstance(old, str) and (isinstance(old, (int, float)) or _reads_as_number(new)):
+        raise UserError(f"cfg_options: {key!r} is the text {new!r}, must be a number (YAML wants 2.0e-5, not 2e-5)")
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_values(name: str, config: Config) -> None:
@@ -165,8 +191,15 @@ def _check_values(name: str, config: Config) -> None:
     for key in _POSITIVE:
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1")
-    if config.micro_batch is not None and config.micro_batch < 1:
-        raise UserError(f"{name}: micro_batch is {config.micro_batch!r}, must be at least 1 or null")
+    for key, types in _PAIRS.items():
+        found = config[key]
+        pair = found if isinstance(found, (list, tuple)) else ()
+        if len(pair) != 2 or not all(isinstance(number, types) and number > 0 for number in pair):
+            raise UserError(f"{name}: {key} is {found!r}, must be a list of two positive numbers")
+    if config.micro_batch is not None and not (isinstance(config.micro_batch, int) and config.micro_batch >= 1):
+        raise UserError(f"{name}: micro_batch is {config.micro_batch!r}, must be a whole number of at least 1, or null")
+    if config.ema is not None and not (isinstance(config.ema, float) and 0 < config.ema < 1):
+        raise UserError(f"{name}: ema is {config.ema!r}, must be a number between 0 and 1, or null")
     if config.select == "best" and not config.val_interval:
         raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
 
