@@ -8,7 +8,7 @@ ratio_range = (0.5, 2.0)  # random factor on `scale`
 cat_max_ratio = 0.75  # a crop in which one class fills more is drawn again, up to ten times
 flip = 0.5  # probability of a horizontal flip
 photometric_distortion = True
-label_shift = False  # True: COCO-Stuff labels as the paper's code had them, see _base_/coco_stuff.py
+label_shift = False  # True: COCO-Stuff labels as the paper's code had them, see vss.data.datasets.IndexDataset
 
 # ---- schedule: linear warm-up times polynomial decay, by iteration
 warmup_iters = 1500
