@@ -133,11 +133,21 @@ def test_temperature_undoes_a_known_sharpening(tmp_path) -> None:
 
 def test_sampling_keeps_within_its_bounds(scene, monkeypatch) -> None:
     monkeypatch.setattr(searching, "MAX_FRAMES", 2)
-    monkeypatch.setattr(searching, "MAX_PIXELS", 200)
+    monkeypatch.setattr(searching, "MAX_PIXELS", 400)  # of two members
     files = members_of(scene, [0.6, 0.5])
     found = scene.search(files, members=[{"name": "m", "weight": 1}, {"name": "n", "weight": 1}])
     assert found["chosen_on"]["frames"] == 2
     assert 100 < found["chosen_on"]["pixels"] <= 200
+
+
+def test_frames_taken_in_parts_choose_the_same(scene, monkeypatch) -> None:
+    files = members_of(scene, [0.6, 0.5])
+    settings = {"members": [{"name": "m", "weight": 1}, {"name": "n", "weight": 1}], "fit_temperature": True}
+    whole = scene.search(files, **settings)
+    monkeypatch.setattr(searching, "_PIXELS_AT_ONCE", 50)
+    parts = scene.search(files, **settings)
+    assert whole.pop("nll").keys() == parts.pop("nll").keys()  # sums of other parts round otherwise
+    assert parts == whole
 
 
 def test_refusals(scene) -> None:

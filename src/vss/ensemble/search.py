@@ -25,7 +25,8 @@ from vss.labels import IGNORE_INDEX
 
 # Neighbouring frames of a video say nearly the same: more of them cost time and hardly change what is chosen.
 MAX_FRAMES = 2000
-MAX_PIXELS = 20_000_000
+MAX_PIXELS = 60_000_000  # over all members, so that memory does not grow with their number
+_PIXELS_AT_ONCE = 1 << 16  # that are dense, over all classes
 _CANDIDATES = 8  # classes kept a pixel: those most probable in any member
 _TEMPERATURES = np.geomspace(0.25, 4, 33)
 _FACTORS = (0.0, 0.5, 0.8, 1.25, 2.0)
@@ -130,16 +131,16 @@ def _report_on_members(members: Sequence[Member], weights: np.ndarray, contest: 
 class PixelSource:
     """The labelled pixels of the sampled frames, with every member's probabilities there, frame by frame.
 
-    Where a frame has more labelled pixels than its share of `MAX_PIXELS`, every n-th is taken.
+    Where a frame has more labelled pixels than its and a member's share of `MAX_PIXELS`, every n-th is taken.
     """
 
     def __init__(self, rows: pd.DataFrame, opened: Sequence[MemberScores], dataset: formats.Card, what: str) -> None:
         self._rows, self._opened, self._dataset, self._what = rows, opened, dataset, what
-        self._quota = max(MAX_PIXELS // len(rows), 1)
+        self._quota = max(MAX_PIXELS // (len(rows) * len(opened)), 1)
         self.num_classes = len(dataset.classes)
 
     def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Yields (truth [P] uint8, one [C, P] float32 for each member) of each frame."""
+        """Yields (truth [P] uint8, one [C, P] float32 for each member), a large frame in parts."""
         for row in progress.track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
             path = Path(self._dataset.root) / row.mask
             mask = formats.read_mask(path, self._dataset.label_map)
@@ -150,8 +151,11 @@ class PixelSource:
             each = []
             for scores, temperature in zip(self._opened, temperatures, strict=True):
                 planes = scores.read(row.video, row.frame, size=mask.shape)
-                each.append(tempered(planes.at(at), temperature).dense())
-            yield mask.reshape(-1)[at], each
+                each.append(tempered(planes.at(at), temperature))
+            truth = mask.reshape(-1)[at]
+            for start in range(0, max(len(at), 1), _PIXELS_AT_ONCE):
+                part = np.arange(start, min(start + _PIXELS_AT_ONCE, len(at)))
+                yield truth[part], [planes.at(part).dense() for planes in each]
 
     def __len__(self) -> int:
         return len(self._rows)
