@@ -98,12 +98,13 @@ def place(
     filled: dict[str, Tensor] = {}
     names = todays_names(file.tensors)
     _check_unambiguous(path, names, target)
+    from_official_swin = is_official_swin(names)
     for old, name in names.items():
         tensor = file.tensors[old]
         if name not in target:
             audit.unused[old] = why_ignorable(name) or "the model has no such tensor"
             continue
-        if is_official_swin(names):
+        if from_official_swin:
             tensor = in_unfold_order(name, tensor)
         if not rows.concern(name) and tensor.shape == target[name].shape:
             filled[name] = tensor
