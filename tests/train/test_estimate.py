@@ -73,7 +73,17 @@ def test_the_batch_is_cut_into_pieces_that_fit(monkeypatch: pytest.MonkeyPatch, 
     assert "in pieces of 6" in capsys.readouterr().err
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", 100 * one.total))
     assert estimate.check_training(config, gpus=0, what="toy") == 12
-    assert estimate.check_training(config_of(ROWS[0], cfg_options={"micro_batch": 1}), gpus=0, what="toy") == 1
+    one_by_one = config_of(ROWS[2], cfg_options={"micro_batch": 1})
+    assert estimate.check_training(one_by_one, gpus=0, what="toy") == 1
+    monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", one.total))
+    with pytest.raises(UserError, match="with 2 images at once"):
+        estimate.check_training(config, gpus=0, what="toy")
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "micro_batch"])
+def test_batch_norm_of_one_image_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="toy: batch norm alone on one device cannot train on 1 image"):
+        estimate.check_training(config_of(ROWS[0], cfg_options={setting: 1}), gpus=0, what="toy")
 
 
 def test_flops_are_those_of_the_formula() -> None:

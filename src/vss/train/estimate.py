@@ -182,15 +182,20 @@ def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> int:
     That is `micro_batch` where it is set; else a GPU's whole share of the batch, or the largest part of it that fits.
 
     Raises:
-        UserError: it needs more memory than the device, or the machine, has.
+        UserError: it needs more memory than the device, or the machine, has; or batch norm would see a single image.
     """
     settings = config["training"]
     device, room = _device(gpus)
     share = -(-settings["batch_size"] // max(gpus, 1))
     images = min(settings["micro_batch"] or share, share)
+    if images < _fewest(config, gpus):
+        raise UserError(
+            f"{what}: batch norm alone on one device cannot train on 1 image at once; raise batch_size and micro_batch "
+            f"to 2 or more, or set norm_cfg of the heads to {{type: GN, num_groups: 32}}"
+        )
     found = training(config, images=images)
     if settings["micro_batch"] is None and _needed(found, gpus) > room:
-        images = _largest_part(found, images, gpus, room)
+        images = _largest_part(found, images, _fewest(config, gpus), gpus, room)
         found = training(config, images=images)
     _print_table(found, config, images, share, gpus, what)
     if _needed(found, gpus) > room:
@@ -201,11 +206,21 @@ def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> int:
     return images
 
 
-def _largest_part(found: Estimate, images: int, gpus: int, room: int) -> int:
-    """Returns the largest divisor of `images` whose activations fit; batch norm alone on one device needs two."""
+def _fewest(config: Mapping[str, Any], gpus: int) -> int:
+    """Returns the fewest images a step can take: UperNet's norms after pooling to one pixel need two on one device."""
+    return 2 if gpus <= 1 and _has_batch_norm(config["model"]) else 1
+
+
+def _has_batch_norm(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return value.get("type") in ("BN", "SyncBN") or any(map(_has_batch_norm, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_batch_norm, value))
+
+
+def _largest_part(found: Estimate, images: int, fewest: int, gpus: int, room: int) -> int:
+    """Returns the largest divisor of `images`, at least `fewest`, whose activations fit; else the smallest."""
     fixed = _needed(found, gpus) - found.activations * HEADROOM
-    smallest = 2 if gpus <= 1 and images % 2 == 0 else 1
-    parts = [part for part in range(images, smallest - 1, -1) if images % part == 0]
+    parts = [part for part in range(images, fewest - 1, -1) if images % part == 0]
     fitting = (part for part in parts if fixed + found.activations * HEADROOM * part / images < 0.97 * room)
     return next(fitting, parts[-1])
 
@@ -240,7 +255,7 @@ def _print_table(found: Estimate, config: Mapping[str, Any], images: int, share:
 
 
 def _device(gpus: int) -> tuple[str, int]:
-    """Returns a device's name and the bytes it has (free memory of the machine, without a GPU)."""
+    """Returns a device's name and the bytes it has (the machine's memory, without a GPU)."""
     if gpus:
         properties = torch.cuda.get_device_properties(0)
         return f"{gpus} x {properties.name}", properties.total_memory
