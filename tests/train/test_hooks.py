@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +19,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from train.tiny import TINY, UPERNET
+from train.tiny import TINY, UPERNET, start
 
 from vss import formats
+from vss.train import workdir
 from vss.train.config import published_settings, resolve
 from vss.train.hooks import LogHook
-from vss.train.run import run_processes
+from vss.train.run import _even_share, run_processes
 from vss.train.state import StateHook, checkpoints
 from vss.train.validate import frame_to_input, validate
 from vss.train.worker import Job, work, write_job
@@ -117,6 +123,56 @@ def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path
     assert formats.sha256_of_file(tmp_path / "one" / "audit.json") == formats.sha256_of_file(
         tmp_path / "two" / "audit.json"
     )
+
+
+def run_in(folder: Path) -> None:
+    with workdir.locked(folder):
+        run_processes(["sh", "-c", f"echo $$ > '{folder}/pid'; exec sleep 600"], count=1)
+
+
+def test_processes_left_by_a_killed_parent_keep_the_work_folder(tmp_path: Path) -> None:
+    parent = start(run_in, tmp_path)
+    pid = wait_for_text(tmp_path / "pid")
+    parent.kill()
+    parent.join()
+    with open(tmp_path / "lock") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(int(pid), signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+ORPHAN = """
+import time
+from vss.train.worker import _stop_with_the_parent
+_stop_with_the_parent()
+print('rank', flush=True)
+time.sleep(60)
+print('outlived its parent')
+"""
+
+
+def test_a_rank_stops_with_its_parent() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ORPHAN!r}])"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert any(line == "rank\n" for line in parent.stdout)
+    parent.kill()
+    parent.wait()
+    assert parent.stdout.read() == ""  # ends when the rank, which holds the pipe, is gone
+
+
+def wait_for_text(path: Path) -> str:
+    while not (path.exists() and path.read_text().strip()):
+        time.sleep(0.02)
+    return path.read_text()
+
+
+@pytest.mark.parametrize(("gpus", "batch_size", "used"), [(0, 3, 0), (1, 3, 1), (2, 3, 1), (3, 3, 3), (4, 6, 3)])
+def test_as_many_gpus_as_share_the_batch_evenly(gpus: int, batch_size: int, used: int) -> None:
+    assert _even_share(gpus, batch_size) == used
 
 
 def test_a_failing_process_ends_the_others() -> None:

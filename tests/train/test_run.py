@@ -118,10 +118,14 @@ def test_second_process_waits_and_publishes_what_the_first_trained(
 
 
 def test_other_settings_never_continue_from_these(run_train: Train, tmp_path: Path) -> None:
-    run_train(max_iters=2)
-    run_train(max_iters=3)
-    run_train(max_iters=2, num_workers=1)  # where it runs is not what it computes
+    first = run_train(max_iters=2)
+    run_train(max_iters=3, to="longer")
+    again = run_train(max_iters=2, num_workers=1, to="again")  # where it runs is not what it computes
     assert len(list((tmp_path / "work").iterdir())) == 2
+    for name in first:  # to the byte, so that nothing that follows is run again
+        assert first[name].read_bytes() == again[name].read_bytes(), name
+    assert run_train(max_iters=2, code="other", to="recoded")["log"].exists()
+    assert len(list((tmp_path / "work").iterdir())) == 3
 
 
 def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None:
@@ -147,9 +151,10 @@ def test_finetuning_takes_over_what_fits(run_train: Train) -> None:
     assert digest(other) != digest(files)
 
 
-def test_a_loss_that_is_not_finite_names_the_frames(run_train: Train) -> None:
+@pytest.mark.parametrize("row", [UPERNET, MASK2FORMER])
+def test_numbers_that_are_not_finite_stop_and_name_the_frames(run_train: Train, row: str) -> None:
     with pytest.raises(UserError, match=r"stopped at iteration \d+: .* on frames video\d/\d{8}"):
-        run_train(max_iters=20, cfg_options={"optim_wrapper.optimizer.lr": 1e30, "optim_wrapper.clip_grad": None})
+        run_train(row, max_iters=20, cfg_options={"optim_wrapper.optimizer.lr": 1e30, "optim_wrapper.clip_grad": None})
 
 
 def test_wrong_inputs_stop_before_anything_is_built(run_train: Train) -> None:

@@ -24,6 +24,7 @@ def train_tiny(
     to: str = "out",
     work: str = "work",
     init: Path | None = None,
+    code: str | None = None,
     **settings: Any,
 ) -> dict[str, Path]:
     """Trains a row with the fewest iterations and returns the published files, which lie in `folder` / `to`."""
@@ -41,6 +42,7 @@ def train_tiny(
         **files,
         work_dir=folder / work,
         gpus=0,
+        code=code,
     )
     return files
 

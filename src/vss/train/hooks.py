@@ -15,6 +15,7 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from vss import formats
 from vss.errors import UserError
 from vss.progress import say
 from vss.train.state import StateHook
@@ -112,7 +113,7 @@ class LogHook(Hook):
         for text in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
             if text.endswith("\n") and json.loads(text)["iter"] <= iteration:
                 kept.append(text)
-        self._path.write_text("".join(kept), encoding="utf-8")
+        formats.write_text(self._path, "".join(kept))
 
 
 @HOOKS.register_module()
@@ -130,12 +131,8 @@ class FiniteLossHook(Hook):
         losses = {key: float(value) for key, value in outputs.items()}
         if all(math.isfinite(value) for value in losses.values()):
             return
-        frames = [frame_name(sample) for sample in data_batch["data_samples"]]
         wrong = ", ".join(f"{key} {value}" for key, value in losses.items() if not math.isfinite(value))
-        raise UserError(
-            f"training stopped at iteration {batch_idx + 1}: {wrong} on frames {', '.join(frames)}; "
-            f"try precision float32 or a lower learning rate"
-        )
+        raise not_finite(batch_idx + 1, wrong, data_batch)
 
 
 @HOOKS.register_module()
@@ -173,6 +170,15 @@ class StopOnSignalHook(Hook):
             say(f"stopped by a signal at iteration {done}; run again to continue")
         # Workers of the data loader and the process group would take their time; the state is on disk.
         os._exit(STOPPED)
+
+
+def not_finite(iteration: int, what: str, batch: dict[str, list]) -> UserError:
+    """Returns the error that stops a training at a batch with numbers that are not finite; it names the frames."""
+    frames = ", ".join(frame_name(sample) for sample in batch["data_samples"])
+    return UserError(
+        f"training stopped at iteration {iteration}: {what} on frames {frames}; "
+        f"try precision float32 or a lower learning rate"
+    )
 
 
 def frame_name(sample: Any) -> str:

@@ -16,6 +16,9 @@ from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 
+from vss.errors import UserError
+from vss.train.hooks import not_finite
+
 Batch = dict[str, list]
 
 
@@ -58,13 +61,26 @@ class MicroBatchLoop(IterBasedTrainLoop):
         )
 
     def run_iter(self, data_batch: Batch) -> None:
-        """Takes one optimizer step."""
+        """Takes one optimizer step.
+
+        Raises:
+            UserError: the model's predictions are not finite, or the GPU's memory is full.
+        """
         torch.manual_seed(_mix(self._seed, self._iter, get_rank()))
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
-        steps = [
-            self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper)
-            for piece in _pieces(data_batch, self._accumulate)
-        ]
+        try:
+            steps = [
+                self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper)
+                for piece in _pieces(data_batch, self._accumulate)
+            ]
+        except FloatingPointError as error:
+            raise not_finite(self._iter + 1, str(error), data_batch) from error
+        except torch.OutOfMemoryError as error:
+            images = len(data_batch["inputs"]) // self._accumulate
+            raise UserError(
+                f"training stopped at iteration {self._iter + 1}: the GPU's memory is full with {images} images at "
+                f"once; lower micro_batch or crop_size, set grad_checkpoint, or use precision bfloat16"
+            ) from error
         outputs = {key: torch.stack([step[key].detach().float() for step in steps]).mean() for key in steps[0]}
         self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1

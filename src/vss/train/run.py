@@ -5,6 +5,7 @@ Published files: weights.safetensors, config.json (resolved), log.jsonl, audit.j
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def train(
     audit: StrPath,
     work_dir: StrPath,
     gpus: int,
+    code: str | None = None,
 ) -> None:
     """Trains a model, or continues, or finds it finished; then writes the five outputs, the fingerprint last.
 
@@ -55,7 +58,8 @@ def train(
             weights, whose classes are told by the file or by their number.
         weights, fingerprint, config, log, audit: files to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
-        gpus: 0 trains on the CPU.
+        gpus: 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
+        code: digest of the training code where a change of it has to train anew; None: finished weights stay.
 
     Raises:
         UserError: settings, data or machine do not allow the training; a loss that is not finite.
@@ -72,6 +76,7 @@ def train(
         # Drawn data of other settings have the same frame names, but lie in another folder.
         "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
         "init": None if init is None else formats.sha256_of_file(init),
+        **({} if code is None else {"code": code}),
     }
     folder = workdir.folder_for(work_dir, resolved, inputs)
     with workdir.locked(folder):
@@ -79,7 +84,7 @@ def train(
             say(f"{stage} {model}: finished before in {folder}, publishing")
         else:
             _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus)
-        _publish(folder, stage, model, settings, resolved, weights, fingerprint, config, log, audit)
+        _publish(folder, stage, model, settings, weights, fingerprint, config, log, audit)
 
 
 def _train_in(
@@ -93,12 +98,12 @@ def _train_in(
     init_card: StrPath | None,
     gpus: int,
 ) -> None:
-    from vss.train import estimate
-    from vss.train.worker import CONFIG, WEIGHTS, Job, work, write_job
+    from vss.train.worker import BEST, CONFIG, WEIGHTS, Job, work, write_job
 
     _check_gpus(gpus)
+    gpus = _even_share(gpus, resolved["training"]["batch_size"])
     formats.write_json(folder / CONFIG, resolved)
-    images = estimate.check_training(resolved, gpus=gpus, what=f"{stage} {model}")
+    images = _images_at_once(resolved, gpus, f"{stage} {model}")
     job = Job(
         what=f"{stage} {model}",
         config={**resolved, "training": {**resolved["training"], "micro_batch": images}},
@@ -115,8 +120,30 @@ def _train_in(
     else:
         work(job)
     workdir.mark_finished(folder, {"weights": formats.sha256_of_file(folder / WEIGHTS), "code": stage_digest(stage)})
-    for path in folder.glob("iter_*.pth"):
-        path.unlink()
+    for path in (*folder.glob("iter_*.pth"), folder / BEST):
+        path.unlink(missing_ok=True)
+
+
+def _even_share(gpus: int, batch_size: int) -> int:
+    """Returns the most GPUs, at most `gpus`, that can share a batch evenly."""
+    used = next((count for count in range(gpus, 0, -1) if batch_size % count == 0), 0)
+    if used != gpus:
+        say(f"batch_size {batch_size} cannot be shared evenly by {gpus} GPUs; {used} will be used")
+    return used
+
+
+def _images_at_once(resolved: dict[str, Any], gpus: int, what: str) -> int:
+    """Returns how many images a process holds at once, after the estimate was printed.
+
+    With several GPUs the estimate, which measures the first one, runs in a process of its own: this one only waits for
+    the ranks, and would keep memory of that GPU (or the GPU itself, where it takes one process only).
+    """
+    from vss.train import estimate
+
+    if gpus <= 1:
+        return estimate.check_training(resolved, gpus=gpus, what=what)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(estimate.check_training, resolved, gpus=gpus, what=what).result()
 
 
 def _publish(
@@ -124,24 +151,27 @@ def _publish(
     stage: str,
     model: str,
     settings: Mapping[str, Any],
-    resolved: dict[str, Any],
     weights: StrPath,
     fingerprint: StrPath,
     config: StrPath,
     log: StrPath,
     audit: StrPath,
 ) -> None:
-    from vss.train.worker import AUDIT, LOG, WEIGHTS
+    """Copies the results of a finished training; settings that do not count change no byte of them."""
+    from vss.train.worker import AUDIT, CONFIG, LOG, WEIGHTS
 
-    for name, path in ((WEIGHTS, weights), (LOG, log), (AUDIT, audit)):
+    for name, path in ((WEIGHTS, weights), (LOG, log), (AUDIT, audit), (CONFIG, config)):
         with formats.atomic_path(path) as aside:
             shutil.copyfile(folder / name, aside)
-    formats.write_json(config, resolved)
     facts = workdir.finished_facts(folder)
     formats.write_fingerprint(
         fingerprint,
         formats.Fingerprint(
-            sha256=facts["weights"], stage=stage, model=model, settings=dict(settings), code=facts["code"]
+            sha256=facts["weights"],
+            stage=stage,
+            model=model,
+            settings=workdir.settings_that_count(settings),
+            code=facts["code"],
         ),
     )
     say(f"{stage} {model}: weights {facts['weights'][:12]} in {weights}")
@@ -164,7 +194,8 @@ def run_processes(command: list[str], *, count: int) -> None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {**os.environ, **{key: str(value) for key, value in {**place, **address}.items()}}
-        ranks.append(subprocess.Popen(command, env=environment))
+        # They inherit the locks of the work folder and of the cards, which then last as long as any of them runs.
+        ranks.append(subprocess.Popen(command, env=environment, close_fds=False))
 
     def pass_on(number: int, frame: Any) -> None:
         for process in ranks:
@@ -217,5 +248,5 @@ def _init_classes(resolved: dict[str, Any], init_card: StrPath | None) -> list[s
         return None
     dataset = formats.read_card(init_card)
     if dataset.name == "coco_stuff" and resolved["protocol"] == "as_published":
-        return [*dataset.classes[1:], "never trained"]  # see configs/_base_/coco_stuff.py
+        return [*dataset.classes[1:], "never trained"]  # see IndexDataset.label_shift
     return list(dataset.classes)

@@ -18,7 +18,8 @@ from typing import Any
 from vss import formats
 from vss.progress import say
 
-# What changes where and how a training runs but not what it computes.
+# What changes where and how a training runs but not what it computes, up to rounding; only batch norm, whose statistics
+# are those of the images held at once, sees a smaller micro_batch (and fewer GPUs).
 _NOT_IN_HASH = (
     "num_workers",
     "micro_batch",
@@ -38,18 +39,27 @@ def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: M
 
 def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a resolved config without what changes only where and how a training runs."""
-    training = {key: value for key, value in config["training"].items() if key not in _NOT_IN_HASH}
-    return {**config, "training": training}
+    return {**config, "training": settings_that_count(config["training"])}
+
+
+def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns training settings without what changes only where and how a training runs, cfg_options included."""
+    counted = {key: value for key, value in settings.items() if key not in _NOT_IN_HASH}
+    if "cfg_options" in counted:
+        counted["cfg_options"] = settings_that_count(counted["cfg_options"] or {})
+    return counted
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; waits while another process trains in it.
 
-    The kernel frees the lock when its holder dies, however it dies.
+    The kernel frees the lock when its holders die, however they die. Processes started with open files inherited hold
+    it too, so that ranks whose parent was killed keep others out as long as they run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as file:
+        os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

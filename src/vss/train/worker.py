@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 import signal
 import sys
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -221,8 +224,7 @@ def _pieces(job: Job) -> int:
     """Returns how many pieces a rank's share of the batch is cut into."""
     training = job.config["training"]
     share, rest = divmod(training["batch_size"], _processes(job))
-    if rest:
-        raise UserError(f"batch_size {training['batch_size']} cannot be shared by {_processes(job)} GPUs")
+    assert rest == 0, (training["batch_size"], _processes(job))  # run.py chose the number of processes
     piece = min(training["micro_batch"] or share, share)
     if share % piece:
         raise UserError(f"micro_batch {piece} does not divide a GPU's share of the batch, {share}")
@@ -233,7 +235,9 @@ def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None
     if not is_main_process():
         return
     if training["select"] == "best":
-        os.replace(folder / BEST, folder / WEIGHTS)
+        # A copy: a run killed right after this trains its last iterations again, and must find what was best before.
+        with formats.atomic_path(folder / WEIGHTS) as aside:
+            shutil.copyfile(folder / BEST, aside)
         return
     tensors = StateHook.collect(runner)["state_dict"]
     with formats.atomic_path(folder / WEIGHTS) as aside:
@@ -257,16 +261,30 @@ def _quieten() -> None:
 
 
 def main(path: str) -> int:
-    """Runs the job in a JSON file as the rank that the environment names; returns the exit status."""
+    """Runs the job in a JSON file as the rank that the environment names; returns the exit status.
+
+    A rank that fails leaves at once: the others wait for it in an exchange, and taking the process group apart would
+    wait for them.
+    """
+    _stop_with_the_parent()
     try:
         work(Job(**formats.read_json(path)))
     except UserError as error:
         say(str(error))
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        os._exit(2)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0
+
+
+def _stop_with_the_parent() -> None:
+    """Has the kernel send SIGTERM when the parent dies, so that no rank outlives a killed job for long."""
+    set_parent_death_signal = 1  # linux/prctl.h PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def write_job(job: Job, path: Path) -> None:
