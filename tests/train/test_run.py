@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 from train.tiny import MASK2FORMER, UPERNET
 
@@ -126,6 +127,14 @@ def test_other_settings_never_continue_from_these(run_train: Train, tmp_path: Pa
         assert first[name].read_bytes() == again[name].read_bytes(), name
     assert run_train(max_iters=2, code="other", to="recoded")["log"].exists()
     assert len(list((tmp_path / "work").iterdir())) == 3
+
+
+def test_the_best_of_the_validations_is_published(run_train: Train, tmp_path: Path) -> None:
+    files = run_train(max_iters=5, cfg_options={"select": "best", "val_interval": 1, "val_frames": 2})
+    found = [line["val/miou"] for line in log_lines(files["log"]) if "val/miou" in line]
+    with safe_open(files["weights"], framework="pt") as weights:
+        assert float(weights.metadata()["miou"]) == pytest.approx(max(found), abs=1e-6)
+    assert len(found) == 5 and not list((tmp_path / "work").glob("*/best.safetensors"))
 
 
 def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None:

@@ -8,7 +8,6 @@ _base_ = "./mask2former_internimage-h_vspw.py"
 scale = (1920, 480)
 batch_size = 16
 max_iters = 25000
-checkpoint_interval = 12500
 paper_miou = dict(val=68.03, test1=62.31)
 # The text tests whole frames, this config slid a window over them.
 as_published = {

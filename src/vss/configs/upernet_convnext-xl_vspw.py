@@ -6,7 +6,6 @@ from vss.models import rows
 model = rows.segmentor_config("convnext-xl", rows.upernet_config("convnext-xl", num_classes=124))
 batch_size = 8
 max_iters = 62000
-checkpoint_interval = 12500
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=8e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="LearningRateDecayOptimizerConstructor",

@@ -9,7 +9,6 @@ from vss.models import rows
 model = rows.segmentor_config("swin-l", rows.upernet_config("swin-l", num_classes=124))
 batch_size = 16
 max_iters = 25000
-checkpoint_interval = 12500
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(

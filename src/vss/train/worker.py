@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def _join_the_others(job: Job) -> None:
     if _processes(job) > 1:
         if job.gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if job.gpus else "gloo")
+        # Long enough for a validation, or a checkpoint on slow storage, that the other ranks wait for.
+        torch.distributed.init_process_group("nccl" if job.gpus else "gloo", timeout=timedelta(hours=1))
 
 
 def _dataloader(job: Job) -> dict[str, Any]:

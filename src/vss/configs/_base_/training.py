@@ -26,7 +26,7 @@ num_workers = 4  # loading processes a GPU
 init_classes = "new"  # rows of class layers: "new", or "copy" from the classes of the same name
 
 # ---- keeping track
-checkpoint_interval = 1000  # iterations between resumable checkpoints
+checkpoint_interval = 1000  # iterations between resumable checkpoints: what a power cut may cost; none changes the result
 keep_checkpoints = 2
 log_interval = 50
 val_interval = 0  # iterations between validations on `val_frames` frames, single scale; 0: none
