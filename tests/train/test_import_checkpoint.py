@@ -128,6 +128,7 @@ def test_mistakes_are_told_in_one_line(old_file, tmp_path, capsys):
         ({"config": "no_such_row"}, ("weights",), "no_such_row"),
         ({"cfg_options": {}}, ("weights",), "need the key 'config'"),
         (None, ("weights", "config"), "--config needs a row"),
+        ({"config": ROW}, ("weights", "fingerprint"), "would predict noise: name the file as `init`"),
     ]
     for settings, outputs, words in cases:
         assert run(old_file, tmp_path, settings, *outputs) == 2

@@ -46,10 +46,12 @@ def import_checkpoint(
         settings: config (row), protocol, cfg_options, init_classes ("new" or "copy": class rows by name); or empty.
         weights: safetensors to write.
         fingerprint, config, log, audit: files to write, None for those not wanted. Without a row there is no config.
+            Weights with a fingerprint stand for a finished training, so the file has to fill the whole head.
 
     Raises:
         UserError: the file cannot be read, its kind is not known or not the row's, fewer than 99 % of a backbone's
-            tensors are in it, or outputs are asked for that its kind does not have.
+            tensors are in it, a part of the head that predicts is not, or outputs are asked for that its kind does not
+            have.
     """
     file = read_tensor_file(checkpoint)
     kind = kind_of(file.tensors)
@@ -67,7 +69,8 @@ def import_checkpoint(
     else:
         tensors, found = _as_it_is(file, kind, checkpoint)
     print("\n".join(found.report()), flush=True)
-    _warn_of_new(found, resolved)
+    if resolved is not None:
+        _check_head(found, resolved, checkpoint, finished=fingerprint is not None)
     save_tensors(tensors, weights)
     if audit is not None:
         formats.write_json(audit, found.to_json())
@@ -137,10 +140,19 @@ def described_model(kind: Kind) -> dict[str, Tensor]:
     return state
 
 
-def _warn_of_new(found: Audit, resolved: Mapping[str, Any] | None) -> None:
-    heads = [name for name in (*found.new, *found.resized) if name.startswith("decode_head.")]
-    if resolved is not None and heads:
-        say(
-            f"import-checkpoint: {len(heads)} tensors of the head are not (all) the file's, such as {heads[0]}: "
-            "these weights are for `init`, the model has to be trained before it predicts"
+def _check_head(found: Audit, resolved: Mapping[str, Any], checkpoint: StrPath, *, finished: bool) -> None:
+    """Says, or refuses where the weights are to predict as they are, that part of the head is not the file's."""
+    heads = [
+        name
+        for name in (*found.new, *found.resized)
+        if name.startswith("decode_head.") and not name.endswith("num_batches_tracked")
+    ]
+    if not heads:
+        return
+    text = f"{len(heads)} tensors of the head are not (all) the file's, such as {heads[0]}"
+    if finished and resolved["training"]["init_classes"] == "new":
+        raise UserError(
+            f"{checkpoint}: {text}; such a model would predict noise: name the file as `init` of a finetune, not as "
+            "`weights` (or set cfg_options init_classes: copy, which copies the rows of classes of the same name)"
         )
+    say(f"import-checkpoint: {text}: these weights are for `init`, the model has to be trained before it predicts")
