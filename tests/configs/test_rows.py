@@ -123,6 +123,8 @@ def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
         ({"cfg_options": {"optim_wrapper.optimizer.lr": "2e-5"}}, "lr' is the text '2e-5', must be a number"),
         ({"cfg_options": {"optim_wrapper.optimizer": {"eps": "1e-8"}}}, "optimizer.eps' is the text '1e-8'"),
         ({"cfg_options": {"ratio_range": ["5e-1", 2.0]}}, "ratio_range.0' is the text '5e-1'"),
+        ({"cfg_options": {"model": 3}}, "'model' is 3, must be a map"),
+        ({"cfg_options": {"warmup_iters": -1}}, "warmup_iters is -1, must be a whole number of at least 0"),
         ({"cfg_options": {"grad_checkpoint": 1}}, "'grad_checkpoint' is 1, must be true or false"),
         ({"cfg_options": {"crop_size": 480}}, "crop_size is 480, must be a list of two positive numbers"),
         ({"cfg_options": {"scale": [853, 0]}}, "scale is .*, must be a list of two positive numbers"),

@@ -27,7 +27,11 @@ _CHOICES = {
     "select": ("last", "best"),
 }
 _PAIRS = {"scale": int, "crop_size": int, "ratio_range": (int, float)}
-_POSITIVE = ("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames")
+# Whole numbers and the least each may be.
+_LEAST = {
+    **dict.fromkeys(("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames"), 1),
+    **dict.fromkeys(("seed", "warmup_iters", "num_workers", "checkpoint_interval", "val_interval"), 0),
+}
 
 
 def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: str = "paper") -> Config:
@@ -170,6 +174,8 @@ def _check_type(key: str, old: Any, new: Any) -> None:
         for place, item in enumerate(new):
             known = isinstance(old, (list, tuple)) and place < len(old)
             _check_type(f"{key}.{place}", old[place] if known else None, item)
+    elif isinstance(old, Mapping) and "." not in key:
+        raise UserError(f"cfg_options: {key!r} is {new!r}, must be a map; its own keys are written {key}.KEY")
     elif isinstance(old, bool) and not isinstance(new, bool):
         raise UserError(f"cfg_options: {key!r} is {new!r}, must be true or false")
     elif isinstance(new, str) and not isinstance(old, str) and (isinstance(old, (int, float)) or _reads_as_number(new)):
@@ -188,9 +194,9 @@ def _check_values(name: str, config: Config) -> None:
     for key, choices in _CHOICES.items():
         if config[key] not in choices:
             raise UserError(f"{name}: {key} is {config[key]!r}, allowed are {', '.join(choices)}")
-    for key in _POSITIVE:
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1")
+    for key, least in _LEAST.items():
+        if not isinstance(config[key], int) or config[key] < least:
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least {least}")
     for key, types in _PAIRS.items():
         found = config[key]
         pair = found if isinstance(found, (list, tuple)) else ()
