@@ -362,6 +362,7 @@ def _add_score(commands: Any) -> None:
             shard=options.shard,
             shards=options.shards,
             out=options.out,
+            flow=options.flow,
         )
 
     def run(options: argparse.Namespace) -> None:
@@ -376,7 +377,9 @@ def _add_score(commands: Any) -> None:
         )
 
     files = ("labels", "index", "card", "out")
-    _add_shard(_command(commands, "score-shard", run_shard, "Count a shard's agreement with the truth.", *files))
+    parser = _command(commands, "score-shard", run_shard, "Count a shard's agreement with the truth.", *files)
+    _add_shard(parser)
+    parser.add_argument("--flow", choices=("dis",), help="count temporal consistency along this optical flow as well")
     files = ("card", "scores", "per_class", "per_video")
     _command(commands, "score", run, "Sum the counts of shards into scores.", *files, lists=("counts",))
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_dataset import write_dataset, write_labels
 
 from vss import formats
+from vss.cli import main
 from vss.confusion import confusion_matrix
 from vss.labels import VSPW
 from vss.score.consistency import VideoWindows
@@ -138,3 +140,15 @@ def test_flow_follows_a_moving_picture(score):
     assert moving["TC_dis"] > still["TC_dis"] + 0.2
     assert moving["TC_dis_first100"] == moving["TC_dis"]
     assert "TC_dis" not in score(videos, {"a": maps}).scores
+
+
+def test_the_command_counts_flow_where_asked(tmp_path):
+    maps = {"a": [np.zeros((16, 24), np.uint8)] * 3}
+    dataset = write_dataset(tmp_path, {"a": [frame + 1 for frame in maps["a"]]})
+    files = {"labels": write_labels(tmp_path / "0.labels.h5", maps), "index": dataset.index, "card": dataset.card}
+    words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    words += ["--split", "val", "--shard", "0", "--shards", "1"]
+    for name, flow in (("with", ["--flow", "dis"]), ("without", [])):
+        assert main(["score-shard", *words, "--out", str(tmp_path / f"{name}.npz"), *flow]) == 0
+    assert load_counts(tmp_path / "with.npz").flow_cells[:, 1:].tolist() == [[0, 0, 2 * 16 * 24]]
+    assert load_counts(tmp_path / "without.npz").flow is None
