@@ -21,7 +21,7 @@ $(READY): envs/requirements.txt pyproject.toml cuda_ops/pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module: apt-get install python3-venv"; exit 1; }
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r envs/uv.txt
-	$(UV) pip install --quiet --python $(RUN)/python --no-deps --require-hashes -r envs/requirements.txt
+	$(UV) pip install --quiet --compile-bytecode --python $(RUN)/python --no-deps --require-hashes -r envs/requirements.txt
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e . -e cuda_ops
 	@touch $@
 

@@ -34,7 +34,7 @@ class Project:
         shutil.copy(TINY, folder / "tiny.yaml")
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "tiny.yaml", *words]
+        return [sys.executable, "-m", "snakemake", "--configfile", "tiny.yaml", "--cores", "2", *words]
 
     def environment(self) -> dict[str, str]:
         hidden = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "SNAKEMAKE_PROFILE")
