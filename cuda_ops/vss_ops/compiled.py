@@ -108,7 +108,7 @@ class _Call:
         # a table row collects many samples, so its gradient is summed in float32 and rounded once, at the end
         dtype = torch.float32 if self.table.dtype in HALF else self.table.dtype
         table = torch.zeros(self.table.shape, dtype=dtype, device=self.table.device)
-        return table, torch.empty_like(self.coordinates), torch.empty_like(self.weights)
+        return table, *(t.new_empty(t.shape) for t in (self.coordinates, self.weights))
 
     def finished(self, table: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.softmax and not self.fused:

@@ -150,9 +150,13 @@ def _window(arguments: Sequence) -> tuple[Window, bool]:
     return Window(*sizes, *numbers[4:]), softmax
 
 
-def _implementation(table: Tensor):
+def _implementation(table: Tensor, *, backward: bool = False):
     path = paths.path_for(table.device, table.dtype)
-    return reference if path == "reference" or table.numel() == 0 else compiled  # kernels want a row they may read
+    if path == "reference" or table.numel() == 0:  # kernels want a row they may read
+        return reference
+    if path == "cuda" and backward and torch.are_deterministic_algorithms_enabled():
+        return reference  # the kernels add in the order in which threads arrive
+    return compiled
 
 
 def _without_autocast(table: Tensor):
@@ -175,7 +179,7 @@ def _dcnv3_backward(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *
     window, softmax = _window(arguments)
     checks.check_dcnv3(input, offset, mask, window)
     with _without_autocast(input):
-        return _implementation(input).dcnv3_backward(grad, input, offset, mask, window, softmax)
+        return _implementation(input, backward=True).dcnv3_backward(grad, input, offset, mask, window, softmax)
 
 
 @torch.library.impl(_library, "ms_deform_attn", "CompositeExplicitAutograd")
@@ -190,7 +194,7 @@ def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Te
 def _ms_deform_attn_backward(grad: Tensor, value: Tensor, *arguments):
     checks.check_ms_deform_attn(value, *arguments[:4])
     with _without_autocast(value):
-        return _implementation(value).ms_deform_attn_backward(grad, value, *arguments)
+        return _implementation(value, backward=True).ms_deform_attn_backward(grad, value, *arguments)
 
 
 @torch.library.register_fake("vss_ops::dcnv3", lib=_library)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import vss_ops
+from vss_ops import ops, paths
 
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
 
@@ -119,3 +120,24 @@ def test_an_empty_image_reads_as_zero(path: str, device: str, weight: float):
 def test_offset_scale_must_be_finite(scale: float):
     with pytest.raises(ValueError, match="offset_scale must be finite"):
         Dcn(1, 5, 6, window(offset_scale=scale)).run(*DCN.tensors(torch.float32))
+
+
+@BOTH
+def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyPatch, problem: Dcn | Attention):
+    """As if on a GPU: with kernels whose sums depend on the order of threads, backward is left to pure PyTorch."""
+    ran = []
+    monkeypatch.setattr(paths, "path_for", lambda device, dtype: "cuda")
+    for name in ("dcnv3", "ms_deform_attn"):
+        forward = getattr(ops.reference, name)
+        monkeypatch.setattr(ops.compiled, name, lambda *a, f=forward: ran.append("forward") or f(*a))
+        backward = getattr(ops.reference, f"{name}_backward")
+        monkeypatch.setattr(ops.compiled, f"{name}_backward", lambda *a, f=backward: ran.append("backward") or f(*a))
+    tensors = problem.tensors(torch.float32)
+    with_gradients(problem.run, tensors)
+    assert ran == ["forward", "backward"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        with_gradients(problem.run, tensors)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ran == ["forward", "backward", "forward"]

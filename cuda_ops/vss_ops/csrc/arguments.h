@@ -24,10 +24,17 @@ T* write(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+inline void check_device(const Tensor& t, const Tensor& table, const char* name) {
+  STD_TORCH_CHECK(t.is_cpu() == table.is_cpu() && t.get_device_index() == table.get_device_index(), "vss_ops: ", name,
+                  " must be on the device of the table");
+}
+
 // window: kernel, stride, padding, dilation as (height, width) each, group, group_channels, remove_center
 inline Dcn dcn_of(const Tensor& input, const Tensor& offset, const std::vector<int64_t>& window, double offset_scale) {
   STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4 && window.size() == 11, "vss_ops: bad arguments of dcnv3");
   auto at = [&](int i) { return static_cast<int32_t>(window[i]); };
+  for (int i : {0, 1, 2, 3, 6, 7, 8, 9}) STD_TORCH_CHECK(at(i) >= 1, "vss_ops: number ", i, " of window must be positive");
+  STD_TORCH_CHECK(at(10) == 0 || (at(10) == 1 && at(0) * at(1) > 1), "vss_ops: remove_center leaves no point");
   return Dcn{input.size(0), input.size(1), input.size(2), offset.size(1), offset.size(2), at(8), at(9),
              at(0),         at(1),         at(2),         at(3),          at(4),          at(5), at(6),
              at(7),         at(10),        offset_scale};
@@ -40,6 +47,8 @@ inline Attention attention_of(const Tensor& value, const Tensor& shapes, const T
                       shapes.is_contiguous() && starts.is_contiguous() && shapes.numel() == 2 * locations.size(3) &&
                       starts.numel() == locations.size(3),
                   "vss_ops: spatial_shapes and level_start_index must be dense int64");
+  check_device(shapes, value, "spatial_shapes");
+  check_device(starts, value, "level_start_index");
   auto at = [](int64_t v) { return static_cast<int32_t>(v); };
   return Attention{value.size(0),        value.size(1),           locations.size(1),
                    at(value.size(2)),    at(value.size(3)),       at(locations.size(3)),
@@ -61,6 +70,9 @@ void check_forward(const Problem& p, const Tensor& table, const Tensor& coordina
   check_size(coordinates, 2 * p.rows() * p.samples(), "coordinates");
   check_size(weights, p.rows() * p.samples(), "weights");
   check_size(out, p.rows() * p.D, "out");
+  check_device(coordinates, table, "coordinates");
+  check_device(weights, table, "weights");
+  check_device(out, table, "out");
   STD_TORCH_CHECK(coordinates.scalar_type() == weights.scalar_type() && out.scalar_type() == table.scalar_type(),
                   "vss_ops: dtypes of coordinates and weights, and of table and output, must agree");
 }
@@ -73,6 +85,9 @@ void check_backward(const Problem& p, const Tensor& grad, const Tensor& table, c
   check_size(grad_table, table.numel(), "grad_table");
   check_size(grad_coordinates, coordinates.numel(), "grad_coordinates");
   check_size(grad_weights, weights.numel(), "grad_weights");
+  check_device(grad_table, table, "grad_table");
+  check_device(grad_coordinates, table, "grad_coordinates");
+  check_device(grad_weights, table, "grad_weights");
   STD_TORCH_CHECK(grad_coordinates.scalar_type() == coordinates.scalar_type() &&
                       grad_weights.scalar_type() == weights.scalar_type(),
                   "vss_ops: gradients of coordinates and weights must have their dtype");

@@ -32,8 +32,10 @@ DcnView forward_view(const Dcn& p) {
 // The window reaches one pixel beyond where samples fall with zero offsets, plus the second corner.
 void add_window(DcnView& view) {
   const Dcn& p = view.p;
-  const int reach_x = static_cast<int>(std::ceil(p.half_w() * std::fabs(p.offset_scale))) + 1;
-  const int reach_y = static_cast<int>(std::ceil(p.half_h() * std::fabs(p.offset_scale))) + 1;
+  const auto reach = [&](int half) {  // no farther than an int holds; such a window is too large in any case
+    return static_cast<int>(std::fmin(std::ceil(half * std::fabs(p.offset_scale)), 1e6)) + 1;
+  };
+  const int reach_x = reach(p.half_w()), reach_y = reach(p.half_h());
   view.window_dx = -reach_x;
   view.window_dy = -reach_y;
   view.window_w = ((1 << view.log_w) - 1) * p.stride_w + 2 * reach_x + 2;

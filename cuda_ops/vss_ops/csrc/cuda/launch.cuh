@@ -73,6 +73,7 @@ const char* run_backward(const View& view, Dtypes dtypes, const void* grad, cons
   const size_t bytes = backward_bytes(view.rows_per_block(), view.samples(), view.window_floats());
   if (view.blocks() == 0) return "";
   if (view.blocks() > kMostBlocks || bytes > kSharedBytes) return "the problem is too large for one launch";
+  if (!aligned(grad_table, 16)) return "the gradient of the table must be aligned to 16 bytes";  // as torch allocates
   const auto blocks = static_cast<unsigned>(view.blocks());
   return with_types(dtypes, [&](auto t, auto o) {
     using T = typename decltype(t)::type;
