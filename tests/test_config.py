@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vss.config import Plan, any_of, check_schema
+from vss import configs
+from vss.config import Plan, any_of, check_schema, check_views
 from vss.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -95,6 +96,19 @@ MISTAKES = [
     ("ensembles/both/members", {}, ["ensembles.both.members", "empty"]),
     ("refiners/ssa/method", "crf", ["refiners.ssa.method", "'crf'"]),
     ("refiners/ssa/weights", "no/sam.pth", ["refiners.ssa.weights", "no file"]),
+    ("refiners/ssa/settings", {"min_purty": 0.5}, ["refiners.ssa.settings", "did you mean 'min_purity'"]),
+    ("refiners/ssa/settings", {"min_area": 9}, ["refiners.ssa.settings", "unknown key 'min_area'"]),
+    ("refiners/ssa/proposals", {"methd": "slic"}, ["refiners.ssa.proposals", "did you mean 'method'"]),
+    ("refiners/ssa/proposals", {"points_per_side": 8}, ["refiners.ssa.proposals", "unknown key 'points_per_side'"]),
+    ("refiners/cascadepsp/settings", {"min_purity": 0.5}, ["refiners.cascadepsp.settings", "unknown key 'min_purity'"]),
+    (
+        "refiners/cascadepsp/settings",
+        {"classes": ["sky", "treee"]},
+        ["refiners.cascadepsp.settings.classes", "'treee'", "did you mean 'tree'"],
+    ),
+    ("ensembles/both/members/a.single", {"wieght": 2}, ["members.a.single", "did you mean 'weight'"]),
+    ("ensembles/both/members/a.single", {"class_weights": {"skyy": 2}}, ["class_weights", "did you mean 'sky'"]),
+    ("targets/flow", "raft", ["targets.flow", "'raft'", "'dis'"]),
     ("refiners/single", {"method": "ssa"}, ["refiners.single", "taken by tta.single"]),
     ("predictions/a", {}, ["predictions", "'a'", "needs a tta: a.single"]),
     ("predictions/a.single.crf", {}, ["predictions", "'a.single.crf'", "names no tta or refiner"]),
@@ -165,6 +179,43 @@ def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) ->
     plan = plan_of(config)
     assert plan.proposal_set("pure") == plan.proposal_set("ssa") != plan.proposal_set("fine")
     assert set(plan.proposal_sets()) == {plan.proposal_set("ssa"), plan.proposal_set("fine")}
+
+
+def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
+    config["ensembles"]["both"]["members"]["b.flip"] = {"temperature": 1.5, "class_weights": {"sky": 2}}
+    assert plan_of(config).member_settings("both") == [
+        {"name": "a.single", "weight": 1},
+        {"name": "b.flip", "weight": 1, "temperature": 1.5, "class_weights": {"sky": 2}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        ({"mode": "slide"}, ["swin.bad", "slide needs"]),
+        ({"mode": "slide", "crop_size": [32, 32], "stride": [64, 32]}, ["swin.bad", "tta.stride"]),
+    ],
+)
+def test_views_that_cannot_work_are_refused_before_anything_is_trained(views: dict, words: list[str]) -> None:
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    config["tta"]["bad"] = views
+    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    check_views(plan)  # nothing uses it yet
+    config["predictions"]["swin.bad"] = {}
+    with pytest.raises(UserError) as error:
+        check_views(Plan(check_schema(config, SCHEMA), row_names=configs.names()))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_data_digest_follows_settings_and_lists(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.txt").write_text("one\n")
+    config["data"]["vspw"]["root"] = str(tmp_path)
+    first = plan_of(config).data_digest("vspw")
+    config["data"]["vspw"]["shards"]["val"] = 3
+    assert plan_of(config).data_digest("vspw") == first
+    (tmp_path / "train.txt").write_text("two\n")
+    assert plan_of(config).data_digest("vspw") != first
 
 
 def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(config: dict[str, Any]) -> None:

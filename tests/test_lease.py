@@ -68,6 +68,24 @@ def test_inside_slurm_the_scheduler_has_chosen() -> None:
     assert done.stdout.strip() == "7"
 
 
+def test_a_larger_slurm_allocation_is_leased_card_by_card(tmp_path: Path) -> None:
+    slurm = {"CUDA_VISIBLE_DEVICES": "0,1,2", "SLURM_JOB_ID": "8", "TMPDIR": str(tmp_path)}
+    done = vss_lease("2", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", **slurm)
+    assert done.stdout.strip() == "0,1"
+    assert (tmp_path / "vss-gpu-leases-8").is_dir()
+
+
+def test_other_users_can_take_the_locks(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        vss_lease("1", "--", "true", CUDA_VISIBLE_DEVICES="0", TMPDIR=str(tmp_path))
+    finally:
+        os.umask(old)
+    folder = tmp_path / "vss-gpu-leases"
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+    assert (folder / "gpu-0.lock").stat().st_mode & 0o444 == 0o444
+
+
 def test_more_gpus_than_the_machine_has_is_one_line() -> None:
     done = vss_lease("3", "--", "true", CUDA_VISIBLE_DEVICES="0")
     assert done.returncode == 2

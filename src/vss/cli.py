@@ -130,6 +130,7 @@ def _add_training(commands: Any) -> None:
             audit=options.audit,
             work_dir=options.work_dir,
             gpus=options.gpus,
+            code=options.code,
         )
 
     outputs = ("weights", "fingerprint", "config", "log", "audit")
@@ -139,6 +140,7 @@ def _add_training(commands: Any) -> None:
         parser.add_argument("--init", type=Path, help="weights to start from")
         parser.add_argument("--init-card", type=Path, help="card of the dataset those weights were trained on")
         parser.add_argument("--gpus", type=int, default=0)
+        parser.add_argument("--code", help="digest of the training code: finished weights of another are trained anew")
         _add_settings(parser)
 
 

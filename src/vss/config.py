@@ -6,7 +6,9 @@ Free of torch and of Snakemake: a dry run has to be instant, and a test has to b
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -20,6 +22,9 @@ import yaml
 from vss.errors import UserError
 from vss.formats import canonical_json
 from vss.labels import VSPW
+
+# Of the view settings, those that say how the engine computes and not what.
+ENGINE_SETTINGS = ("precision", "compile")
 
 STAGES = ("prepare", "pretrain", "finetune", "infer", "ensemble", "refine", "score", "submit", "report")
 
@@ -146,6 +151,7 @@ class Plan:
         self._check_names()
         self._check_models(sorted(row_names))
         self._check_predictions()
+        self._check_refiners()
         self._check_files()
         self._check_report()
 
@@ -201,6 +207,27 @@ class Plan:
         views = self.tta.get(name)
         return views is not None and (views.get("img_ratios", [1.0]), views.get("flip", False)) == ([1.0], False)
 
+    # -- data
+
+    def split_lists(self, dataset: str) -> list[str]:
+        """Returns the files that list a real VSPW's splits."""
+        root = self.config["data"][dataset]["root"]
+        if root is None or dataset != "vspw":
+            return []
+        lists = (os.path.join(root, f"{split}.txt") for split in ("train", "val", "test"))
+        return [path for path in lists if os.path.exists(path)]
+
+    def data_settings(self, dataset: str) -> dict[str, Any]:
+        """Returns what a prepared dataset depends on; shards are not part of it."""
+        return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
+
+    def data_digest(self, dataset: str) -> str:
+        """Returns 16 hexadecimal digits that change with a dataset's settings and with the content of its lists."""
+        digest = hashlib.sha256(canonical_json(self.data_settings(dataset)).encode())
+        for path in self.split_lists(dataset):
+            digest.update(Path(path).read_bytes())
+        return digest.hexdigest()[:16]
+
     # -- predictions
 
     def scored(self) -> list[str]:
@@ -215,9 +242,17 @@ class Plan:
         """Returns the shard names of a split: "00", "01", ..."""
         return [f"{shard:02d}" for shard in range(self.config["data"]["vspw"]["shards"][split])]
 
-    def members(self, ensemble: str) -> dict[str, float]:
-        """Returns the members of an ensemble with their weights."""
-        return self.ensembles[ensemble]["members"]
+    def members(self, ensemble: str) -> list[str]:
+        """Returns the members of an ensemble as `model.tta`."""
+        return list(self.ensembles[ensemble]["members"])
+
+    def member_settings(self, ensemble: str) -> list[dict[str, Any]]:
+        """Returns the members of an ensemble as the stage wants them: name, weight and what else the config gives."""
+        members = self.ensembles[ensemble]["members"]
+        return [
+            {"name": name, **(given if isinstance(given, dict) else {"weight": given})}
+            for name, given in members.items()
+        ]
 
     def refinement(self, prediction: str) -> tuple[str, str] | None:
         """Returns (what is refined, refiner) where the prediction ends in a refiner's name, else None."""
@@ -229,6 +264,12 @@ class Plan:
         while (refined := self.refinement(prediction)) is not None:
             prediction = refined[0]
         return prediction
+
+    def inferred(self) -> list[str]:
+        """Returns every `model.tta` that is run for what is scored or submitted."""
+        bases = [self.base(name) for name in (*self.scored(), *self.submitted())]
+        members = [self.members(base) if base in self.ensembles else [base] for base in bases]
+        return list(dict.fromkeys(name for names in members for name in names))
 
     def with_scores(self) -> list[str]:
         """Returns the `model.tta` whose class scores are stored, because an ensemble in use reads them."""
@@ -345,6 +386,21 @@ class Plan:
             known = [*self.tta, *self.refiners]
             raise UserError(f"config: {key}: {whole!r} names no tta or refiner {tta!r}{_did_you_mean(tta, known)}")
 
+    def _check_refiners(self) -> None:
+        for name, refiner in self.refiners.items():
+            for key in ("classes", "background"):
+                for found in refiner["settings"].get(key, []):
+                    self._check_class(f"refiners.{name}.settings.{key}", found)
+        for ensemble in self.ensembles:
+            for member in self.member_settings(ensemble):
+                for found in member.get("class_weights", ()):
+                    self._check_class(f"ensembles.{ensemble}.members.{member['name']}.class_weights", found)
+
+    @staticmethod
+    def _check_class(key: str, name: str) -> None:
+        if name not in VSPW.classes:
+            raise UserError(f"config: {key}: no VSPW class {name!r}{_did_you_mean(name, VSPW.classes)}")
+
     def _check_files(self) -> None:
         for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
             root = self.config["data"][dataset]["root"]
@@ -370,8 +426,7 @@ class Plan:
 
     def _check_report(self) -> None:
         for name in self.config["report"]["colours"]:
-            if name not in VSPW.classes:
-                raise UserError(f"config: report.colours: no VSPW class {name!r}{_did_you_mean(name, VSPW.classes)}")
+            self._check_class("report.colours", name)
 
 
 def training_digests(plan: Plan) -> dict[str, str]:
@@ -383,9 +438,49 @@ def training_digests(plan: Plan) -> dict[str, str]:
     Raises:
         UserError: a setting that the row does not have, or a value that it does not allow.
     """
-    from vss.train.config import published_settings, resolve
     from vss.train.workdir import what_counts
 
+    return {
+        name: hashlib.sha256(canonical_json(what_counts(row)).encode()).hexdigest()[:16]
+        for name, row in resolved_rows(plan).items()
+    }
+
+
+def check_views(plan: Plan) -> None:
+    """Checks the views of every inference against the row of its model, before anything is trained for it.
+
+    Raises:
+        UserError: a setting that is missing or does not fit the others.
+    """
+    from vss.infer.views import parse_tta
+
+    tests = {name.split("/")[1]: row["test"] for name, row in resolved_rows(plan).items()}  # finetune after pretrain
+    for member in plan.inferred():
+        model, tta = member.split(".")
+        row = tests[plan.models[model].get("soup", [model])[0]]
+        views = {key: value for key, value in {**row, **plan.views(model, tta)}.items() if key not in ENGINE_SETTINGS}
+        try:
+            parse_tta(views)
+        except UserError as error:
+            raise UserError(f"config: {member}: {error}") from None
+
+
+@functools.cache
+def _resolved(stage: str, model: str, settings: str) -> dict[str, Any]:
+    from vss.train.config import published_settings, resolve
+
+    try:
+        return published_settings(resolve(json.loads(settings)))
+    except UserError as error:
+        raise UserError(f"config: models.{model}.{stage}: {error}") from None
+
+
+def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Returns by "stage/model" (and "import/model") what the settings of a row resolve to.
+
+    Raises:
+        UserError: a setting that the row does not have, or a value that it does not allow.
+    """
     settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
     for name in plan.imported():
         model = plan.models[name]
@@ -394,15 +489,7 @@ def training_digests(plan: Plan) -> dict[str, str]:
             "cfg_options": model["cfg_options"],
             "protocol": plan.config["protocol"],
         }
-    digests = {}
-    for name, chosen in settings.items():
-        stage, model = name.split("/")
-        try:
-            resolved = what_counts(published_settings(resolve(chosen)))
-        except UserError as error:
-            raise UserError(f"config: models.{model}.{stage}: {error}") from None
-        digests[name] = hashlib.sha256(canonical_json(resolved).encode()).hexdigest()[:16]
-    return digests
+    return {name: _resolved(*name.split("/"), canonical_json(chosen)) for name, chosen in settings.items()}
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -33,7 +33,10 @@ ENTRY_MODULES = {
     "report": ("vss.report.run",),
 }
 
+_MARKED = 1 << 20  # bytes
 _PACKAGES = ("vss", "vss_ops")
+# What they do cannot change a result: messages and exceptions.
+_WITHOUT_EFFECT = ("vss.errors", "vss.progress")
 _DATA_SUFFIXES = (".css", ".html", ".js")
 
 
@@ -52,7 +55,7 @@ def modules_of(stage: str) -> tuple[str, ...]:
     todo = list(ENTRY_MODULES[stage])
     while todo:
         module = todo.pop()
-        if module in seen or _source_of(module) is None:
+        if module in seen or module in _WITHOUT_EFFECT or _source_of(module) is None:
             continue
         seen.add(module)
         todo.extend(imports_of(module))
@@ -125,6 +128,21 @@ def code_without_prose(source: str) -> str:
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:]
     return ast.dump(tree)
+
+
+def content_mark(path: str | Path) -> str:
+    """Returns 16 hexadecimal digits that tell a large file's content: its size, its first and its last megabyte.
+
+    Cheap enough for every dry run; a digest of 13 GB is not. A header of names and offsets comes first or last in
+    safetensors and zip archives, and tensors of different trainings differ throughout.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        digest = hashlib.sha256(f"{size} ".encode() + file.read(_MARKED))
+        file.seek(max(0, size - _MARKED))
+        digest.update(file.read(_MARKED))
+    return digest.hexdigest()[:16]
 
 
 def trained_with_other_code(results: str | Path, trainings: Iterable[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 `vss lease N -- COMMAND` waits until N cards of the machine are free, sets CUDA_VISIBLE_DEVICES to them and becomes the
 command. The locks are file locks held by the process itself: the kernel frees them when it ends, kill -9 included.
-Inside a SLURM job the scheduler has already chosen the cards, and with N = 0 there is nothing to choose: the command
-then simply runs.
+Inside a SLURM job that was given just the cards it asked for, and with N = 0, there is nothing to choose: the command
+then simply runs. In a larger allocation (`salloc` with several cards and Snakemake inside it) they are leased as well.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def lease(gpus: int, command: Sequence[str]) -> NoReturn:
         UserError: the machine has fewer cards than asked for, or the command does not exist.
     """
     environment = dict(os.environ)
-    if "SLURM_JOB_ID" not in environment:
-        if gpus > 0:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus))
-        else:
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+    slurm_job = environment.get("SLURM_JOB_ID")
+    if slurm_job is None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus)) if gpus > 0 else ""
+    elif 0 < gpus < len(visible_cards()):
+        # Card numbers may count from 0 in every SLURM job, so jobs of one machine must not share locks.
+        folder = lock_folder().with_name(f"vss-gpu-leases-{slurm_job}")
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus, folder=folder))
     try:
         os.execvpe(command[0], list(command), environment)
     except FileNotFoundError:
@@ -57,10 +59,11 @@ def acquire(gpus: int, *, folder: Path | None = None) -> list[str]:
     cards = visible_cards()
     if len(cards) < gpus:
         raise UserError(
-            f"lease: {gpus} GPUs asked for, {len(cards)} visible on this machine; lower `gpus` in the config"
+            f"lease: {gpus} GPUs asked for, {len(cards)} visible on this machine; lower `gpus` of the training in the"
+            " config, or say how many there are: snakemake --resources gpu=N"
         )
-    folder = folder or Path(tempfile.gettempdir()) / "vss-gpu-leases"
-    folder.mkdir(mode=0o1777, parents=True, exist_ok=True)
+    folder = folder or lock_folder()
+    _make_shared(folder)
     told = False
     while True:
         held = _try(cards, gpus, folder)
@@ -75,7 +78,7 @@ def acquire(gpus: int, *, folder: Path | None = None) -> list[str]:
 def _try(cards: Sequence[str], gpus: int, folder: Path) -> list[str] | None:
     held: list[tuple[str, int]] = []
     for card in cards:
-        file = os.open(folder / f"gpu-{card}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        file = _open_shared(folder / f"gpu-{card}.lock")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,6 +92,30 @@ def _try(cards: Sequence[str], gpus: int, folder: Path) -> list[str] | None:
     for _, locked in held:
         os.close(locked)
     return None
+
+
+def lock_folder() -> Path:
+    """Returns the folder of the locks, one for all users and workflows of the machine."""
+    return Path(tempfile.gettempdir()) / "vss-gpu-leases"
+
+
+def _make_shared(folder: Path) -> None:
+    """Makes a folder in which every user may make files; the umask would keep the others out."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    folder.chmod(0o1777)
+
+
+def _open_shared(path: Path) -> int:
+    """Opens a lock file that may be another user's: to read, since in a sticky folder only its owner may write."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return os.open(path, os.O_RDONLY)
+    os.fchmod(file, 0o644)  # whatever the umask
+    return file
 
 
 def visible_cards() -> list[str]:

@@ -47,6 +47,10 @@ def change_paper_figure(config: dict) -> None:
     config["predictions"]["convnext.single"]["paper"]["val"] = 55.6
 
 
+def change_data(config: dict) -> None:
+    config["data"]["vspw"]["drawn"]["seed"] = 5
+
+
 def change_gpus(config: dict) -> None:
     config["models"]["convnext"]["finetune"]["gpus"] = 2
 
@@ -102,6 +106,23 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_colour, {"report": 1}),
     (change_caption, {"report": 1}),
     (change_paper_figure, {"report": 1}),
+    (
+        change_data,
+        {
+            "prepare": 1,
+            "finetune": 2,
+            "infer": 6,
+            "infer_labels": 2,
+            "propose": 2,
+            "train_refiner": 1,
+            "ensemble": 3,
+            "refine": 4,
+            "score_shard": 8,
+            "score": 4,
+            "submit": 1,
+            "report": 1,
+        },
+    ),
     (change_gpus, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
     (add_model, {"finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
@@ -150,6 +171,23 @@ CODE_CHANGES = [
             "report": 1,
         },
     ),
+    # what every stage shares: everything but the trainings, which are weeks
+    (
+        "src/vss/formats.py",
+        {
+            "prepare": 2,
+            "infer": 6,
+            "infer_labels": 2,
+            "propose": 2,
+            "ensemble": 3,
+            "refine": 4,
+            "score_shard": 8,
+            "score": 4,
+            "submit": 1,
+            "report": 1,
+        },
+    ),
+    ("src/vss/progress.py", {}),
     ("src/vss/train/run.py", {}),
     ("src/vss/cli.py", {}),
 ]

@@ -12,8 +12,15 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
-from vss.config import Plan, any_of, check_schema, lead_jobs_to, training_digests
-from vss.digest import stage_digest, trained_with_other_code
+from vss.config import (
+    Plan,
+    any_of,
+    check_schema,
+    check_views,
+    lead_jobs_to,
+    training_digests,
+)
+from vss.digest import content_mark, stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json
 
@@ -26,6 +33,7 @@ try:
     plan = Plan(config, row_names=configs.names())
     # What each training's settings resolve to, bases and defaults included: the row's numbers, not its file's text.
     ROWS = training_digests(plan)
+    check_views(plan)
 except UserError as mistake:
     sys.exit(str(mistake))
 
@@ -42,7 +50,7 @@ wildcard_constraints:
     proposals=any_of(plan.proposal_sets()),
     prediction="[^/]+",
     split="train|val|test",
-    shard=r"\d\d",
+    shard=r"\d{2,4}",
 
 
 INDEX = "<results>/prepare/vspw/index.csv"
@@ -87,6 +95,20 @@ def scores_of(member, split, shard):
     return f"<results>/predictions/{member}/{split}/{shard}.scores.h5"
 
 
+def optional_inputs(*names):
+    """Turns the inputs that a job has among `names` into options."""
+
+    def words(wildcards, input):
+        return [
+            word
+            for name in names
+            if name in input.keys()
+            for word in (f"--{name.replace('_', '-')}", input[name])
+        ]
+
+    return words
+
+
 if not workflow.remote_exec and not config["retrain_on_code_change"]:
     other_code = trained_with_other_code(config["results"], plan.trainings())
     if other_code:
@@ -101,24 +123,19 @@ if not workflow.remote_exec and not config["retrain_on_code_change"]:
 
 
 def prepare_settings(wildcards):
-    return canonical_json(
-        {
-            key: value
-            for key, value in config["data"][wildcards.dataset].items()
-            if key != "shards"
-        }
-    )
+    return canonical_json(plan.data_settings(wildcards.dataset))
 
 
 def split_lists(wildcards):
-    root = config["data"][wildcards.dataset]["root"]
-    if root is None or wildcards.dataset != "vspw":
-        return []
-    return [
-        path
-        for path in (Path(root, f"{split}.txt") for split in ("train", "val", "test"))
-        if path.exists()
-    ]
+    return plan.split_lists(wildcards.dataset)
+
+
+def data_of(dataset):
+    """What a training knows of its data: the settings and the lists, not the index's time.
+
+    A training takes the index as `ancient`: code of `prepare` that changed writes it anew and must not cost a training.
+    """
+    return plan.data_digest(dataset)
 
 
 # ---- pretrain
@@ -141,17 +158,26 @@ def training_gpus(stage):
 
 
 def published_init(stage, model):
+    """Published weights are `ancient`: what counts is their content, followed by `published_content`."""
     path = plan.published_init(stage, model)
     return {} if path is None else {"init": ancient(path)}
 
 
-def init_options(wildcards, input):
+def training_options(stage):
     """The optional arguments of a training, as words to be quoted one by one."""
-    words = []
-    for name, option in (("init", "--init"), ("init_card", "--init-card")):
-        if name in input.keys():
-            words += [option, input[name]]
+
+    def words(wildcards, input):
+        options = optional_inputs("init", "init_card")(wildcards, input)
+        if config["retrain_on_code_change"]:
+            options += ["--code", training_code(stage)]
+        return options
+
     return words
+
+
+def published_content(path):
+    """A mark of a published file's content, as a parameter: another file under the same name is noticed."""
+    return None if path is None else content_mark(path)
 
 
 # ---- finetune
@@ -166,7 +192,7 @@ def finetune_init(wildcards):
         return published_init("finetune", wildcards.model)
     return {
         "init": ancient(f"<results>/pretrain/{wildcards.model}/weights.safetensors"),
-        "init_card": "<results>/prepare/coco_stuff/dataset.json",
+        "init_card": ancient("<results>/prepare/coco_stuff/dataset.json"),
         "init_fingerprint": f"<results>/pretrain/{wildcards.model}/fingerprint.json",
     }
 
@@ -231,18 +257,17 @@ def member_scores(split, shard):
 
 
 def ensemble_settings(wildcards):
-    chosen = plan.ensembles[wildcards.ensemble]
-    members = [
-        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
-    ]
-    return canonical_json({"prediction": wildcards.ensemble, "members": members})
+    return canonical_json(
+        {
+            "prediction": wildcards.ensemble,
+            "members": plan.member_settings(wildcards.ensemble),
+        }
+    )
 
 
 def search_settings(wildcards):
     chosen = plan.ensembles[wildcards.ensemble]
-    members = [
-        {"name": name, "weight": weight} for name, weight in chosen["members"].items()
-    ]
+    members = plan.member_settings(wildcards.ensemble)
     switches = {key: chosen[key] for key in ("search_weights", "fit_temperature")}
     return canonical_json(
         {"prediction": wildcards.ensemble, "members": members, **switches}
@@ -256,6 +281,10 @@ def chosen_weights(wildcards):
 
 
 # ---- refine
+
+
+def proposals_file(name, wildcards):
+    return f"<results>/proposals/{name}/{wildcards.split}/{wildcards.shard}.h5"
 
 
 def proposer(wildcards):
@@ -273,8 +302,7 @@ def refiner_weights(wildcards):
     refiner = plan.refiners[wildcards.refiner]
     if refiner["method"] != "cascadepsp":
         return {
-            "proposals": f"<results>/proposals/{plan.proposal_set(wildcards.refiner)}"
-            f"/{wildcards.split}/{wildcards.shard}.h5"
+            "proposals": proposals_file(plan.proposal_set(wildcards.refiner), wildcards)
         }
     if refiner["weights"] is not None:
         return {"weights": ancient(refiner["weights"])}
@@ -284,18 +312,9 @@ def refiner_weights(wildcards):
     }
 
 
-def optional_inputs(*names):
-    """Turns the inputs that a job has among `names` into options."""
-
-    def words(wildcards, input):
-        return [
-            word
-            for name in names
-            if name in input.keys()
-            for word in (f"--{name}", input[name])
-        ]
-
-    return words
+def refiner_gpu(wildcards):
+    """The vote over segments is a matter of the CPU."""
+    return int(plan.refiners[wildcards.refiner]["method"] == "cascadepsp")
 
 
 def refiner_settings(*keys):

@@ -4,8 +4,8 @@
 rule finetune:
     input:
         unpack(finetune_init),
-        index=INDEX,
-        card=CARD,
+        index=ancient(INDEX),
+        card=ancient(CARD),
     output:
         weights="<results>/finetune/{model}/weights.safetensors",
         config="<results>/finetune/{model}/config.json",
@@ -20,19 +20,24 @@ rule finetune:
         model=any_of(plan.finetuned()),
     conda:
         "../../envs/vss.yaml"
+    priority: 1
     resources:
         gpu=training_gpus("finetune"),
     params:
         settings=training_settings("finetune"),
         row=training_row("finetune"),
-        init=init_options,
+        options=training_options("finetune"),
+        data=data_of("vspw"),
         work_dir=work_dir("finetune/{model}"),
+        published=lambda wildcards: published_content(
+            plan.published_init("finetune", wildcards.model)
+        ),
         code=training_code("finetune"),
     message:
         "Finetune {wildcards.model} on VSPW"
     shell:
         "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {params.settings:q}"
-        " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
+        " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
 
@@ -55,6 +60,9 @@ rule import_weights:
     params:
         settings=import_settings,
         row=lambda wildcards: ROWS[f"import/{wildcards.model}"],
+        published=lambda wildcards: published_content(
+            plan.models[wildcards.model]["weights"]
+        ),
         code=code_of("import"),
     message:
         "Import the weights of {wildcards.model}"

@@ -11,6 +11,7 @@ rule infer:
     output:
         labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
         scores="<results>/predictions/{member}/{split}/{shard}.scores.h5",
+        config="<results>/predictions/{member}/{split}/{shard}.config.json",
     log:
         "<results>/logs/infer/{member}.{split}.{shard}.log",
     benchmark:
@@ -38,5 +39,6 @@ rule infer:
 use rule infer as infer_labels with:
     output:
         labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
+        config="<results>/predictions/{member}/{split}/{shard}.config.json",
     wildcard_constraints:
         member=any_of(set(MEMBERS) - set(plan.with_scores())),

@@ -4,8 +4,8 @@
 rule pretrain:
     input:
         unpack(lambda wildcards: published_init("pretrain", wildcards.model)),
-        index="<results>/prepare/coco_stuff/index.csv",
-        card="<results>/prepare/coco_stuff/dataset.json",
+        index=ancient("<results>/prepare/coco_stuff/index.csv"),
+        card=ancient("<results>/prepare/coco_stuff/dataset.json"),
     output:
         weights="<results>/pretrain/{model}/weights.safetensors",
         config="<results>/pretrain/{model}/config.json",
@@ -20,18 +20,24 @@ rule pretrain:
         model=any_of(plan.pretrained()),
     conda:
         "../../envs/vss.yaml"
+    # The longest chain begins here: everything else fits beside it.
+    priority: 2
     resources:
         gpu=training_gpus("pretrain"),
     params:
         settings=training_settings("pretrain"),
         row=training_row("pretrain"),
-        init=init_options,
+        options=training_options("pretrain"),
+        data=data_of("coco_stuff"),
         work_dir=work_dir("pretrain/{model}"),
+        published=lambda wildcards: published_content(
+            plan.published_init("pretrain", wildcards.model)
+        ),
         code=training_code("pretrain"),
     message:
         "Pretrain {wildcards.model} on COCO-Stuff"
     shell:
         "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {params.settings:q}"
-        " --index {input.index:q} --card {input.card:q} {params.init:q} --gpus {resources.gpu}"
+        " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"

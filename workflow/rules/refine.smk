@@ -3,8 +3,8 @@
 
 rule train_refiner:
     input:
-        index=INDEX,
-        card=CARD,
+        index=ancient(INDEX),
+        card=ancient(CARD),
     output:
         weights="<results>/refine/{refiner}/weights.safetensors",
         log="<results>/refine/{refiner}/log.jsonl",
@@ -21,6 +21,7 @@ rule train_refiner:
         settings=lambda wildcards: canonical_json(
             plan.refiners[wildcards.refiner]["training"]
         ),
+        data=data_of("vspw"),
         work_dir=work_dir("refine/{refiner}"),
         code=training_code("train_refiner"),
     message:
@@ -43,10 +44,11 @@ rule propose:
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=1,
+        gpu=lambda wildcards: int(proposer(wildcards)["weights"] is not None),
     params:
         settings=lambda wildcards: canonical_json(proposer(wildcards)["proposals"]),
         weights=optional_inputs("weights"),
+        published=lambda wildcards: published_content(proposer(wildcards)["weights"]),
         shards=shard_count,
         code=code_of("propose"),
     message:
@@ -72,10 +74,13 @@ rule refine:
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=1,
+        gpu=refiner_gpu,
     params:
         settings=refiner_settings("method", "settings"),
         inputs=optional_inputs("weights", "proposals"),
+        published=lambda wildcards: published_content(
+            plan.refiners[wildcards.refiner]["weights"]
+        ),
         shards=shard_count,
         code=code_of("refine"),
     message:

@@ -51,7 +51,7 @@ rule report:
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=report_settings(),
+        settings=lambda wildcards: report_settings(),
         inputs=report_inputs,
         out=lambda wildcards, output: canonical_json(dict(output.items())),
         code=code_of("report"),

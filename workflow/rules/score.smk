@@ -14,13 +14,14 @@ rule score_shard:
         "../../envs/vss.yaml"
     params:
         shards=shard_count,
+        flow=["--flow", config["targets"]["flow"]] if config["targets"]["flow"] else [],
         code=code_of("score_shard"),
     message:
         "Count {wildcards.prediction} on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss score-shard --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
-        " --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} --out {output:q}"
-        " > {log:q} 2>&1"
+        " --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} {params.flow:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule score:
