@@ -18,9 +18,9 @@ rule finetune:
         "<results>/benchmarks/finetune/{model}.tsv"
     wildcard_constraints:
         model=any_of(plan.finetuned()),
+    priority: 1
     conda:
         "../../envs/vss.yaml"
-    priority: 1
     resources:
         gpu=training_gpus("finetune"),
     params:

@@ -18,10 +18,10 @@ rule pretrain:
         "<results>/benchmarks/pretrain/{model}.tsv"
     wildcard_constraints:
         model=any_of(plan.pretrained()),
-    conda:
-        "../../envs/vss.yaml"
     # The longest chain begins here: everything else fits beside it.
     priority: 2
+    conda:
+        "../../envs/vss.yaml"
     resources:
         gpu=training_gpus("pretrain"),
     params:
