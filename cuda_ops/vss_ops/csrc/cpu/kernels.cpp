@@ -26,7 +26,7 @@ namespace {
 // out[0 : n * lanes] (+)= sum of weighted table rows, in registers over all samples. Corners have sums of their own: an
 // addition waits four cycles for the one before it, and n vectors alone would not fill them.
 template <typename V, int n, typename T>
-inline void gather(const T* table, const Located<T>& at, const T weight[4][kBatch], int count, bool add, T* out) {
+inline void gather(const T* table, const Rows& rows, const T weight[4][kBatch], int count, bool add, T* out) {
   constexpr int lanes = sizeof(V) / sizeof(T), sums = n > 2 ? 2 : 4;
   V sum[sums][n];
   for (int k = 0; k < sums; ++k)
@@ -36,7 +36,7 @@ inline void gather(const T* table, const Located<T>& at, const T weight[4][kBatc
     for (int c = 0; c < 4; ++c) {
       const T w = weight[c][s];
       if (w == T(0)) continue;  // outside, or exactly on a pixel: three quarters of all corners at initialisation
-      const T* row = table + at.row[c][s];
+      const T* row = table + rows.of[c][s];
 #pragma GCC unroll 8
       for (int i = 0; i < n; ++i) sum[c % sums][i] += load<V>(row + i * lanes) * w;
     }
@@ -73,8 +73,8 @@ inline T folded_sum(typename Lanes<T, Bytes>::type v) {
 
 // For every corner of every sample: dots[c][s] += <grad, row> and grad_row += weight * grad.
 template <typename T, int Bytes, int n>
-inline void scatter(const T* grad, const T* table, const Located<T>& at, const T weight[4][kBatch], int count,
-                    T* grad_table, T dots[4][kBatch]) {
+inline void scatter(const T* grad, const T* table, const Located<T>& at, const Rows& rows, const T weight[4][kBatch],
+                    int count, T* grad_table, T dots[4][kBatch]) {
   using V = typename Lanes<T, Bytes>::type;
   constexpr int lanes = Bytes / sizeof(T);
   V g[n];
@@ -82,8 +82,8 @@ inline void scatter(const T* grad, const T* table, const Located<T>& at, const T
   for (int s = 0; s < count; ++s) {
     for (int c = 0; c < 4; ++c) {
       if (!at.inside(c, s)) continue;
-      const T* row = table + at.row[c][s];
-      T* grad_row = grad_table + at.row[c][s];
+      const T* row = table + rows.of[c][s];
+      T* grad_row = grad_table + rows.of[c][s];
       V dot = load<V>(row) * g[0];
 #pragma GCC unroll 8
       for (int i = 1; i < n; ++i) dot += load<V>(row + i * lanes) * g[i];
@@ -155,7 +155,7 @@ struct Call {
       if (more) walk.prepare(steps[current ^ 1]);
       const Step& step = steps[current];
       for_channels<T>(call.layout.D, [&](int c, auto bytes, auto n) {
-        gather<typename Lanes<T, bytes()>::type, n()>(step.table + c, step.at, step.corners, step.count, step.add,
+        gather<typename Lanes<T, bytes()>::type, n()>(step.table + c, step.rows, step.corners, step.count, step.add,
                                                       step.out + c);
       });
       if (!more) return;
@@ -164,7 +164,7 @@ struct Call {
 
   // Up to kBatch samples of a row, ready to be gathered.
   struct Step {
-    Located<T> at;
+    Rows rows;
     alignas(64) T corners[4][kBatch];
     const T* table;
     T* out;
@@ -207,8 +207,9 @@ struct Call {
       step.table = call.table + place / l.places * l.table_size + group * l.D;
       step.out = call.out + row * l.D;
       points.move(row * l.samples + first, step.count);
-      locate(l.batches[first / kBatch], x, y, points.coordinates, l.stride, step.at);
-      corner_weights(step.at, points.weights, step.corners);
+      Located<T> at;
+      locate(l.batches[first / kBatch], x, y, points.coordinates, l.stride, at, step.rows);
+      corner_weights(at, points.weights, step.corners);
     }
   };
 
@@ -217,6 +218,7 @@ struct Call {
     const Call& call = *static_cast<const Call*>(context);
     const Layout<T>& l = call.layout;
     Located<T> at;
+    Rows rows;
     alignas(64) T corners[4][kBatch], dots[4][kBatch];
     Points points(call);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -231,11 +233,12 @@ struct Call {
           const int64_t sample = row * l.samples + first;
           const Batch<T>& batch = l.batches[first / kBatch];
           points.move(sample, count);
-          locate(batch, x, y, points.coordinates, l.stride, at);
+          locate(batch, x, y, points.coordinates, l.stride, at, rows);
           corner_weights(at, points.weights, corners);
           std::fill(&dots[0][0], &dots[0][0] + 4 * kBatch, T(0));
           for_channels<T>(l.D, [&](int c, auto bytes, auto n) {
-            scatter<T, bytes(), n()>(call.grad + row * l.D + c, table + c, at, corners, count, grad_table + c, dots);
+            scatter<T, bytes(), n()>(call.grad + row * l.D + c, table + c, at, rows, corners, count,
+                                     grad_table + c, dots);
           });
           finish(batch, at, points.weights, dots, count, call.grad_coordinates + 2 * sample, call.grad_weights + sample);
         }

@@ -101,18 +101,23 @@ Layout<T> layout(const Attention& p) {
 // Up to kBatch samples of one row, a sample a lane. Corners are in (y, x) order.
 template <typename T>
 struct alignas(64) Located {
-  int64_t row[4][kBatch];  // element offset of the corner's channels from the table of this (image, group); where the
-                           // corner is outside the image that of another pixel, which is read where 0 * NaN is asked for
   T x_inside[2][kBatch], y_inside[2][kBatch];  // 1 inside the image, 0 outside
   T fx[kBatch], fy[kBatch];
 
   bool inside(int corner, int s) const { return x_inside[corner & 1][s] * y_inside[corner >> 1][s] != T(0); }
 };
 
+// Element offset of the corners' channels from the table of this (image, group). Where a corner is outside the image it
+// is that of another pixel, which is read where 0 * NaN is asked for.
+struct alignas(64) Rows {
+  int64_t of[4][kBatch];
+};
+
 // Finds a row's samples and splits their positions into corners. `coordinates` are x and y in turn, kBatch of them.
 // Vectors by hand where there are conditions, which compilers turn into branches; masks are integers, 0 or -1.
 template <typename T>
-inline void locate(const Batch<T>& b, T centre_x, T centre_y, const T* coordinates, int64_t stride, Located<T>& at) {
+inline void locate(const Batch<T>& b, T centre_x, T centre_y, const T* coordinates, int64_t stride, Located<T>& at,
+                   Rows& rows) {
   using V = typename Lanes<T, VSS_VECTOR_BYTES>::type;
   using I = typename Lanes<Integer<T>, VSS_VECTOR_BYTES>::type;
   alignas(64) T given_x[kBatch], given_y[kBatch];
@@ -147,10 +152,10 @@ inline void locate(const Batch<T>& b, T centre_x, T centre_y, const T* coordinat
   }
   for (int s = 0; s < kBatch; ++s) {
     const int64_t corner = pixel[s] * stride, to_right = right[s] * stride, to_down = down[s] * stride;
-    at.row[0][s] = corner;
-    at.row[1][s] = corner + to_right;
-    at.row[2][s] = corner + to_down;
-    at.row[3][s] = corner + to_down + to_right;
+    rows.of[0][s] = corner;
+    rows.of[1][s] = corner + to_right;
+    rows.of[2][s] = corner + to_down;
+    rows.of[3][s] = corner + to_down + to_right;
   }
 }
 
