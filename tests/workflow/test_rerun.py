@@ -77,6 +77,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (
         change_max_iters,
         {
+            "settings": 1,
             "finetune": 1,
             "infer": 3,
             "infer_labels": 2,
@@ -91,6 +92,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (
         change_pretrain,
         {
+            "settings": 1,
             "pretrain": 1,
             "finetune": 1,
             "infer": 3,
@@ -110,6 +112,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
         change_data,
         {
             "prepare": 1,
+            "settings": 3,
             "finetune": 2,
             "infer": 6,
             "infer_labels": 2,
@@ -125,7 +128,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     ),
     (change_gpus, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
-    (add_model, {"finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
+    (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
     # what no longer feeds an ensemble keeps its labels and is not run again
     (drop_ensemble, {"report": 1}),
 ]
@@ -205,6 +208,13 @@ def test_a_code_change_reruns_its_stage_and_what_follows(
 def test_a_comment_reruns_nothing(finished: Project, name: str) -> None:
     with finished.changed_file(name, append_prose):
         assert finished.planned() == {}
+
+
+def test_a_training_is_not_missed_where_prepare_runs_as_well(finished: Project) -> None:
+    """Snakemake does not look at the parameters of a job that is below a running one, even through `ancient`."""
+    with finished.changed_file("src/vss/data/prepare.py", append_code), finished.changed_config(change_max_iters):
+        planned = finished.planned()
+    assert (planned["prepare"], planned["finetune"]) == (2, 1)
 
 
 def test_training_reruns_for_code_only_where_asked(finished: Project) -> None:

@@ -130,12 +130,31 @@ def split_lists(wildcards):
     return plan.split_lists(wildcards.dataset)
 
 
-def data_of(dataset):
-    """What a training knows of its data: the settings and the lists, not the index's time.
+# ---- settings
 
-    A training takes the index as `ancient`: code of `prepare` that changed writes it anew and must not cost a training.
-    """
-    return plan.data_digest(dataset)
+
+def what_a_training_is(wildcards):
+    """All that a training's weights depend on, but for other trainings: settings, data, published files, code."""
+    stage, name = wildcards.training, wildcards.name
+    if stage == "refine":
+        settings, row, published = plan.refiners[name]["training"], None, None
+    else:
+        settings, row = plan.training_settings(stage, name), ROWS[f"{stage}/{name}"]
+        published = plan.published_init(stage, name)
+    return canonical_json(
+        {
+            "settings": settings,
+            "row": row,
+            "data": plan.data_digest("coco_stuff" if stage == "pretrain" else "vspw"),
+            "init": published_content(published),
+            "code": training_code("train_refiner" if stage == "refine" else stage),
+        }
+    )
+
+
+def published_content(path):
+    """A mark of a published file's content, as a parameter: another file under the same name is noticed."""
+    return None if path is None else content_mark(path)
 
 
 # ---- pretrain
@@ -147,10 +166,6 @@ def training_settings(stage):
         return canonical_json(chosen)
 
     return settings
-
-
-def training_row(stage):
-    return lambda wildcards: ROWS[f"{stage}/{wildcards.model}"]
 
 
 def training_gpus(stage):
@@ -173,11 +188,6 @@ def training_options(stage):
         return options
 
     return words
-
-
-def published_content(path):
-    """A mark of a published file's content, as a parameter: another file under the same name is noticed."""
-    return None if path is None else content_mark(path)
 
 
 # ---- finetune

@@ -6,6 +6,7 @@ rule finetune:
         unpack(finetune_init),
         index=ancient(INDEX),
         card=ancient(CARD),
+        settings="<results>/finetune/{model}/settings.json",
     output:
         weights="<results>/finetune/{model}/weights.safetensors",
         config="<results>/finetune/{model}/config.json",
@@ -25,14 +26,8 @@ rule finetune:
         gpu=training_gpus("finetune"),
     params:
         settings=training_settings("finetune"),
-        row=training_row("finetune"),
         options=training_options("finetune"),
-        data=data_of("vspw"),
         work_dir=work_dir("finetune/{model}"),
-        published=lambda wildcards: published_content(
-            plan.published_init("finetune", wildcards.model)
-        ),
-        code=training_code("finetune"),
     message:
         "Finetune {wildcards.model} on VSPW"
     shell:

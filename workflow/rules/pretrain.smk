@@ -6,6 +6,7 @@ rule pretrain:
         unpack(lambda wildcards: published_init("pretrain", wildcards.model)),
         index=ancient("<results>/prepare/coco_stuff/index.csv"),
         card=ancient("<results>/prepare/coco_stuff/dataset.json"),
+        settings="<results>/pretrain/{model}/settings.json",
     output:
         weights="<results>/pretrain/{model}/weights.safetensors",
         config="<results>/pretrain/{model}/config.json",
@@ -26,14 +27,8 @@ rule pretrain:
         gpu=training_gpus("pretrain"),
     params:
         settings=training_settings("pretrain"),
-        row=training_row("pretrain"),
         options=training_options("pretrain"),
-        data=data_of("coco_stuff"),
         work_dir=work_dir("pretrain/{model}"),
-        published=lambda wildcards: published_content(
-            plan.published_init("pretrain", wildcards.model)
-        ),
-        code=training_code("pretrain"),
     message:
         "Pretrain {wildcards.model} on COCO-Stuff"
     shell:

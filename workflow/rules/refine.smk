@@ -5,6 +5,7 @@ rule train_refiner:
     input:
         index=ancient(INDEX),
         card=ancient(CARD),
+        settings="<results>/refine/{refiner}/settings.json",
     output:
         weights="<results>/refine/{refiner}/weights.safetensors",
         log="<results>/refine/{refiner}/log.jsonl",
@@ -21,9 +22,7 @@ rule train_refiner:
         settings=lambda wildcards: canonical_json(
             plan.refiners[wildcards.refiner]["training"]
         ),
-        data=data_of("vspw"),
         work_dir=work_dir("refine/{refiner}"),
-        code=training_code("train_refiner"),
     message:
         "Train the refinement network of {wildcards.refiner}"
     shell:

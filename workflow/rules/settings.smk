@@ -1,0 +1,21 @@
+# What every training depends on, in a small file of its own. The training takes the index as `ancient`, so that new code of
+# `prepare` costs no weeks; but Snakemake looks at no other reason of a job below one that runs, `ancient` or not. A change
+# of the training's own settings therefore has to come from a job that has nothing above it: this one.
+
+
+rule settings:
+    output:
+        "<results>/{training}/{name}/settings.json",
+    log:
+        "<results>/logs/{training}/{name}.settings.log",
+    wildcard_constraints:
+        training="pretrain|finetune|refine",
+    localrule: True
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=what_a_training_is,
+    message:
+        "Note the settings of {wildcards.training} {wildcards.name}"
+    shell:
+        "printf '%s\\n' {params.settings:q} > {output:q} 2> {log:q}"
