@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
+from vss.errors import UserError
 from vss.infer.budget import ForwardBudget
 from vss.infer.engine import Engine
 from vss.infer.resample import Span, Tile, axis_matrix, resample_band
@@ -205,3 +206,14 @@ def test_a_cpu_always_computes_one_frame():
     budget = ForwardBudget(torch.device("cpu"), limit=10**12)
     budget.observe(used=1, pixels=10**9)
     assert budget.frames_at_once(1, 8) == 1
+
+
+@pytest.mark.parametrize("call", ["class_logits", "probabilities"])
+def test_too_little_gpu_memory_is_told_with_advice(call, monkeypatch):
+    def too_much(*_):
+        raise torch.OutOfMemoryError
+
+    segmentor = ConvSegmentor()
+    monkeypatch.setattr(segmentor, call, too_much)
+    with pytest.raises(UserError, match=r"64x48 .* not fit into its memory; set tta\.mode to slide"):
+        engine_of(segmentor).probabilities(image_of(48, 64))

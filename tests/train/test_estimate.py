@@ -11,6 +11,7 @@ from mmseg.structures import SegDataSample
 
 from vss.errors import UserError
 from vss.models.build import build_segmentor
+from vss.models.probe import HEADROOM, Meter
 from vss.train import estimate
 from vss.train.config import published_settings, resolve
 
@@ -35,14 +36,14 @@ def test_estimate_is_near_a_real_step(row: str) -> None:
     expected = estimate.training(config, images=2)
     model = build_segmentor(config["model"])
     inputs, truth = torch.rand(2, 3, 96, 128), samples(2, (96, 128))
-    with estimate.Meter([*model.parameters(), *model.buffers()]) as meter:
+    with Meter([*model.parameters(), *model.buffers()]) as meter:
         loss, _ = model.parse_losses(model.loss(inputs, truth))
         loss.backward()
     assert expected.count == sum(parameter.numel() for parameter in model.parameters())
     assert expected.parameters == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     assert expected.optimizer == 2 * expected.gradients == 8 * expected.count
     measured = meter.peak - expected.gradients
-    assert 0.6 * measured < expected.activations * estimate.HEADROOM < 1.6 * measured
+    assert 0.6 * measured < expected.activations * HEADROOM < 1.6 * measured
 
 
 def test_checkpointing_and_smaller_batches_need_less() -> None:
@@ -87,7 +88,7 @@ def test_batch_norm_of_one_image_is_refused(setting: str) -> None:
 
 
 def test_flops_are_those_of_the_formula() -> None:
-    with estimate.Meter([]) as meter:
+    with Meter([]) as meter:
         torch.nn.functional.conv2d(torch.rand(1, 3, 8, 8), torch.rand(5, 3, 3, 3), padding=1)
     assert meter.flops == 2 * 5 * 3 * 9 * 64
 

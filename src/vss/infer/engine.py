@@ -113,12 +113,29 @@ class Engine:
 
     @torch.no_grad()
     def predict(self, frames: Sequence[Frame], *, with_probabilities: bool = False) -> Prediction:
-        """Returns labels, and probabilities where asked for, of frames of one size."""
+        """Returns labels, and probabilities where asked for, of frames of one size.
+
+        Raises:
+            UserError: they do not fit into the device's memory.
+        """
+        height, width = frames[0].size
+        try:
+            return self._predict(frames, with_probabilities)
+        except torch.OutOfMemoryError as error:
+            raise self._no_room(f"the class scores of {len(frames)} {width}x{height} frames do") from error
+
+    def _no_room(self, what: str) -> UserError:
+        return UserError(
+            f"{self.device}: {what} not fit into its memory; set tta.mode to slide with a crop_size and a stride, drop "
+            f"the largest of tta.img_ratios, lower tta.scale or use precision bfloat16"
+        )
+
+    def _predict(self, frames: Sequence[Frame], with_probabilities: bool) -> Prediction:
         size = frames[0].size
         assert all(frame.size == size for frame in frames), [frame.size for frame in frames]
         finite = torch.ones(len(frames), dtype=torch.bool, device=self.device)
         views: list[list[tuple[int, list[Tile]]]] = [[] for _ in frames]  # per frame (weight, tiles of the view)
-        for group in _groups(self._views(size)):
+        for group in groups_of(self._views(size)):
             for first, windows in self._forwards(frames, group):
                 for position in range(windows[0].logits.shape[0]):
                     index, flip = first + position // len(group.flips), group.flips[position % len(group.flips)]
@@ -141,7 +158,7 @@ class Engine:
 
     # ---- network
 
-    def _forwards(self, frames: Sequence[Frame], group: _Group) -> Iterator[tuple[int, list[_Window]]]:
+    def _forwards(self, frames: Sequence[Frame], group: Group) -> Iterator[tuple[int, list[_Window]]]:
         """Yields (index of the first frame, windows) of as many forwards as the frames need."""
         first, pixels = 0, len(group.flips) * group.padded[0] * group.padded[1]
         while first < len(frames):
@@ -152,14 +169,14 @@ class Engine:
             except torch.OutOfMemoryError as error:
                 if count == 1:
                     height, width = group.padded
-                    raise UserError(f"{self.device}: a {width}x{height} view does not fit into its memory") from error
+                    raise self._no_room(f"a {width}x{height} view does") from error
                 torch.cuda.empty_cache()
                 self._budget.shrink()
                 continue
             yield first, windows
             first += count
 
-    def _forward(self, frames: Sequence[Frame], group: _Group) -> list[_Window]:
+    def _forward(self, frames: Sequence[Frame], group: Group) -> list[_Window]:
         """Runs the network on every flip of some frames, whole or window by window."""
         images = self._network_input(frames, group)
         height, width = group.padded
@@ -192,7 +209,7 @@ class Engine:
         rows, columns = (Span((0, side), side, side, side, ((0, side),)) for side in size)
         return _Window(total, rows, columns)
 
-    def _network_input(self, frames: Sequence[Frame], group: _Group) -> Tensor:
+    def _network_input(self, frames: Sequence[Frame], group: Group) -> Tensor:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
         pixels = np.stack([frame.images[group.resizes] for frame in frames])
         images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
@@ -229,14 +246,18 @@ class Engine:
                 torch.div(total, weights, out=probabilities[:, start:end])
 
     def _bands(self, classes: int, height: int, width: int) -> list[tuple[int, int]]:
-        elements = _BAND_ON_CPU if self.device.type == "cpu" else _BAND_ON_GPU
-        rows = max(1, elements // (classes * width))
+        rows = max(1, band_elements(self.device) // (classes * width))
         return [(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
+def band_elements(device: torch.device) -> int:
+    """Returns how many elements [C, rows, W] a device resizes and averages at once."""
+    return _BAND_ON_CPU if device.type == "cpu" else _BAND_ON_GPU
+
+
 @dataclass(frozen=True)
-class _Group:
-    """Views that share a resized image: `flips` are the distinct ways it enters the network."""
+class Group:
+    """Views that share a resized image: `flips` are the distinct ways it enters the network together."""
 
     resizes: tuple[Size, ...]
     size: Size
@@ -254,13 +275,14 @@ class _Window:
     columns: Span
 
 
-def _groups(views: Sequence[View]) -> list[_Group]:
+def groups_of(views: Sequence[View]) -> list[Group]:
+    """Returns the views of a frame by what the network sees at once."""
     chains = dict.fromkeys(view.resizes for view in views)
     groups = []
     for resizes in chains:
         same = tuple(view for view in views if view.resizes == resizes)
         flips = tuple(dict.fromkeys(view.input_flip for view in same))
-        groups.append(_Group(resizes, same[0].size, same[0].padded, flips, same))
+        groups.append(Group(resizes, same[0].size, same[0].padded, flips, same))
     return groups
 
 

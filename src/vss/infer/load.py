@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from vss import progress
 from vss.errors import UserError
 from vss.formats import read_json
 from vss.infer.engine import PRECISIONS, Engine
@@ -109,14 +108,13 @@ def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:
     """Builds the model of a resolved config and fills every parameter from its weights.
 
     Args:
-        config: a resolved config; the auxiliary head is left out, inference has no use for it.
+        config: a resolved config.
         weights: one file, or several files of one model that are averaged (see `vss.infer.soup`).
 
     Raises:
         UserError: the weights do not fill the model, or differ from it in shape.
     """
-    model = {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
-    segmentor = build_segmentor(model)
+    segmentor = build_segmentor(model_config(config))
     paths = weight_files(weights)
     if len(paths) > 1:
         state = {name: tensor for name, tensor in average_weights(paths).items() if name in segmentor.state_dict()}
@@ -129,6 +127,11 @@ def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:
     if missing:
         raise UserError(f"{paths[0]}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
     return segmentor
+
+
+def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the model of a resolved config without the auxiliary head, for which inference has no use."""
+    return {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
 
 
 def weight_files(weights: Weights) -> list[Path]:
@@ -145,8 +148,6 @@ def load_engine(plan: Plan, weights: Weights, *, memory: int | None = None) -> E
         memory: bytes a GPU forward may use; None = most of what is free.
     """
     segmentor = load_segmentor(plan.config, weights)
-    parameters = sum(parameter.numel() for parameter in segmentor.parameters())
-    progress.say(f"model of {parameters / 1e6:.1f}M parameters on {plan.device_name}, {plan.precision}")
     normalisation = plan.config.get("normalisation", {})
     return Engine(
         segmentor,

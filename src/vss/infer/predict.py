@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,14 +17,17 @@ from PIL import Image
 from vss import formats, progress
 from vss.errors import UserError
 from vss.infer.engine import Engine
+from vss.infer.estimate import check_inference
 from vss.infer.load import load_engine, read_plan
 from vss.infer.overlay import draw_overlay
 from vss.infer.predictions import Job, predictions
+from vss.infer.views import Size
 from vss.labels import overlay_palette
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 _DEFAULT_FPS = 25.0
+_VIDEO_HEADER = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_COUNT)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def predict(
         workers: see `vss.infer.predictions.predictions`.
 
     Raises:
-        UserError: no such model, an input that is none of these or cannot be read, or two inputs of one name.
+        UserError: no such model, an input that is none of these or cannot be read, two inputs of one name, or a frame
+            that cannot fit into memory.
     """
     sources = [find_source(Path(path)) for path in inputs]
     _refuse_equal_names(sources)
@@ -77,6 +82,8 @@ def predict(
     plan = read_plan(model_dir / "config.json", {"tta": dict(tta or {}), "prediction": model_dir.name}, device)
     if "classes" not in plan.config:
         raise UserError(f"{model_dir / 'config.json'}: key 'classes' is missing")
+    if sizes := _sizes(sources):
+        workers = check_inference(plan, sizes, what=f"predict with {model_dir.name}", workers=workers)["workers"]
     engine = load_engine(plan, model_dir / "weights.safetensors")
     for source in sources:
         run = _predict_video if source.kind == "video" else _predict_images
@@ -120,6 +127,25 @@ def _refuse_equal_names(sources: Sequence[Source]) -> None:
             seen[key] = path
 
 
+def _sizes(sources: Sequence[Source]) -> dict[Size, int]:
+    """Returns how many frames of which (height, width) there are, as the files' headers say.
+
+    An image whose header cannot be read is left out: its decoding tells what is wrong with it.
+    """
+    sizes: collections.Counter[Size] = collections.Counter()
+    for source in sources:
+        if source.kind == "video":
+            capture = _open_video(source.path)
+            height, width, frames = (int(capture.get(key)) for key in _VIDEO_HEADER)
+            capture.release()
+            if min(height, width) > 0:
+                sizes[height, width] += max(frames, 1)
+        for _, path in source.files:
+            with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
+                sizes[image.height, image.width] += 1
+    return dict(sizes)
+
+
 def read_upright(path: Path) -> np.ndarray:
     """Decodes an image file to RGB [H, W, 3] uint8, turned as its EXIF says.
 
@@ -140,12 +166,19 @@ def read_upright(path: Path) -> np.ndarray:
 
 
 def _predict_images(engine: Engine, source: Source, folder: Path, classes: Sequence[str], workers: int | None) -> None:
-    def finish(item: tuple[str, Path], labels: np.ndarray, _: None) -> None:
-        name, path = item
-        _write_labels(folder / "labels" / f"{name}.png", labels)
-        _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(read_upright(path), labels, classes))
+    decoded: dict[str, np.ndarray] = {}  # of the frames under way
 
-    job = Job(read=lambda item: read_upright(item[1]), finish=finish, name=lambda item: str(item[1]))
+    def read(item: tuple[str, Path]) -> np.ndarray:
+        name, path = item
+        decoded[name] = read_upright(path)
+        return decoded[name]
+
+    def finish(item: tuple[str, Path], labels: np.ndarray, _: None) -> None:
+        name, _path = item
+        _write_labels(folder / "labels" / f"{name}.png", labels)
+        _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(decoded.pop(name), labels, classes))
+
+    job = Job(read=read, finish=finish, name=lambda item: str(item[1]))
     found = predictions(engine, source.files, job, workers=workers)
     for _ in progress.track(found, what=f"predict {source.path}", total=len(source.files)):
         pass

@@ -64,9 +64,17 @@ def predictions(
         UserError: the model returned inf or nan for a frame.
     """
     cv2.setNumThreads(1)  # images are decoded and resized side by side
+    frames = frames_at_once(engine.device, workers, batch_frames)
     if engine.device.type == "cpu":
-        return _on_cpu(engine, items, job, workers or torch.get_num_threads())
-    return _on_gpu(engine, items, job, workers or _WORKERS_ON_GPU, batch_frames or _FRAMES_ON_GPU)
+        return _on_cpu(engine, items, job, frames)
+    return _on_gpu(engine, items, job, workers or _WORKERS_ON_GPU, frames)
+
+
+def frames_at_once(device: torch.device, workers: int | None, batch_frames: int | None) -> int:
+    """Returns how many frames `predictions` works on at once."""
+    if device.type == "cpu":
+        return workers or torch.get_num_threads()
+    return batch_frames or _FRAMES_ON_GPU
 
 
 def _on_cpu(

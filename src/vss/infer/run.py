@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 
 from vss import codec, formats, progress
 from vss.errors import UserError
+from vss.infer.estimate import check_inference
 from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
 from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
 from vss.infer.predictions import Job, predictions
@@ -55,7 +57,8 @@ def infer(
         memory: bytes a GPU forward may use; None = most of what is free.
 
     Raises:
-        UserError: a mistake in settings or files, or a model that returns inf or nan.
+        UserError: a mistake in settings or files, a model that returns inf or nan, or a frame that cannot fit into
+            memory; that is found before the weights are read.
     """
     files = outputs_by_kind(out, optional=(SCORES, CONFIG))
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
@@ -63,6 +66,10 @@ def infer(
     plan = read_plan(config, settings, device)
     what = f"infer {settings.get('prediction', Path(config).parent.name)} {split} shard {shard} of {shards}"
     where = {"split": split, "shard": shard, "shards": shards}
+    if len(rows):
+        sizes = dict(collections.Counter(zip(rows["height"], rows["width"], strict=True)))
+        at_once = {"workers": workers, "batch_frames": batch_frames}
+        at_once = check_inference(plan, sizes, what=what, with_probabilities=SCORES in files, **at_once)
     provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
         header = {"classes": plan.config.get("classes", dataset.classes), "provenance": provenance}
@@ -74,7 +81,7 @@ def infer(
         else:
             engine = load_engine(plan, weights, memory=memory)
             job = _job(Path(dataset.root), with_scores=scores_writer is not None)
-            found = predictions(engine, frames, job, workers=workers, batch_frames=batch_frames)
+            found = predictions(engine, frames, job, **at_once)
             writing = stack.enter_context(WriteBehind(waiting=4))
             for row, (labels, encoded) in progress.track(found, what=what, total=len(frames)):
                 writing.put(labels_writer.write, row.video, row.frame, labels)
