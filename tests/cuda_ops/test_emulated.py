@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,29 @@ def test_not_a_number_stays_where_it_is_sampled(kernels: ctypes.CDLL):
     _check(kernels.dcnv3_forward(*head, *map(_address, (*tensors, out)), 0))
     assert out[0, 0, 0].isnan().all()
     assert out[0, 4:, 4:].isfinite().all()
+
+
+# The value ends where a page begins that must not be touched; the last, empty level starts there.
+GUARDED = """
+import ctypes, mmap, sys
+import torch
+
+memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None)
+assert libc.mprotect(ctypes.c_void_p(base + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+positions = mmap.PAGESIZE // 32
+shapes, starts = torch.tensor([[1, positions], [0, 3]]), torch.tensor([0, positions])
+locations, weights = torch.rand(1, 5, 1, 2, 4, 2), torch.full((1, 5, 1, 2, 4), float("nan"))
+out = torch.zeros(1, 5, 8)
+sizes = (ctypes.c_int64 * 7)(1, positions, 5, 1, 8, 2, 4)
+at = [ctypes.c_void_p(t.data_ptr()) for t in (shapes, starts, locations, weights, out)]
+kernels = ctypes.CDLL(sys.argv[1])
+kernels.attention_forward(sizes, at[0], at[1], 0, 0, ctypes.c_void_p(base), at[2], at[3], at[4], 0)
+print(bool(out.isnan().all()))
+"""
+
+
+def test_weights_that_are_not_numbers_read_nothing_outside_the_table(emulator: Path):
+    done = subprocess.run([sys.executable, "-c", GUARDED, str(emulator)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
