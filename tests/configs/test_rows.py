@@ -129,6 +129,7 @@ def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
         ({"cfg_options": {"crop_size": 480}}, "crop_size is 480, must be a list of two positive numbers"),
         ({"cfg_options": {"scale": [853, 0]}}, "scale is .*, must be a list of two positive numbers"),
         ({"cfg_options": {"micro_batch": 1.5}}, "micro_batch is 1.5, must be a whole number of at least 1, or null"),
+        ({"cfg_options": {"stop_iter": 201}}, "stop_iter is 201, after the schedule's end, max_iters 200"),
         ({"cfg_options": {"ema": 2}}, "ema is 2, must be a number between 0 and 1, or null"),
     ],
 )

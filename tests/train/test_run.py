@@ -48,6 +48,14 @@ def lines_so_far(work: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in work.glob("*/log.jsonl"))
 
 
+def test_a_training_may_stop_before_its_schedule_ends(run_train: Train, tmp_path: Path) -> None:
+    """The first iterations are those of the whole schedule, learning rates included."""
+    whole = losses(run_train(max_iters=4, to="whole", work="work-whole")["log"])
+    stopped = losses(run_train(max_iters=4, to="stopped", work="work-stopped", cfg_options={"stop_iter": 2})["log"])
+    assert [line["iter"] for line in stopped if "loss" in line] == [1, 2]
+    assert [line for line in stopped if "loss" in line] == [line for line in whole if "loss" in line][:2]
+
+
 def test_outputs(run_train: Train) -> None:
     files = run_train(max_iters=3, val_interval=2, val_frames=2)
     tensors = load_file(files["weights"])

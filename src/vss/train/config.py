@@ -107,6 +107,11 @@ def param_scheduler(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [linear, poly]
 
 
+def iterations(training: Mapping[str, Any]) -> int:
+    """Returns how many iterations a training runs: its schedule's length, or where it is stopped before."""
+    return training["stop_iter"] or training["max_iters"]
+
+
 def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is written beside the weights: everything inference and a reader need, as plain JSON values.
 
@@ -202,8 +207,13 @@ def _check_values(name: str, config: Config) -> None:
         pair = found if isinstance(found, (list, tuple)) else ()
         if len(pair) != 2 or not all(isinstance(number, types) and number > 0 for number in pair):
             raise UserError(f"{name}: {key} is {found!r}, must be a list of two positive numbers")
-    if config.micro_batch is not None and not (isinstance(config.micro_batch, int) and config.micro_batch >= 1):
-        raise UserError(f"{name}: micro_batch is {config.micro_batch!r}, must be a whole number of at least 1, or null")
+    for key in ("micro_batch", "stop_iter"):
+        if config[key] is not None and not (isinstance(config[key], int) and config[key] >= 1):
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1, or null")
+    if config.stop_iter is not None and config.stop_iter > config.max_iters:
+        raise UserError(
+            f"{name}: stop_iter is {config.stop_iter}, after the schedule's end, max_iters {config.max_iters}"
+        )
     if config.ema is not None and not (isinstance(config.ema, float) and 0 < config.ema < 1):
         raise UserError(f"{name}: ema is {config.ema!r}, must be a number between 0 and 1, or null")
     if config.select == "best" and not config.val_interval:

@@ -34,6 +34,7 @@ from vss.errors import UserError
 from vss.models.build import build_segmentor
 from vss.models.checkpoints import Audit, load_weights
 from vss.progress import say
+from vss.train.config import iterations
 from vss.train.state import StateHook, checkpoints
 
 WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
@@ -77,7 +78,7 @@ def work(job: Job) -> None:
         train_dataloader=_dataloader(job),
         train_cfg=dict(
             type="MicroBatchLoop",
-            max_iters=training["max_iters"],
+            max_iters=iterations(training),
             accumulate=_pieces(job),
             seed=training["seed"],
         ),

@@ -15,6 +15,7 @@ warmup_iters = 1500
 warmup_ratio = 1e-6
 power = 1.0
 min_lr = 0.0
+stop_iter = None  # iteration after which training ends, the schedule unfinished; None: max_iters
 
 # ---- running
 seed = 0
@@ -26,7 +27,7 @@ num_workers = 4  # loading processes a GPU
 init_classes = "new"  # rows of class layers: "new", or "copy" from the classes of the same name
 
 # ---- keeping track
-checkpoint_interval = 1000  # iterations between resumable checkpoints: what a power cut may cost; none changes the result
+checkpoint_interval = 1000  # iterations between resumable checkpoints; changes no result
 keep_checkpoints = 2
 log_interval = 50
 val_interval = 0  # iterations between validations on `val_frames` frames, single scale; 0: none
