@@ -109,3 +109,10 @@ def test_fewer_frames_at_once_where_more_do_not_fit(tmp_path, monkeypatch, capsy
     assert estimate.check_inference(plan, {SIZE: 2}, what="toy", workers=8)["workers"] == 2
     assert found.needed(torch.device("cuda"), 8) > found.needed(torch.device("cuda"), 1) > found.parameters
     assert found.activations * HEADROOM < found.needed(plan.device, 1)
+
+
+def test_autocast_halves_what_the_network_holds(tmp_path):
+    full, half = (plan_of(tmp_path, precision=precision) for precision in ("float32", "bfloat16"))
+    full, half = (estimate.inference(plan, (256, 320), with_probabilities=False) for plan in (full, half))
+    assert half.flops == full.flops and half.scores == full.scores
+    assert 0.4 * full.activations < half.activations < 0.9 * full.activations
