@@ -122,10 +122,9 @@ class MultiScaleDeformableAttention(nn.Module):
         M, L, P = self.num_heads, self.num_levels, self.num_points
         located = query + position
         offsets = linear_in_float32(self.sampling_offsets, located).view(N, S, M, L, P, 2)
-        weights = linear_in_float32(self.attention_weights, located).view(N, S, M, L * P).softmax(-1)
+        weights = linear_in_float32(self.attention_weights, located).view(N, S, M, L, P)  # logits
         starts = torch.cat((sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]))
         locations = reference[:, None, None, None] + offsets / sizes.flip(1)[:, None]  # pixels -> 0..1
-        attended = vss_ops.ms_deform_attn(
-            self.value_proj(query).view(N, S, M, -1), sizes, starts, locations, weights.view(N, S, M, L, P)
-        )  # [N, S, C]
+        value = self.value_proj(query).view(N, S, M, -1)
+        attended = vss_ops.ms_deform_attn(value, sizes, starts, locations, weights, softmax=True)  # [N, S, C]
         return query + self.output_proj(attended)

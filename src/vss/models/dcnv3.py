@@ -74,15 +74,15 @@ class DCNv3(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        N, H, W, C = x.shape
+        C = x.shape[-1]
         value = self.input_proj(x)  # [N, H, W, C]
         context = self.dw_conv(x.permute(0, 3, 1, 2))  # [N, H, W, C]
         offset = linear_in_float32(self.offset, context)  # [N, H, W, G*K*2]
-        mask = linear_in_float32(self.mask, context).view(N, H, W, self.group, -1).softmax(-1)  # [N, H, W, G, K]
+        mask = linear_in_float32(self.mask, context)  # [N, H, W, G*K] logits; the operator softmaxes them over K
         y = vss_ops.dcnv3(
             value,
             offset,
-            mask.flatten(-2),
+            mask,
             kernel_size=self.kernel_size,
             stride=1,
             padding=self.kernel_size // 2,
@@ -91,6 +91,7 @@ class DCNv3(nn.Module):
             group_channels=C // self.group,
             offset_scale=self.offset_scale,
             remove_center=self.remove_center,
+            softmax=True,
         )  # [N, H, W, C]
         if self.center_feature_scale:
             y = self._mix_center(y, value, context)
