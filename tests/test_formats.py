@@ -191,6 +191,21 @@ def test_shards_take_one_split_only_and_are_stable() -> None:
 # ---- whole files
 
 
+@pytest.mark.parametrize(("shard", "shards"), [(2, 2), (-1, 2), (0, 0), (0, -1)])
+def test_there_is_no_such_shard(shard, shards) -> None:
+    with pytest.raises(UserError, match=f"found shard {shard} of {shards}"):
+        formats.shard_rows(frame_rows([("a", "1")]), split="val", shard=shard, shards=shards)
+
+
+def test_prediction_files_carry_little_of_their_own(tmp_path) -> None:
+    labels = np.zeros((2, 2), np.uint8)
+    encoded = formats.codec.encode(np.full((3, 2, 2), 1 / 3, np.float32), labels)
+    with formats.ScoresWriter(tmp_path / "0.scores.h5", classes=list("abc"), provenance={}) as writer:
+        for frame in range(50):
+            writer.write_encoded("v", str(frame), encoded)
+    assert (tmp_path / "0.scores.h5").stat().st_size < 50 * 4000
+
+
 def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path) -> None:
     path = tmp_path / "deep" / "result.json"
     formats.write_text(path, "old")
