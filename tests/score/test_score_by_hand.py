@@ -104,6 +104,18 @@ def test_others_and_void_are_two_values_or_one(score):
     assert flicker.scores["strict"]["VC16"] == 1
 
 
+def test_a_stray_value_is_void_to_strict_alone(score):
+    masks = [grid([252 if position % 2 else 255, 1]) for position in range(17)]
+    scored = score({"a": masks}, {"a": [grid([position % 2, 0]) for position in range(17)]}).scores
+    # Pixel 0 flickers in the prediction. Were 252 and 255 one value, its truth would be constant, and VC 1/2.
+    assert scored["VC16"] == scored["cffm_compat"]["VC16"] == scored["strict"]["VC16"] == 1
+    constant = score(
+        {"a": still(grid([252, 1]), 17)}, {"a": [grid([position % 2, 0]) for position in range(17)]}
+    ).scores
+    assert constant["VC16"] == constant["cffm_compat"]["VC16"] == 1 / 2
+    assert constant["strict"]["VC16"] == 1
+
+
 def test_cffm_leaves_out_short_videos(score):
     masks = {"long": still(grid([1, 2]), 17), "short": still(grid([1, 2]), 16)}
     labels = {"long": still(grid([0, 1]), 17), "short": still(grid([1, 0]), 16)}

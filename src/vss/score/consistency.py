@@ -3,7 +3,7 @@
 A window of n frames counts the pixels whose truth is constant over it, and those of them whose prediction is too.
 Three readings of one rule are counted side by side, because published numbers use all three (FACTS: metrics):
 - official (VSPW_code VC_perclip.py): raw mask values are compared, so that "others" (0) and void (255) take part;
-- merged (CFFM VC_perclip.py): 0 and 255 are one value;
+- merged (CFFM VC_perclip.py): raw values with 0 and 255 as one; stray values, such as 252, stay themselves;
 - strict: only pixels with a class take part.
 None but `strict_correct` asks whether the prediction is right: a constant wrong label is consistent.
 """
@@ -55,7 +55,7 @@ class VideoWindows:
     def __init__(self, video: int) -> None:
         self._video = video
         self._frames = 0
-        self._raw, self._truth, self._labels = ConstantRun(), ConstantRun(), ConstantRun()
+        self._raw, self._merged, self._truth, self._labels = (ConstantRun() for _ in range(4))
         self._rows: list[tuple[int, ...]] = []
 
     def add(self, *, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
@@ -67,8 +67,10 @@ class VideoWindows:
             labels: predicted train ids [H, W] uint8.
         """
         self._frames += 1
-        for run, values in ((self._raw, raw), (self._truth, truth), (self._labels, labels)):
-            run.add(values)
+        self._raw.add(raw)
+        self._merged.add(np.where(raw == 255, np.uint8(0), raw))
+        self._truth.add(truth)
+        self._labels.add(labels)
         for length in WINDOW_LENGTHS:
             if self._frames >= length:
                 pixels = self._pixels(length, truth, labels)
@@ -80,10 +82,9 @@ class VideoWindows:
 
     def _pixels(self, length: int, truth: np.ndarray, labels: np.ndarray) -> list[int]:
         kept = self._labels.constant(length)
-        merged = self._truth.constant(length)
-        strict = merged & (truth != IGNORE_INDEX)
+        strict = self._truth.constant(length) & (truth != IGNORE_INDEX)
         regions = []
-        for region in (self._raw.constant(length), merged, strict):
+        for region in (self._raw.constant(length), self._merged.constant(length), strict):
             regions += [region, region & kept]
         regions.append(regions[-1] & (labels == truth))
         return [int(np.count_nonzero(region)) for region in regions]

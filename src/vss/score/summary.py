@@ -72,6 +72,8 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     - `strict`: void left out, all T-n+1 windows; `correct` also asks for the right label.
     - `cffm_compat`: videos of more than 16 frames only, 0 and 255 one value in VC.
     - `TC_<flow>`, `TC_<flow>_first100`: over all videos, over the first 100 by id; only where flow was counted.
+      TC_cal.py takes the first 100 lines of val.txt, whose order the index does not keep: other videos than these
+      where the list is not sorted.
     """
     confusion = counts.confusion()
     each_video = [counts.confusion([number]) for number in range(len(counts.videos))]
