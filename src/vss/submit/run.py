@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ def submit(
     out: str | os.PathLike,
     split: str = "test",
 ) -> None:
-    """Packs the label maps of every frame of a split into a submission zip.
+    """Packs the label maps of every frame of a split into a submission zip, and reads it back (`check_submission`).
 
     Args:
         labels: the `*.labels.h5` of every shard of the split.
@@ -51,22 +52,34 @@ def submit(
         reader_of = _reader_of_frame(readers)
         wanted = list(zip(rows["video"], rows["frame"], strict=True))
         _refuse_missing([key for key in wanted if key not in reader_of], len(wanted), what="predictions")
-        palette = submission_palette().tobytes()
-        with formats.atomic_path(out) as aside, zipfile.ZipFile(aside, "w") as archive:
-            for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
-                reader = reader_of[row.video, row.frame]
-                frame = reader.read(row.video, row.frame)
-                problem = _problem(frame, (row.height, row.width), num_classes)
-                if problem:
-                    raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} {problem}")
-                # PNG is compressed already.
-                entry = zipfile.ZipInfo(_entry_name(row.video, row.frame), _NO_TIME)
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, _png(frame, palette))
+        with formats.atomic_path(out) as aside:
+            _pack(aside, rows, reader_of, num_classes, split)
+            check_submission(aside, index, split=split, num_classes=num_classes)
     finally:
         for reader in readers:
             reader.close()
     say(f"submit {split}: {len(rows)} frames of {rows['video'].nunique()} videos in {out}")
+
+
+def _pack(
+    path: Path,
+    rows: pd.DataFrame,
+    reader_of: Mapping[tuple[str, str], formats.LabelsReader],
+    num_classes: int,
+    split: str,
+) -> None:
+    palette = submission_palette().tobytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
+            reader = reader_of[row.video, row.frame]
+            frame = reader.read(row.video, row.frame)
+            problem = _problem(frame, (row.height, row.width), num_classes)
+            if problem:
+                raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} {problem}")
+            # PNG is compressed already.
+            entry = zipfile.ZipInfo(_entry_name(row.video, row.frame), _NO_TIME)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, _png(frame, palette))
 
 
 def check_submission(
@@ -89,7 +102,7 @@ def check_submission(
             )
             if extra := sorted(found - set(wanted)) or sorted(name for name in found if names.count(name) > 1):
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
-            for name, row in track(wanted.items(), what=f"check {path}"):
+            for name, row in track(wanted.items(), what=f"check {Path(path).name}"):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
                     if (image.format, image.mode) != ("PNG", "P"):
                         raise UserError(
