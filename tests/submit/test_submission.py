@@ -110,6 +110,13 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, video):
         run(dataset, [labels], tmp_path / "submission.zip")
 
 
+def test_what_was_written_is_read_back(tmp_path, dataset, frames, monkeypatch):
+    monkeypatch.setattr("vss.submit.run._png", lambda frame, palette: b"\x89PNG\r\n\x1a\n half")
+    with pytest.raises(UserError, match="not a readable submission"):
+        run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
 def test_a_dataset_without_the_split_is_refused(tmp_path):
     maps = {"a": [np.ones((2, 2), np.uint8)]}
     dataset = write_dataset(tmp_path, maps, split="val")

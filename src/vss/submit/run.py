@@ -102,7 +102,7 @@ def check_submission(
             )
             if extra := sorted(found - set(wanted)) or sorted(name for name in found if names.count(name) > 1):
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
-            for name, row in track(wanted.items(), what=f"check {Path(path).name}"):
+            for name, row in track(wanted.items(), what=f"check submission of {split}", total=len(wanted)):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
                     if (image.format, image.mode) != ("PNG", "P"):
                         raise UserError(
