@@ -82,6 +82,54 @@ def test_files_of_another_kind_are_refused(tmp_path):
             ProposalsReader(tmp_path / name)
 
 
+def damaged(path, damage):
+    """Writes a proposals file and spoils it."""
+    with ProposalsWriter(path, provenance={}) as writer:
+        writer.write("v", "maps", Partitions(np.zeros((1, 4, 6), np.uint16)))
+        writer.write("v", "runs", RunLengths.from_masks(np.ones((2, 4, 6), bool)))
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.attrs.__delitem__("provenance"),
+        lambda file: file.attrs.__setitem__("provenance", "{"),
+        lambda file: file.attrs.__setitem__("version", "one"),
+        lambda file: file.__delitem__("frames"),
+        lambda file: file["frames/0"].attrs.__delitem__("video"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, damage):
+    with pytest.raises(UserError, match=r"^.*p\.h5: (broken|not a readable) proposals file"):
+        ProposalsReader(damaged(tmp_path / "p.h5", damage))
+
+
+def replace(file, name, data):
+    del file[name]
+    file[name] = data
+
+
+@pytest.mark.parametrize(
+    ("frame", "damage"),
+    [
+        ("maps", lambda file: file["frames/0"].__delitem__("maps")),
+        ("maps", lambda file: file["frames/0"].attrs.__setitem__("form", "polygons")),
+        ("maps", lambda file: replace(file, "frames/0/maps", np.zeros((4, 6), np.uint16))),
+        ("maps", lambda file: replace(file, "frames/0/maps", "text")),
+        ("runs", lambda file: file["frames/1"].attrs.__setitem__("size", [4])),
+        ("runs", lambda file: replace(file, "frames/1/lengths", np.array([1, 99]))),
+    ],
+)
+def test_a_broken_frame_is_named_and_the_others_are_read(tmp_path, frame, damage):
+    with ProposalsReader(damaged(tmp_path / "p.h5", damage)) as reader:
+        with pytest.raises(UserError, match=rf"p\.h5: frame '{frame}' of video 'v' is broken"):
+            reader.read("v", frame)
+        reader.read("v", {"maps": "runs", "runs": "maps"}[frame])
+
+
 @pytest.mark.parametrize(
     "method", [{"method": "felzenszwalb", "scales": [50, 400], "min_size": 8}, {"method": "slic", "segments": [12]}]
 )

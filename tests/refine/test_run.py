@@ -64,6 +64,11 @@ def test_the_refined_file_says_what_it_came_from(dataset):
         assert reader.provenance["settings"] == {"method": "ssa", "settings": {"min_purity": 0.5}}
         assert reader.provenance["of"] == {"model": "coarse"}
         assert len(reader.classes) == 124
+        index = formats.sha256_of_file(dataset.index)
+        assert (reader.provenance["index_sha256"], reader.provenance["weights_sha256"]) == (index, None)
+        made_by = reader.provenance["proposals"]
+    assert made_by["proposals"] == SUPERPIXELS
+    assert (made_by["index_sha256"], made_by["weights_sha256"]) == (index, None)
 
 
 def test_shards_hold_their_own_frames(dataset):
@@ -137,3 +142,5 @@ def test_an_unknown_device_is_named(dataset, tmp_path):
         weights=tmp_path / "mini.safetensors",
         device="auto",
     )
+    with formats.LabelsReader(dataset.folder / "refined.labels.h5") as reader:
+        assert reader.provenance["weights_sha256"] == formats.sha256_of_file(tmp_path / "mini.safetensors")

@@ -20,6 +20,7 @@ from vss.errors import UserError
 from vss.refine.proposals import Partitions, Proposals, RunLengths
 
 FORMAT = ("vss-proposals", 1)
+_BROKEN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)  # what reading a damaged file raises
 
 
 class ProposalsWriter:
@@ -30,7 +31,7 @@ class ProposalsWriter:
 
     def __enter__(self) -> ProposalsWriter:
         self._context = formats.atomic_path(self._path)
-        self._file = h5py.File(self._context.__enter__(), "w")
+        self._file = h5py.File(self._context.__enter__(), "w", libver=("v110", "v110"))
         self._file.attrs["format"], self._file.attrs["version"] = FORMAT
         self._file.attrs["provenance"] = formats.canonical_json(self._provenance)
         self._frames = self._file.create_group("frames", track_order=True)
@@ -61,6 +62,26 @@ def _deflated(group: h5py.Group, name: str, data: np.ndarray) -> None:
         group.create_dataset(name, data=data)
 
 
+def _proposals_of(group: h5py.Group) -> Proposals:
+    """Reads what `ProposalsWriter.write` wrote.
+
+    Raises:
+        ValueError: the arrays do not fit together; what h5py raises, where they are missing or cannot be read.
+    """
+    form = group.attrs["form"]
+    if form == "partitions":
+        maps = group["maps"][()]
+        if maps.ndim != 3:
+            raise ValueError(f"maps have shape {maps.shape}")
+        return Partitions(maps)
+    if form != "rle":
+        raise ValueError(f"form is {form!r}")
+    (height, width), runs, lengths = (int(n) for n in group.attrs["size"]), group["runs"][()], group["lengths"][()]
+    if lengths.sum() != runs.size:
+        raise ValueError(f"{runs.size} runs where {lengths.sum()} are announced")
+    return RunLengths((height, width), runs, lengths)
+
+
 class ProposalsReader:
     """Reads a shard of proposals by (video, frame).
 
@@ -72,13 +93,18 @@ class ProposalsReader:
         self.path = Path(path)
         try:
             self._file = h5py.File(self.path, "r")
-        except OSError as error:
+            found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not a readable proposals file ({error})") from None
-        found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
         if found != FORMAT:
+            self._file.close()
             raise UserError(f"{path}: format is {found}, expected {FORMAT}")
-        self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
-        self._at = {(g.attrs["video"], g.attrs["frame"]): name for name, g in self._file["frames"].items()}
+        try:
+            self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+            self._at = {(g.attrs["video"], g.attrs["frame"]): name for name, g in self._file["frames"].items()}
+        except _BROKEN as error:
+            self._file.close()
+            raise UserError(f"{path}: broken proposals file ({error})") from None
 
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
@@ -88,15 +114,14 @@ class ProposalsReader:
         """Returns one frame's proposals.
 
         Raises:
-            UserError: the file has no such frame.
+            UserError: the file has no such frame, or it is broken.
         """
         if (video, frame) not in self._at:
             raise UserError(f"{self.path}: no proposals for frame {frame!r} of video {video!r}")
-        group = self._file["frames"][self._at[video, frame]]
-        if group.attrs["form"] == "partitions":
-            return Partitions(group["maps"][()])
-        height, width = (int(n) for n in group.attrs["size"])
-        return RunLengths((height, width), group["runs"][()], group["lengths"][()])
+        try:
+            return _proposals_of(self._file["frames"][self._at[video, frame]])
+        except _BROKEN as error:
+            raise UserError(f"{self.path}: frame {frame!r} of video {video!r} is broken ({error})") from None
 
     def close(self) -> None:
         self._file.close()

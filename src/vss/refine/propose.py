@@ -38,18 +38,20 @@ def propose(
     weights = None if weights is None else str(weights)
     method = proposal_method(settings, weights=weights)
     proposer = build_proposer(settings, weights=weights, device=device)
-    root = formats.read_card(card).root
+    dataset = formats.read_card(card)
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
     what = f"propose {method} {split} shard {shard}"
     progress.say(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {
         "stage": "refine",
         "proposals": {**settings, "method": method},
+        "weights_sha256": None if weights is None else formats.sha256_of_file(weights),
+        "index_sha256": dataset.sha256,
         "split": split,
         "shard": shard,
         "shards": shards,
     }
     with ProposalsWriter(out, provenance=provenance) as writer:
         for row in progress.track(list(rows.itertuples()), what=what):
-            image = formats.read_image(os.path.join(root, row.image))
+            image = formats.read_image(os.path.join(dataset.root, row.image))
             writer.write(row.video, row.frame, proposer.propose(image))

@@ -134,7 +134,7 @@ def refine(
     """
     given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
     method = one_of(given["method"], METHODS, where="refine method")
-    root = formats.read_card(card).root
+    dataset = formats.read_card(card)
     rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
@@ -142,12 +142,24 @@ def refine(
         resources = Resources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
         refiner = stack.enter_context(METHODS[method](given["settings"], resources))
         progress.say(f"{what}: {len(rows)} frames on {refiner.device}")
-        provenance = {"stage": "refine", "settings": given, "of": reader.provenance}
+        provenance = {
+            "stage": "refine",
+            "settings": given,
+            "weights_sha256": None if weights is None else formats.sha256_of_file(weights),
+            "index_sha256": dataset.sha256,
+            "proposals": None if proposals is None else _provenance_of(proposals),
+            "of": reader.provenance,
+        }
         writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
         for row in progress.track(list(rows.itertuples()), what=what):
             before = _read_labels(reader, row)
-            frame = Frame(row.video, row.frame, os.path.join(root, row.image), before)
+            frame = Frame(row.video, row.frame, os.path.join(dataset.root, row.image), before)
             writer.write(row.video, row.frame, refiner.refine(frame))
+
+
+def _provenance_of(proposals: str | os.PathLike) -> dict[str, Any]:
+    with ProposalsReader(proposals) as reader:
+        return reader.provenance
 
 
 def _read_labels(reader: formats.LabelsReader, row: Any) -> np.ndarray:
