@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from train.tiny import TINY, UPERNET, start
 
 from vss import formats
+from vss.errors import UserError
 from vss.train import workdir
 from vss.train.config import published_settings, resolve
 from vss.train.hooks import LogHook
@@ -49,6 +50,33 @@ def test_newest_checkpoints_are_kept_and_strangers_ignored(tmp_path: Path, monke
     for i in (9, 10, 11):
         hook.save(None, i)
     assert list(checkpoints(tmp_path)) == [10, 11]
+
+
+@pytest.mark.parametrize("spoiled", ["weights", "optimizer"])
+def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path: Path, spoiled: str) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    runner = SimpleNamespace(
+        model=model, optim_wrapper=optimizer, param_schedulers=[], iter=0, max_iters=9, call_hook=lambda *_, **__: None
+    )
+    hook = StateHook(folder=str(tmp_path), interval=1, keep=1)
+
+    def step(gradient: float) -> None:
+        model.weight.grad = torch.full((1, 2), gradient)
+        optimizer.step()
+
+    step(1.0)
+    hook.after_train_iter(runner, 0)
+    kept = (tmp_path / "iter_1.pth").read_bytes()
+    # The square of a finite gradient may overflow in the second moment; the weights stand still from then on.
+    step(torch.inf if spoiled == "weights" else 1e30)
+    assert model.weight.isfinite().all() == (spoiled == "optimizer")
+    runner.iter = 1
+    named = "state_dict weight" if spoiled == "weights" else "optimizer state 0 exp_avg_sq"
+    with pytest.raises(UserError, match=f"stopped at iteration 2: {named} is not finite"):
+        hook.after_train_iter(runner, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["iter_1.pth"]
+    assert (tmp_path / "iter_1.pth").read_bytes() == kept
 
 
 class Colours(nn.Module):

@@ -16,8 +16,10 @@ from mmengine.dist import barrier, master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves_with_path
 
+from vss.errors import UserError
 from vss.formats import atomic_path
 from vss.progress import say
 
@@ -81,13 +83,26 @@ class StateHook(Hook):
 
     @staticmethod
     def collect(runner: Any) -> dict[str, Any]:
-        """Returns the training's state; `state_dict` holds the weights to publish (averaged ones, where averaged)."""
+        """Returns the training's state; `state_dict` holds the weights to publish (averaged ones, where averaged).
+
+        Raises:
+            UserError: a number of it is inf or nan. A gradient that overflows spoils the weights or the optimizer while
+                the loss of its iteration is still finite; a state with them would be continued for ever.
+        """
         checkpoint = {
             "state_dict": bare(runner.model).state_dict(),
             "optimizer": runner.optim_wrapper.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
         }
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        for path, value in tree_leaves_with_path(checkpoint):
+            if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+                name = " ".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+                iteration = min(runner.iter + 1, runner.max_iters)
+                raise UserError(
+                    f"training stopped at iteration {iteration}: {name} is not finite after it; the state before is "
+                    f"kept; try precision float32, a lower learning rate or clip_grad"
+                )
         return checkpoint
 
     @staticmethod
