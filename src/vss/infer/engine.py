@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from vss.errors import UserError
 from vss.infer.budget import ForwardBudget
 from vss.infer.resample import Span, Tile, resample_band
-from vss.infer.views import Size, Tta, View, resize_image, views_of, windows_of
+from vss.infer.views import Tta, View, resize_image, views_of, windows_of
+from vss.models.frame_size import Size
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -14,8 +14,9 @@ from vss.errors import UserError
 from vss.infer.engine import Group, band_elements, groups_of
 from vss.infer.load import Plan, model_config
 from vss.infer.predictions import frames_at_once
-from vss.infer.views import Size, views_of, windows_of
+from vss.infer.views import views_of, windows_of
 from vss.models.build import build_on_meta
+from vss.models.frame_size import Size
 from vss.models.probe import CONTEXT_BYTES, HEADROOM, memory_of, probe, readable_bytes, readable_time, seconds_for
 from vss.progress import say
 

@@ -21,8 +21,8 @@ from vss.infer.estimate import check_inference
 from vss.infer.load import load_engine, read_plan
 from vss.infer.overlay import draw_overlay
 from vss.infer.predictions import Job, predictions
-from vss.infer.views import Size
 from vss.labels import overlay_palette
+from vss.models.frame_size import Size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})

@@ -19,14 +19,13 @@ import cv2
 import numpy as np
 
 from vss.errors import UserError
+from vss.models.frame_size import Size, fitted_into, rounded_up
 
 PROTOCOLS = ("paper", "as_published")
 MODES = ("whole", "slide")
 
 # The total stride of every backbone here: ConvNeXt cannot run on less, the others lose their last feature map.
 SMALLEST_INPUT = 32
-
-Size = tuple[int, int]  # (height, width)
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def views_of(height: int, width: int, tta: Tta, protocol: str) -> tuple[View, ..
         if min(chain[-1]) < 1:
             raise UserError(f"tta.img_ratios: ratio {ratio} leaves nothing of a {width}x{height} frame")
         size, resizes = chain[-1], _without_identities((height, width), chain)
-        padded = _padded(size, tta.size_divisor, SMALLEST_INPUT) if protocol == "paper" else size
+        padded = rounded_up(size, tta.size_divisor, SMALLEST_INPUT) if protocol == "paper" else size
         for flip in (False, True) if tta.flip else (False,):
             input_flip = flip and (protocol == "paper" or tta.random_flip)
             key = (resizes, input_flip, flip)
@@ -217,19 +216,12 @@ def _resize_chain(frame: Size, ratio: float, tta: Tta, protocol: str) -> list[Si
         scale = (int(tta.scale[0] * ratio), int(tta.scale[1] * ratio))
     if protocol == "as_published" and tta.setr_resize:
         least = tta.setr_crop_size[0] if tta.setr_crop_size else min(tta.scale or frame)
-        size = _keep_ratio(frame, _setr_scale(frame, scale, least))
+        size = fitted_into(frame, _setr_scale(frame, scale, least))
     else:
-        size = _keep_ratio(frame, scale) if tta.keep_ratio else (scale[1], scale[0])
+        size = fitted_into(frame, scale) if tta.keep_ratio else (scale[1], scale[0])
     if protocol == "as_published" and tta.size_divisor:
-        return [size, _padded(size, tta.size_divisor)]
+        return [size, rounded_up(size, tta.size_divisor)]
     return [size]
-
-
-def _keep_ratio(frame: Size, scale: tuple[float, float]) -> Size:
-    """Returns the size that fits the frame into a scale, longer side to longer side (mmcv `rescale_size`)."""
-    height, width = frame
-    factor = min(max(scale) / max(frame), min(scale) / min(frame))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
 def _setr_scale(frame: Size, scale: tuple[int, int], least: int) -> tuple[float, float]:
@@ -237,11 +229,6 @@ def _setr_scale(frame: Size, scale: tuple[int, int], least: int) -> tuple[float,
     height, width = frame
     short = max(min(scale), least)
     return (short, short * height / width) if height > width else (short * width / height, short)
-
-
-def _padded(size: Size, divisor: int | None, least: int = 1) -> Size:
-    divisor = divisor or 1
-    return tuple(math.ceil(max(side, least) / divisor) * divisor for side in size)
 
 
 def _without_identities(frame: Size, chain: list[Size]) -> tuple[Size, ...]:

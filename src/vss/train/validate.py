@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from vss import formats
 from vss.confusion import confusion_matrix, mean_iou
+from vss.models.frame_size import fitted_into, rounded_up
 from vss.progress import say
 from vss.train.hooks import LogHook
 from vss.train.state import bare
@@ -24,13 +25,8 @@ from vss.train.state import bare
 
 def frame_to_input(image: np.ndarray, test: Mapping[str, Any], normalisation: Mapping[str, Any]) -> torch.Tensor:
     """Returns the network's input [1, 3, h, w] of a frame [H, W, 3] uint8 RGB, fitted as `test` says, at ratio 1."""
-    height, width = image.shape[:2]
-    if test["scale"] is not None:
-        long, short = max(test["scale"]), min(test["scale"])
-        factor = min(long / max(height, width), short / min(height, width))
-        height, width = int(height * factor + 0.5), int(width * factor + 0.5)
-    divisor = test["size_divisor"]
-    height, width = (-(-side // divisor) * divisor for side in (height, width))
+    size = image.shape[:2] if test["scale"] is None else fitted_into(image.shape[:2], test["scale"])
+    height, width = rounded_up(size, test["size_divisor"])
     if (height, width) != image.shape[:2]:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     normalised = (image.astype(np.float32) - normalisation["mean"]) / normalisation["std"]
