@@ -4,31 +4,50 @@ A segmentation network computes its score map at a quarter of the frame's size o
 probability is smooth over a few pixels, and almost all of the 124 classes are nowhere in the frame. Kept are therefore
 
 - the label map, whole (what the model says is never changed by storing it);
-- one plane for each class that is somewhere in the frame: its probability at every second row and column, in 255 steps;
+- one plane for each class that is somewhere in the frame: its probability at every second row and column, in 255 steps,
+  or in 1020 where many pixels hardly prefer their class and a step would decide them;
 - the mass that no plane holds: not stored, it is what is missing to 1, shared equally by all classes;
-- corrections, where a plane interpolated back to full size misses the truth by more than `TOLERANCE` steps: at thin
-  things and sharp edges. They make the error bounded everywhere, not on average.
+- corrections, where a plane interpolated back to full size misses the truth by more than a tolerance: at thin things
+  and sharp edges. They make the error bounded everywhere, not on average.
 
-Planes are stored as differences along rows and columns, modulo 256, which undoes by two `cumsum` and is what a general
-compressor needs to see. `docs/formats.md` shows the three lines of numpy that read them; `docs/scores.md` the sizes and
-errors measured.
+Planes are stored as differences along rows and columns, which two `cumsum` undo, and signs are folded in (0, -1, 1, -2,
+... as 0, 1, 2, 3, ...): what a general compressor needs to see. `docs/formats.md` shows the three lines of numpy that
+read them; `docs/scores.md` the sizes and errors measured.
 
 numpy only: the stages that read scores need no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+
+@dataclass(frozen=True)
+class Grid:
+    """How finely the probabilities of a frame are stored.
+
+    Attributes:
+        levels: steps from the lowest probability of the frame to the highest.
+        dtype: of the codes.
+        tolerance: steps that an interpolated plane may miss the truth by; half a step is the planes' own rounding.
+        max_codes: codes kept on average at a sampled pixel. A frame with more of them (a long tail of hardly probable
+            classes) loses its smallest: they would cost a megabyte and decide next to nothing.
+    """
+
+    levels: int
+    dtype: type[np.unsignedinteger]
+    tolerance: float
+    max_codes: int
+
+
 STRIDE = 2
-LEVELS = 255
-TOLERANCE = 0.55  # steps; half a step is the rounding of the planes themselves
 FIX_UNIT = 0.5  # steps
-# Codes kept on average at a sampled pixel. A frame with more of them (a long tail of hardly probable classes) loses its
-# smallest: they would cost a megabyte and decide next to nothing.
-MAX_CODES = 10
+COARSE = Grid(levels=255, dtype=np.uint8, tolerance=0.55, max_codes=10)
+FINE = Grid(levels=1020, dtype=np.uint16, tolerance=1.1, max_codes=20)
+# Share of the pixels that may prefer their class by less than a coarse step; a frame with more of them is kept finely.
+UNDECIDED = 1.5e-3
 _NUDGE = np.float32(1e-6)  # by which the label's class is put above an equal one
 
 
@@ -39,12 +58,12 @@ class Encoded:
     Attributes:
         labels: argmax of the probabilities [H, W] uint8.
         classes: ascending ids of the A classes that have a plane [A] uint8.
-        shares: their planes [A, ceil(H / stride), ceil(W / stride)] uint8, in steps above the shared remainder, as
-            differences along the last two axes modulo 256.
+        shares: their planes [A, ceil(H / stride), ceil(W / stride)] uint8 or uint16, in steps above the shared
+            remainder, as differences along the last two axes, signs folded in.
         fix_at: flat positions in [A + 1, H, W] that are corrected, as differences, [n] uint32; the last plane is the
             remainder.
-        fix_by: corrections in half steps, [n] int16.
-        step: probability of one step (about 1/255; less where the whole frame is undecided).
+        fix_by: corrections in half steps, signs folded in, [n] uint16.
+        step: probability of one step (about 1/255 or 1/1020; less where the highest probability is low).
         num_classes: C.
         stride: distance in pixels between the samples of a plane.
         deadzone: smallest code kept; 1 except in frames of many hardly probable classes.
@@ -59,6 +78,21 @@ class Encoded:
     num_classes: int
     stride: int
     deadzone: int
+
+    @property
+    def grid(self) -> Grid:
+        """How finely this frame is stored."""
+        return COARSE if self.shares.dtype == COARSE.dtype else FINE
+
+    @property
+    def tolerance(self) -> float:
+        """By how many steps a probability may be off before it is corrected; more where the tail is long."""
+        return max(self.deadzone / 2 if self.deadzone > 2 else 0, self.grid.tolerance)
+
+    def codes(self) -> np.ndarray:
+        """Returns the samples [A, h, w] in steps above the remainder."""
+        steps, dtype = unfolded(self.shares), self.shares.dtype
+        return steps.cumsum(axis=1, dtype=dtype).cumsum(axis=2, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -103,8 +137,8 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
 
     Returns:
         The stored form. `decode` gives back the same argmax at every pixel. A probability that rises at least
-        `deadzone` steps above the remainder comes back within `tolerance(deadzone)` steps, a smaller one within
-        `deadzone` steps; one of a class without a plane within twice that.
+        `deadzone` steps above the remainder comes back within `tolerance` steps, a smaller one within the larger of
+        `deadzone` and `tolerance`; one of a class without a plane within twice that.
     """
     num_classes = len(probabilities)
     assert 1 < num_classes <= 255, num_classes
@@ -113,51 +147,69 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
     sampled = probabilities[:, ::stride, ::stride]
     floor = sampled.min(axis=0)
     highest = probabilities.reshape(num_classes, -1).max(axis=1)
-    step = max(float(highest.max()) - float(floor.min()), 1e-6) / LEVELS
+    span = max(float(highest.max()) - float(floor.min()), 1e-6)
+    grid = _grid(sampled, labels[::stride, ::stride], span)
+    step = span / grid.levels
     if floor.max() > step:  # no class is nowhere: what counts is what rises above the lowest
         lowest = probabilities.min(axis=0)
         highest = np.array([(plane - lowest).max() for plane in probabilities])
     named = np.zeros(num_classes, bool)
     named[np.unique(labels)] = True
-    classes = np.flatnonzero(named | (highest > TOLERANCE * step))
-    codes = _quantised(sampled[classes] - floor, step)
-    deadzone = _deadzone(codes)
+    classes = np.flatnonzero(named | (highest > grid.tolerance * step))
+    codes = _quantised(sampled[classes] - floor, step, grid)
+    deadzone = _deadzone(codes, grid)
     if deadzone > 1:
         codes[codes < deadzone] = 0
         kept = named[classes] | (highest[classes] > deadzone * step) | codes.any(axis=(1, 2))
         classes, codes = classes[kept], codes[kept]
-    at, by = _corrections(probabilities, classes, codes, step, stride, deadzone)
-    return Encoded(
+    empty = Encoded(
         labels=labels,
         classes=classes.astype(np.uint8),
-        shares=_differences(codes),
-        fix_at=np.diff(at, prepend=0).astype(np.uint32),
-        fix_by=by,
+        shares=folded(_differences(codes)),
+        fix_at=np.empty(0, np.uint32),
+        fix_by=np.empty(0, np.uint16),
         step=step,
         num_classes=num_classes,
         stride=stride,
         deadzone=deadzone,
     )
-
-
-def tolerance(deadzone: int) -> float:
-    """Returns by how many steps a probability may be off before it is corrected; more where the tail is long."""
-    return deadzone / 2 if deadzone > 2 else TOLERANCE
+    at, by = _corrections(probabilities, classes, codes, empty)
+    return replace(empty, fix_at=np.diff(at, prepend=0).astype(np.uint32), fix_by=folded(by))
 
 
 def decode(encoded: Encoded) -> Planes:
     """Gives back the probabilities of a stored frame."""
-    codes = encoded.shares.cumsum(axis=1, dtype=np.uint8).cumsum(axis=2, dtype=np.uint8)
-    stack = _at_full_size(codes, encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
-    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += encoded.fix_by * np.float32(FIX_UNIT * encoded.step)
+    stack = _at_full_size(encoded.codes(), encoded.step, encoded.labels.shape, encoded.stride, encoded.num_classes)
+    fix_by = unfolded(encoded.fix_by).view(np.int16)
+    stack.reshape(-1)[encoded.fix_at.cumsum(dtype=np.int64)] += fix_by * np.float32(FIX_UNIT * encoded.step)
     np.maximum(stack, 0, out=stack)
     put_label_first(stack, encoded.classes, encoded.labels)
     return Planes(encoded.classes, stack[:-1], stack[-1], encoded.labels, encoded.num_classes)
 
 
-def _quantised(samples: np.ndarray, step: float) -> np.ndarray:
-    """Returns samples [A, h, w] in whole steps, uint8, never summing to more than 1 at a pixel."""
-    codes = np.rint(samples * np.float32(1 / step)).astype(np.uint8)
+def folded(signed: np.ndarray) -> np.ndarray:
+    """Returns unsigned numbers 0, 1, 2, 3, ... for 0, -1, 1, -2, ...; those of uint8 and uint16 count as signed."""
+    wide = signed.view(f"i{signed.itemsize}")
+    return ((wide << 1) ^ (wide >> (8 * signed.itemsize - 1))).view(f"u{signed.itemsize}")
+
+
+def unfolded(numbers: np.ndarray) -> np.ndarray:
+    """Undoes `folded`, in the same unsigned type (modulo 256 or 65536)."""
+    return (numbers >> 1) ^ -(numbers & 1)
+
+
+def _grid(sampled: np.ndarray, labels: np.ndarray, span: float) -> Grid:
+    """Chooses the grid by how many sampled pixels prefer their class by less than a coarse step."""
+    others = sampled.copy()
+    which = labels[None].astype(np.intp)
+    np.put_along_axis(others, which, -1, 0)
+    margin = np.take_along_axis(sampled, which, 0)[0] - others.max(axis=0)
+    return FINE if (margin < span / COARSE.levels).mean() > UNDECIDED else COARSE
+
+
+def _quantised(samples: np.ndarray, step: float, grid: Grid) -> np.ndarray:
+    """Returns samples [A, h, w] in whole steps, in the grid's dtype, never summing to more than 1 at a pixel."""
+    codes = np.rint(samples * np.float32(1 / step)).astype(grid.dtype)
     allowed = int(1 / step)
     excess = codes.sum(axis=0, dtype=np.int32) - allowed
     if (excess > 0).any():
@@ -165,14 +217,14 @@ def _quantised(samples: np.ndarray, step: float) -> np.ndarray:
         top = codes.argmax(axis=0)[None]
         largest = np.take_along_axis(codes, top, 0).astype(np.int32)
         reduced = np.maximum(largest - np.maximum(excess, 0), 0)
-        np.put_along_axis(codes, top, reduced.astype(np.uint8), 0)
+        np.put_along_axis(codes, top, reduced.astype(grid.dtype), 0)
     return codes
 
 
-def _deadzone(codes: np.ndarray) -> int:
-    """Returns the smallest code to keep so that at most `MAX_CODES` a pixel are left on average."""
+def _deadzone(codes: np.ndarray, grid: Grid) -> int:
+    """Returns the smallest code to keep so that at most `max_codes` a pixel are left on average."""
     _, h, w = codes.shape
-    allowed = MAX_CODES * h * w
+    allowed = grid.max_codes * h * w
     deadzone = 1
     while np.count_nonzero(codes >= deadzone) > allowed:
         deadzone += 1
@@ -180,9 +232,9 @@ def _deadzone(codes: np.ndarray) -> int:
 
 
 def _differences(codes: np.ndarray) -> np.ndarray:
-    """Returns [A, h, w] uint8 whose two cumulative sums (rows, then columns) modulo 256 are `codes`."""
-    across = np.diff(codes, axis=2, prepend=np.uint8(0))
-    return np.diff(across, axis=1, prepend=np.uint8(0))
+    """Returns [A, h, w] whose two cumulative sums (rows, then columns), modulo what the dtype holds, are `codes`."""
+    zero = codes.dtype.type(0)
+    return np.diff(np.diff(codes, axis=2, prepend=zero), axis=1, prepend=zero)
 
 
 def _at_full_size(codes: np.ndarray, step: float, size: tuple[int, int], stride: int, num_classes: int) -> np.ndarray:
@@ -232,13 +284,14 @@ def _interleave(samples: np.ndarray, out: np.ndarray) -> None:
 
 
 def _corrections(
-    probabilities: np.ndarray, classes: np.ndarray, codes: np.ndarray, step: float, stride: int, deadzone: int
+    probabilities: np.ndarray, classes: np.ndarray, codes: np.ndarray, encoded: Encoded
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns where, as ascending flat positions in [A + 1, H, W], and by how much what is decoded is put right."""
     num_classes, H, W = probabilities.shape
-    stack = _at_full_size(codes, step, (H, W), stride, num_classes)
+    step, deadzone = encoded.step, encoded.deadzone
+    stack = _at_full_size(codes, step, (H, W), encoded.stride, num_classes)
     rest = stack[-1].copy()
-    limit = tolerance(deadzone) * step
+    limit = encoded.tolerance * step
     at, by = [], []
     others = np.ones((H, W), np.float32)  # true mean probability of a class without a plane
     missed, size = np.empty((H, W), np.float32), np.empty((H, W), np.float32)

@@ -284,6 +284,11 @@ class Plan:
         """Tells whether an ensemble's weights or temperatures are chosen on val."""
         return self.ensembles[ensemble]["search_weights"] or self.ensembles[ensemble]["fit_temperature"]
 
+    def searched(self) -> list[str]:
+        """Returns the ensembles in use whose weights or temperatures are chosen on val."""
+        used = dict.fromkeys(self.base(name) for name in (*self.scored(), *self.submitted()))
+        return [name for name in used if name in self.ensembles and self.searches(name)]
+
     def trains_refiner(self, refiner: str) -> bool:
         """Tells whether a refiner's small network is trained here."""
         return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
 LABELS_FORMAT, LABELS_VERSION = "vss-labels", 1
-SCORES_FORMAT, SCORES_VERSION = "vss-scores", 1
+SCORES_FORMAT, SCORES_VERSION = "vss-scores", 2
 
 
 # ---- writing whole files

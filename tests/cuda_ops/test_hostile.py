@@ -141,3 +141,35 @@ def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyP
     finally:
         torch.use_deterministic_algorithms(False)
     assert ran == ["forward", "backward", "forward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["dcnv3", "ms_deform_attn"])
+def test_tables_of_more_than_2_to_the_31_elements(cpp_kernels: None, op: str):
+    """One pixel is 1, the last but one row and column: what lies beyond 2^31 elements is read where it is.
+
+    The table is zero pages that are never written: gigabytes of addresses, next to no memory.
+    """
+    side, channels = 8192, 40
+    table = torch.zeros(1, side, side, channels)
+    table[0, side - 2, side - 2] = 1
+    assert ((side - 2) * side + side - 2) * channels > 2**31
+    with vss_ops.backend("cpp"), torch.no_grad():
+        if op == "dcnv3":
+            numbers = dict(kernel_size=1, stride=2, padding=0, dilation=1, group=1, group_channels=channels)
+            corner = table[:, side - 4 :, side - 4 :]
+            small = vss_ops.dcnv3(corner.contiguous(), *_points(2), offset_scale=1.0, **numbers)
+            big = vss_ops.dcnv3(table, *_points(side // 2), offset_scale=1.0, **numbers)[:, -2:, -2:]
+            torch.testing.assert_close(big, small)
+            assert big.sum() == channels
+        else:
+            shapes, starts = torch.tensor([[side, side]]), torch.tensor([0])
+            where = torch.full((1, 1, 1, 1, 1, 2), (side - 2 + 0.5) / side)
+            out = vss_ops.ms_deform_attn(
+                table.view(1, -1, 1, channels), shapes, starts, where, torch.ones(1, 1, 1, 1, 1)
+            )
+            assert out.sum() == channels
+
+
+def _points(side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(1, side, side, 2), torch.ones(1, side, side, 1)

@@ -132,6 +132,31 @@ def test_an_ensemble_may_be_called_null(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["\u2013", "null", "50.00"]
 
 
+def test_what_each_member_adds(write_report, tmp_path):
+    """By hand: weights 1 and 3, 50.0 together, 40.0 and 47.5 alone and so without the other."""
+    a, b = "net.single", "other.flip"
+    chosen = {
+        "members": [{"name": a, "weight": 1, "temperature": 1.0}, {"name": b, "weight": 3, "temperature": 1.5}],
+        "miou": {"given": 0.49, "chosen": 0.5},
+        "alone": {a: 0.4, b: 0.475},
+        "without": {a: 0.475, b: 0.4},
+    }
+    formats.write_json(tmp_path / "chosen.json", chosen)
+    titles = {"titles": {"both": "Both <of> them", "net": "Net"}}
+    out = write_report(inputs={"chosen": {"both": tmp_path / "chosen.json"}}, settings=titles)
+    rows = re.findall(r'<tr><th scope="row" class="name">(.*?)</th>(.*?)</tr>', out["html"].read_text())
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
+    assert cells["Both &lt;of&gt; them"] == ["", "", "50.00", "49.00", "", ""]
+    assert cells["Net, single"] == ["0.25", "1.00", "40.00", "", "47.50", "+2.50"]
+    assert cells["other, flip"] == ["0.75", "1.50", "47.50", "", "40.00", "+10.00"]
+
+
+def test_what_is_no_search_result_is_named(write_report, tmp_path):
+    formats.write_json(tmp_path / "chosen.json", {"members": []})
+    with pytest.raises(UserError, match=r"chosen\.json: is not a result of `vss search`"):
+        write_report(inputs={"chosen": {"both": tmp_path / "chosen.json"}})
+
+
 def test_a_run_without_training_and_without_overlays(write_report):
     out = write_report(inputs={"logs": {}, "labels": {}}, settings={"shown": []})
     text = Page(out["html"].read_text()).text

@@ -356,7 +356,9 @@ def report_settings():
     return canonical_json(
         {
             **config["report"],
-            "titles": {model: plan.title(model) for model in plan.models},
+            "titles": {
+                name: plan.title(name) for name in (*plan.models, *plan.ensembles)
+            },
             "protocol": config["protocol"],
             "split": plan.split,
             "rows": rows,
@@ -380,6 +382,7 @@ def report_inputs(wildcards, input):
         "scores": dict(zip(plan.scored(), input.scores)),
         "per_class": dict(zip(plan.scored(), input.per_class)),
         "logs": dict(zip(plan.trainings(), input.logs)),
+        "chosen": dict(zip(plan.searched(), input.chosen)),
         "labels": {},
     }
     each = shards(plan.split)

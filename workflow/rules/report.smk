@@ -5,6 +5,9 @@ rule report:
     input:
         scores=score_file("scores.json"),
         per_class=score_file("per_class.csv"),
+        chosen=expand(
+            "<results>/ensemble/{ensemble}/chosen.json", ensemble=plan.searched()
+        ),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=[
             path

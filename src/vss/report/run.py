@@ -14,6 +14,7 @@ from vss import formats
 from vss.errors import UserError
 from vss.progress import say
 from vss.report import figures, html
+from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
 from vss.report.table import (
@@ -39,6 +40,11 @@ CAPTIONS = {
     "per_class": (
         "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
         " mIoU ({best}), the line is the range over all predictions."
+    ),
+    "members": (
+        "Ensembles whose weights were searched on val: mIoU there in percent, before the search and after; of each"
+        " member alone, and of the others without it. Chosen and scored on the same frames, such an ensemble's row"
+        " above flatters it."
     ),
     "curves": (
         "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: its running"
@@ -77,7 +83,7 @@ def report(
             `CAPTIONS`), which replace the ones here; `titles`, names of models in the training curves. All but `rows`
             and `split` may be absent.
         inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
-            shards, by prediction shown.
+            shards, by prediction shown; `chosen`, results of weight searches by ensemble, may be absent.
         index, card: the prepared dataset.
         out: files to write: `html`, `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `curves`,
             `overlays` (the last four PNG).
@@ -90,6 +96,7 @@ def report(
     table = score_table(settings["rows"], inputs["scores"])
     classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
     logs = {_training_title(key, settings): figures.read_log(path) for key, path in inputs["logs"].items()}
+    members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
     rows = _frames(settings, inputs["labels"], formats.read_index(index), dataset)
     best = _best(table)
     charts = {
@@ -107,7 +114,7 @@ def report(
     title = settings.get("title", "Video semantic segmentation on VSPW")
     caption = _caption("table", settings)
     formats.write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
-    sections = _sections(settings, table, charts, logs, rows, dataset, best)
+    sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
     about = formats.read_json(inputs["scores"][best])["counts"] if best else {}
     page = html.page(title=title, lead=_lead(settings, table, dataset, about, best), sections=sections)
     formats.write_text(out["html"], page)
@@ -195,6 +202,7 @@ def _sections(
     table: pd.DataFrame,
     charts: Mapping[str, Any],
     logs: Mapping[str, pd.DataFrame],
+    members: pd.DataFrame,
     rows: Sequence[FrameRow],
     card: formats.Card,
     best: str,
@@ -214,9 +222,11 @@ def _sections(
     below = f'<details><summary>Other rules</summary><div class="scroll">{other}</div></details>'
     below += '<p><a href="#protocol">What the columns mean</a></p>'
     section = html.Section
+    parts = [] if members.empty else [section("members", "Members", captions["members"], html.plain_table(members))]
     return [
         section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{below}'),
         section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),
+        *parts,
         section("frames", "Frames", captions["overlays"], html.frames(rows)),
         section("classes", "Classes", captions["per_class"], drawn["per_class"]),
         section("training", "Training", captions["curves"], drawn["curves"]),
