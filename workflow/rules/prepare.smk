@@ -10,6 +10,7 @@ rule prepare:
         check="<results>/prepare/{dataset}/check.json",
     log:
         "<results>/logs/prepare/{dataset}.log",
+    priority: 3
     conda:
         "../../envs/vss.yaml"
     params:

@@ -10,6 +10,8 @@ rule settings:
         "<results>/logs/{training}/{name}.settings.log",
     wildcard_constraints:
         training="pretrain|finetune|refine",
+    # The scheduler chooses among jobs that can start, and what waits for this file cannot.
+    priority: 3
     localrule: True
     conda:
         "../../envs/vss.yaml"
