@@ -82,7 +82,7 @@ def test_an_undecided_frame_is_kept_more_finely() -> None:
     assert codec.encode(sure).grid is codec.COARSE
     encoded = codec.encode(unsure)
     assert encoded.grid is codec.FINE
-    assert np.abs(codec.decode(encoded).dense() - unsure).max() <= 1.1 * encoded.step + 1e-6
+    assert np.abs(codec.decode(encoded).dense() - unsure).max() <= encoded.tolerance * encoded.step + 1e-6
 
 
 def test_the_input_is_left_alone() -> None:

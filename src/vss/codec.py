@@ -45,7 +45,7 @@ class Grid:
 STRIDE = 2
 FIX_UNIT = 0.5  # steps
 COARSE = Grid(levels=255, dtype=np.uint8, tolerance=0.55, max_codes=10)
-FINE = Grid(levels=1020, dtype=np.uint16, tolerance=1.1, max_codes=20)
+FINE = Grid(levels=1020, dtype=np.uint16, tolerance=0.8, max_codes=20)
 # Share of the pixels that may prefer their class by less than a coarse step; a frame with more of them is kept finely.
 UNDECIDED = 1.5e-3
 _NUDGE = np.float32(1e-6)  # by which the label's class is put above an equal one
