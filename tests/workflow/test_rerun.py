@@ -68,64 +68,21 @@ def drop_ensemble(config: dict) -> None:
     del config["predictions"]["both"], config["predictions"]["both.ssa"], config["targets"]
 
 
+# What follows a change, whole: of everything inferred, and of the ensemble `both` alone.
+AFTER_INFER = {"ensemble": 3, "refine": 4, "score_shard": 8, "score": 4, "submit": 1, "report": 1}
+FROM_INFER = {"infer": 6, "infer_labels": 2, **AFTER_INFER}
+FROM_BOTH = {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1}
+
 CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     # convnext.flip: val in two shards and test in one, for the ensemble `both`
-    (
-        change_flip,
-        {"infer": 3, "ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1},
-    ),
-    (
-        change_max_iters,
-        {
-            "settings": 1,
-            "finetune": 1,
-            "infer": 3,
-            "infer_labels": 2,
-            "ensemble": 3,
-            "refine": 4,
-            "score_shard": 8,
-            "score": 4,
-            "submit": 1,
-            "report": 1,
-        },
-    ),
-    (
-        change_pretrain,
-        {
-            "settings": 1,
-            "pretrain": 1,
-            "finetune": 1,
-            "infer": 3,
-            "ensemble": 3,
-            "refine": 2,
-            "score_shard": 4,
-            "score": 2,
-            "submit": 1,
-            "report": 1,
-        },
-    ),
-    (change_ensemble_weight, {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1}),
+    (change_flip, {"infer": 3, **FROM_BOTH}),
+    (change_max_iters, {"settings": 1, "finetune": 1, "infer": 3, "infer_labels": 2, **AFTER_INFER}),
+    (change_pretrain, {"settings": 1, "pretrain": 1, "finetune": 1, "infer": 3, **FROM_BOTH}),
+    (change_ensemble_weight, FROM_BOTH),
     (change_colour, {"report": 1}),
     (change_caption, {"report": 1}),
     (change_paper_figure, {"report": 1}),
-    (
-        change_data,
-        {
-            "prepare": 1,
-            "settings": 3,
-            "finetune": 2,
-            "infer": 6,
-            "infer_labels": 2,
-            "propose": 2,
-            "train_refiner": 1,
-            "ensemble": 3,
-            "refine": 4,
-            "score_shard": 8,
-            "score": 4,
-            "submit": 1,
-            "report": 1,
-        },
-    ),
+    (change_data, {"prepare": 1, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_gpus, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
     (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
@@ -156,40 +113,11 @@ CODE_CHANGES = [
     ("src/vss/score/summary.py", AFTER_SCORE),
     ("src/vss/report/run.py", {"report": 1}),
     ("src/vss/submit/run.py", {"submit": 1}),
-    (
-        "src/vss/ensemble/run.py",
-        {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1},
-    ),
+    ("src/vss/ensemble/run.py", FROM_BOTH),
     ("src/vss/refine/run.py", {"refine": 4, "score_shard": 4, "score": 2, "report": 1}),
-    (
-        "src/vss/infer/run.py",
-        {
-            "infer": 6,
-            "infer_labels": 2,
-            "ensemble": 3,
-            "refine": 4,
-            "score_shard": 8,
-            "score": 4,
-            "submit": 1,
-            "report": 1,
-        },
-    ),
+    ("src/vss/infer/run.py", FROM_INFER),
     # what every stage shares: everything but the trainings, which are weeks
-    (
-        "src/vss/formats.py",
-        {
-            "prepare": 2,
-            "infer": 6,
-            "infer_labels": 2,
-            "propose": 2,
-            "ensemble": 3,
-            "refine": 4,
-            "score_shard": 8,
-            "score": 4,
-            "submit": 1,
-            "report": 1,
-        },
-    ),
+    ("src/vss/formats.py", {"prepare": 2, "propose": 2, **FROM_INFER}),
     ("src/vss/progress.py", {}),
     ("src/vss/train/run.py", {}),
     ("src/vss/cli.py", {}),
