@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from vss import configs
-from vss.config import Plan, any_of, check_schema, check_views
+from vss.config import check_schema
 from vss.errors import UserError
+from vss.plan import Plan, any_of
+from vss.resolved import check_views
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"

@@ -32,7 +32,7 @@ ORDER = [
     "report",
 ]
 # The workflow's side of the package: used by rules, not by stages.
-WORKFLOW_SIDE = {"config", "lease", "cli", "__main__"}
+WORKFLOW_SIDE = {"config", "plan", "resolved", "lease", "cli", "__main__"}
 LIGHT = (
     "data.prepare",
     "score.shard",
@@ -40,6 +40,8 @@ LIGHT = (
     "submit.run",
     "report.run",
     "config",
+    "plan",
+    "resolved",
     "digest",
     "train.config",
     "train.workdir",

@@ -12,17 +12,12 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
-from vss.config import (
-    Plan,
-    any_of,
-    check_schema,
-    check_views,
-    lead_jobs_to,
-    training_digests,
-)
+from vss.config import check_schema
 from vss.digest import content_mark, stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json
+from vss.plan import Plan, any_of, lead_jobs_to
+from vss.resolved import check_views, training_digests
 
 lead_jobs_to(REPOSITORY)
 

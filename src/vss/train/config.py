@@ -7,14 +7,13 @@ that depends on it, and the resolved config shows all of them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
 
 from vss import configs
-from vss.errors import UserError
+from vss.errors import UserError, did_you_mean
 from vss.labels import LABEL_SPACES
 
 PROTOCOLS = ("paper", "as_published")
@@ -41,7 +40,7 @@ def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: s
         UserError: unknown row, protocol or key, or a value that is not allowed.
     """
     if name not in configs.names():
-        raise UserError(f"row {name!r} is unknown{_did_you_mean(name, configs.names())}; `vss models` lists them all")
+        raise UserError(f"row {name!r} is unknown{did_you_mean(name, configs.names())}; `vss models` lists them all")
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: found {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
     config = Config.fromfile(configs.FOLDER / f"{name}.py")
@@ -152,7 +151,7 @@ def _what_stands_at(config: Config, key: str) -> Any:
     allowed = sorted(name for name in config if name not in _DESCRIPTIVE)
     if first not in allowed:
         raise UserError(
-            f"cfg_options: unknown key {key!r}{_did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}"
+            f"cfg_options: unknown key {key!r}{did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}"
         )
     node: Any = config[first]
     for depth, part in enumerate(rest, start=1):
@@ -218,11 +217,6 @@ def _check_values(name: str, config: Config) -> None:
         raise UserError(f"{name}: ema is {config.ema!r}, must be a number between 0 and 1, or null")
     if config.select == "best" and not config.val_interval:
         raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _plain(value: Any) -> Any:
