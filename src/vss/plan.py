@@ -69,6 +69,11 @@ class Plan:
         settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
         return {**settings, "protocol": self.config["protocol"]}
 
+    def import_settings(self, model: str) -> dict[str, Any]:
+        """Returns what imported weights depend on, but for the file itself."""
+        chosen = {key: self.models[model][key] for key in ("config", "cfg_options")}
+        return {**chosen, "protocol": self.config["protocol"]}
+
     def training_gpus(self, stage: str, model: str) -> int:
         """Returns how many GPUs a training asks for."""
         return self.models[model][stage]["gpus"]

@@ -68,11 +68,5 @@ def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:
         UserError: a setting that the row does not have, or a value that it does not allow.
     """
     settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
-    for name in plan.imported():
-        model = plan.models[name]
-        settings[f"import/{name}"] = {
-            "config": model["config"],
-            "cfg_options": model["cfg_options"],
-            "protocol": plan.config["protocol"],
-        }
+    settings |= {f"import/{name}": plan.import_settings(name) for name in plan.imported()}
     return {name: _resolved(*name.split("/"), canonical_json(chosen)) for name, chosen in settings.items()}

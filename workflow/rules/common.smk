@@ -203,14 +203,7 @@ def finetune_init(wildcards):
 
 
 def import_settings(wildcards):
-    model = plan.models[wildcards.model]
-    return canonical_json(
-        {
-            "config": model["config"],
-            "cfg_options": model["cfg_options"],
-            "protocol": config["protocol"],
-        }
-    )
+    return canonical_json(plan.import_settings(wildcards.model))
 
 
 def soup_parts(kind):
