@@ -9,14 +9,11 @@ import pytest
 import torch
 from tiny_dataset import write_dataset
 
-from vss import formats
+from tests.nano_model import write_nano_model
 from vss.ensemble.bench_trained import measure
 from vss.ensemble.run import ensemble
 from vss.errors import UserError
 from vss.infer.run import infer
-from vss.models.build import build_segmentor
-from vss.models.checkpoints import save_weights
-from vss.train.config import published_settings, resolve
 
 SIZE = (40, 64)
 
@@ -34,12 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = Path(data.index).rename(folder / "prepare" / "vspw" / "index.csv")
     card = Path(data.card).rename(folder / "prepare" / "vspw" / "dataset.json")
     model = folder / "finetune" / "net"
-    config = published_settings(resolve({"config": "upernet_convnext-nano_vspw"}))
-    torch.manual_seed(3)
-    segmentor = build_segmentor(config["model"])
-    torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight)
-    formats.write_json(model / "config.json", config)
-    save_weights(segmentor, model / "weights.safetensors")
+    write_nano_model(model)
     shard = {"index": index, "split": "val", "shard": 0, "shards": 1}
     scores = []
     for name, flip in (("net.single", False), ("net.flip", True)):

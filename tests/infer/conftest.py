@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vss import formats
+from tests.nano_model import write_nano_model
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,15 +18,6 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def nano_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `config.json` and `weights.safetensors` of a nano model that tells several classes apart."""
-    from vss.models.build import build_segmentor
-    from vss.models.checkpoints import save_weights
-    from vss.train.config import published_settings, resolve
-
     folder = tmp_path_factory.mktemp("nano")
-    config = published_settings(resolve({"config": "upernet_convnext-nano_vspw"}))
-    torch.manual_seed(3)
-    segmentor = build_segmentor(config["model"])
-    torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight)
-    formats.write_json(folder / "config.json", config)
-    save_weights(segmentor, folder / "weights.safetensors")
+    write_nano_model(folder)
     return folder

@@ -1,0 +1,23 @@
+"""A nano model on disk, as a training leaves it, that tells several classes apart without having been trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vss import formats
+
+
+def write_nano_model(folder: Path) -> None:
+    """Writes `config.json` and `weights.safetensors` of a nano model with drawn weights into `folder`."""
+    from vss.models.build import build_segmentor
+    from vss.models.checkpoints import save_weights
+    from vss.train.config import published_settings, resolve
+
+    config = published_settings(resolve({"config": "upernet_convnext-nano_vspw"}))
+    torch.manual_seed(3)
+    segmentor = build_segmentor(config["model"])
+    torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight)
+    formats.write_json(folder / "config.json", config)
+    save_weights(segmentor, folder / "weights.safetensors")
