@@ -75,20 +75,17 @@ def device(path: str) -> str:
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """csrc/cuda compiled for a CPU, see emulator/emulator.h; skips without a compiler or the CUDA headers."""
+    return compile_emulated("entry.cpp", tmp_path_factory.mktemp("emulator") / "kernels.so", "-shared", "-fPIC")
+
+
+def compile_emulated(source: str, made: Path, *flags: str) -> Path:
+    """Compiles a file of emulator/, and with it csrc/cuda, for a CPU; skips where that cannot be done."""
     here = Path(__file__).parent / "emulator"
     try:
         compiler, nvcc = build.cxx_compiler(), Path(build.cuda_compiler())
     except build.BuildError as error:
         pytest.skip(f"needs a C++ compiler and the headers of a CUDA toolkit: {error}")
-    made = tmp_path_factory.mktemp("emulator") / "kernels.so"
-    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", '-DVSS_EMULATED="emulator.h"', f"-I{here}"]
-    command += [
-        f"-I{library.SOURCES / 'cuda'}",
-        "-isystem",
-        str(nvcc.parents[1] / "include"),
-        "-x",
-        "c++",
-        str(here / "entry.cpp"),
-    ]
-    subprocess.run([*command, "-o", str(made)], check=True)
+    includes = [f"-I{here}", f"-I{library.SOURCES / 'cuda'}", "-isystem", str(nvcc.parents[1] / "include")]
+    command = [compiler, "-std=c++17", "-O1", '-DVSS_EMULATED="emulator.h"', *includes, *flags, "-x", "c++"]
+    subprocess.run([*command, str(here / source), "-o", str(made)], check=True)
     return made

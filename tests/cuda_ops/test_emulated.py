@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from vss_ops.compiled import _numbers
 
+from tests.cuda_ops.conftest import compile_emulated
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -28,6 +30,8 @@ DCN = {
     "vectors": Dcn(2, 9, 11, window(group=3, group_channels=32)),
     "16 channels, softmax": Dcn(1, 10, 9, window(group=2, group_channels=16), softmax=True),
     "odd channels": Dcn(1, 5, 6, window(group=3, group_channels=5), softmax=True),
+    "32 channels end inside a group": Dcn(1, 9, 10, window(group=5, group_channels=12), softmax=True),
+    "48 channels": Dcn(1, 9, 10, window(group=3, group_channels=48)),
     "one group": Dcn(1, 9, 17, window(group=1, group_channels=8)),
     "stride and dilation": Dcn(2, 13, 11, window(stride=(2, 1), dilation=(1, 2), padding=(0, 2), group_channels=16)),
     "far outside": Dcn(1, 8, 9, window(group_channels=16, offset_scale=2.0), reach=12.0),
@@ -158,3 +162,32 @@ print(bool(out.isnan().all()))
 def test_weights_that_are_not_numbers_read_nothing_outside_the_table(emulator: Path):
     done = subprocess.run([sys.executable, "-c", GUARDED, str(emulator)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def _races(folder: Path, *flags: str) -> tuple[int, str]:
+    """Runs every kernel under ThreadSanitizer; returns the exit status, 66 where there are races, and what it printed."""
+    made = folder / "races"
+    try:
+        compile_emulated("races.cpp", made, "-g", "-fsanitize=thread", *flags)
+    except subprocess.CalledProcessError:
+        pytest.skip("needs a compiler with ThreadSanitizer")
+    options = {"TSAN_OPTIONS": "suppress_equal_addresses=0"}  # every block has its shared memory at the same ones
+    done = subprocess.run([str(made)], capture_output=True, text=True, env={**os.environ, **options})
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel (vm.mmap_rnd_bits)")
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_threads_of_a_block_and_blocks_do_not_race(tmp_path: Path):
+    status, printed = _races(tmp_path)
+    assert status == 0, printed
+    assert printed.splitlines()[-1] == "attention"  # all ran
+
+
+@pytest.mark.slow
+def test_a_barrier_that_orders_nothing_is_found(tmp_path: Path):
+    status, printed = _races(tmp_path, "-DVSS_BARRIERS_ORDER_NOTHING")
+    assert status == 66
+    for kernel in ("forward", "points", "scatter", "window"):
+        assert f"{kernel}_kernel" in printed

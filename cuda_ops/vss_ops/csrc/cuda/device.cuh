@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #ifdef VSS_EMULATED
 #include VSS_EMULATED
@@ -45,28 +46,40 @@ template <>
 struct Word<2> { using type = uint16_t; };
 
 template <typename T, int count>
-union Pack {
-  typename Word<sizeof(T) * count>::type word;
-  T v[count];
-  __device__ __forceinline__ Pack() : word{} {}
+struct Vector {
+  using Of = typename Word<sizeof(T) * count>::type;
+  union {
+    Of word;
+    T v[count];
+    uint32_t bits[(sizeof(T) * count + 3) / 4];
+  };
+  __device__ __forceinline__ Vector() : word{} {}
+  __device__ __forceinline__ explicit Vector(const Of& w) : word(w) {}
+
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (std::is_same_v<T, __nv_bfloat16> && count > 1) {  // one instruction a value, where nvcc takes two
+      return __uint_as_float(i % 2 ? bits[i / 2] & 0xffff0000u : bits[i / 2] << 16);
+    } else {
+      return to_float(v[i]);
+    }
+  }
 };
 
-// Loads `count` values where `wanted`, zeros elsewhere: predicated, not branched around, so that several loads are in
-// flight at once.
+// A pointer to vectors: from[i] is one load, `i` counting vectors.
 template <typename T, int count>
-__device__ __forceinline__ void load_if(bool wanted, const T* from, float (&to)[count]) {
-  Pack<T, count> pack;
-  if (wanted) pack.word = *reinterpret_cast<const decltype(pack.word)*>(from);
-#pragma unroll
-  for (int i = 0; i < count; ++i) to[i] = to_float(pack.v[i]);
-}
+struct Vectors {
+  const typename Vector<T, count>::Of* words;
+  __device__ __forceinline__ explicit Vectors(const T* from)
+      : words(reinterpret_cast<const typename Vector<T, count>::Of*>(from)) {}
+  __device__ __forceinline__ Vector<T, count> operator[](uint32_t i) const { return Vector<T, count>(words[i]); }
+};
 
 template <typename T, int count>
 __device__ __forceinline__ void store(T* to, const float (&from)[count]) {
-  Pack<T, count> pack;
+  Vector<T, count> vector;
 #pragma unroll
-  for (int i = 0; i < count; ++i) pack.v[i] = from_float<T>(from[i]);
-  *reinterpret_cast<decltype(pack.word)*>(to) = pack.word;
+  for (int i = 0; i < count; ++i) vector.v[i] = from_float<T>(from[i]);
+  *reinterpret_cast<typename Vector<T, count>::Of*>(to) = vector.word;
 }
 
 // Adds `count` floats to global memory; four at a time where the hardware has it.

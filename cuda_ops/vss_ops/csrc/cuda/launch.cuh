@@ -3,14 +3,16 @@
 
 #include <type_traits>
 
+#include "backward.cuh"
+#include "forward.cuh"
 #include "launch.h"
 #include "views.cuh"
 
 namespace vss {
 
-// Shared memory a block may take without asking. Five blocks of 40 KB, 40 warps, fit on an SM of sm_80 and sm_90.
-constexpr size_t kSharedBytes = 48 * 1024;
+constexpr size_t kSharedBytes = 48 * 1024;  // a block may take so much without asking
 constexpr int64_t kMostBlocks = 2147483647;
+constexpr int64_t kMostVectors = 2147483647;
 
 template <typename T>
 struct Type {
@@ -31,8 +33,7 @@ const char* with_types(Dtypes dtypes, Run run) {
 
 inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
-// True where all channels of a row split into 16-byte vectors. The gradient of the table is float, so its vectors of
-// four are aligned whenever these are.
+// True where all channels of a row split into 16-byte vectors.
 template <typename T>
 bool vectors(int channels, const void* a, const void* b) {
   return channels % (16 / sizeof(T)) == 0 && aligned(a, 16) && aligned(b, 16);
@@ -43,53 +44,82 @@ inline const char* last_error() {
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
+// Why the kernels cannot take the problem in one launch, "" where they can.
 template <typename View>
-const char* run_forward(const View& view, Dtypes dtypes, const void* table, const void* coordinates,
-                        const void* weights, void* out, bool softmax, void* stream) {
-  const size_t bytes = forward_bytes(view.rows_per_block(), view.samples());
-  if (view.blocks() == 0) return "";
-  if (view.blocks() > kMostBlocks || bytes > kSharedBytes) return "the problem is too large for one launch";
-  const auto blocks = static_cast<unsigned>(view.blocks());
-  return with_types(dtypes, [&](auto t, auto o) {
-    using T = typename decltype(t)::type;
-    using O = typename decltype(o)::type;
-    const auto call = [&](auto kernel) {
-      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(table),
-                 static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<T*>(out), softmax);
-    };
-    if (vectors<T>(view.D(), table, out)) {
-      call(&forward_kernel<View, T, O, int(16 / sizeof(T))>);
-    } else {
-      call(&forward_kernel<View, T, O, 1>);
-    }
-    return last_error();
-  });
+const char* too_large(const View& view, int channels) {
+  if (view.blocks() > kMostBlocks) return "the output has too many rows for one launch";
+  if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return "a row has too many samples";
+  // what Place counts in 32 bits: 32 GB of an image, or 2^31 channels where they do not split into vectors
+  if (view.image_elements() / channels > kMostVectors) return "an image of the table has too many elements";
+  return "";
+}
+
+// Calls run(vector width) for a row's channels: all in 16-byte vectors, or one by one.
+template <typename T, typename View, typename Run>
+const char* with_channels(const View& view, bool vectors, Run run) {
+  constexpr int wide = 16 / sizeof(T);
+  const char* problem = too_large(view, vectors ? wide : 1);
+  if (*problem != 0) return problem;
+  if (vectors) {
+    run(std::integral_constant<int, wide>{});
+  } else {
+    run(std::integral_constant<int, 1>{});
+  }
+  return last_error();
 }
 
 template <typename View>
-const char* run_backward(const View& view, Dtypes dtypes, const void* grad, const void* table, const void* coordinates,
-                         const void* weights, void* grad_table, void* grad_coordinates, void* grad_weights,
-                         bool softmax, void* stream) {
-  const size_t bytes = backward_bytes(view.rows_per_block(), view.samples(), view.window_floats());
+const char* run_forward(const View& view, Dtypes dtypes, const void* table, const void* coordinates,
+                        const void* weights, void* out, bool softmax, void* stream) {
   if (view.blocks() == 0) return "";
-  if (view.blocks() > kMostBlocks || bytes > kSharedBytes) return "the problem is too large for one launch";
-  if (!aligned(grad_table, 16)) return "the gradient of the table must be aligned to 16 bytes";  // as torch allocates
   const auto blocks = static_cast<unsigned>(view.blocks());
+  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
   return with_types(dtypes, [&](auto t, auto o) {
     using T = typename decltype(t)::type;
     using O = typename decltype(o)::type;
-    const auto call = [&](auto kernel) {
+    return with_channels<T>(view, vectors<T>(view.D(), table, out), [&](auto channels) {
+      auto* kernel = &forward_kernel<View, T, O, channels()>;
+      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(table),
+                 static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<T*>(out), softmax);
+    });
+  });
+}
+
+// Gradients of coordinates and weights.
+template <typename View>
+const char* run_points(const View& view, Dtypes dtypes, const void* grad, const void* table, const void* coordinates,
+                       const void* weights, void* grad_coordinates, void* grad_weights, bool softmax, void* stream) {
+  if (view.blocks() == 0) return "";
+  const auto blocks = static_cast<unsigned>(view.blocks());
+  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
+  return with_types(dtypes, [&](auto t, auto o) {
+    using T = typename decltype(t)::type;
+    using O = typename decltype(o)::type;
+    return with_channels<T>(view, vectors<T>(view.D(), table, grad), [&](auto channels) {
+      auto* kernel = &points_kernel<View, T, O, channels()>;
       VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
                  static_cast<const T*>(table), static_cast<const O*>(coordinates), static_cast<const O*>(weights),
-                 static_cast<float*>(grad_table), static_cast<O*>(grad_coordinates), static_cast<O*>(grad_weights),
+                 static_cast<O*>(grad_coordinates), static_cast<O*>(grad_weights), softmax);
+    });
+  });
+}
+
+// Gradient of the table.
+template <typename View>
+const char* run_scatter(const View& view, Dtypes dtypes, const void* grad, const void* coordinates,
+                        const void* weights, void* grad_table, bool softmax, void* stream) {
+  if (view.blocks() == 0) return "";
+  const auto blocks = static_cast<unsigned>(view.blocks());
+  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
+  return with_types(dtypes, [&](auto t, auto o) {
+    using T = typename decltype(t)::type;
+    using O = typename decltype(o)::type;
+    return with_channels<T>(view, vectors<T>(view.D(), grad, grad_table), [&](auto channels) {
+      auto* kernel = &scatter_kernel<View, T, O, channels()>;
+      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
+                 static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<float*>(grad_table),
                  softmax);
-    };
-    if (vectors<T>(view.D(), table, grad)) {
-      call(&backward_kernel<View, T, O, int(16 / sizeof(T))>);
-    } else {
-      call(&backward_kernel<View, T, O, 1>);
-    }
-    return last_error();
+    });
   });
 }
 

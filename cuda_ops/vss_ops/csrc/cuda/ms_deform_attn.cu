@@ -5,11 +5,10 @@
 namespace vss {
 namespace {
 
-template <typename Bytes>
-AttentionView view_of(const Attention& p, Bytes bytes) {
+AttentionView view_of(const Attention& p) {
   int rows = 64;
-  while (rows > 1 && bytes(rows) > kSharedBytes) rows /= 2;
-  return AttentionView{p, rows, 0};
+  while (rows > 1 && shared_bytes(rows, p.samples()) > kSharedBytes) rows /= 2;
+  return {p, rows, 0};
 }
 
 }  // namespace
@@ -17,17 +16,18 @@ AttentionView view_of(const Attention& p, Bytes bytes) {
 template <>
 const char* launch_forward<Attention>(const Attention& p, Dtypes dtypes, const void* table, const void* coordinates,
                                       const void* weights, void* out, bool softmax, void* stream) {
-  const auto view = view_of(p, [&](int rows) { return forward_bytes(rows, p.samples()); });
-  return run_forward(view, dtypes, table, coordinates, weights, out, softmax, stream);
+  return run_forward(view_of(p), dtypes, table, coordinates, weights, out, softmax, stream);
 }
 
 template <>
 const char* launch_backward<Attention>(const Attention& p, Dtypes dtypes, const void* grad, const void* table,
                                        const void* coordinates, const void* weights, void* grad_table,
                                        void* grad_coordinates, void* grad_weights, bool softmax, void* stream) {
-  const auto view = view_of(p, [&](int rows) { return backward_bytes(rows, p.samples(), 0); });
-  return run_backward(view, dtypes, grad, table, coordinates, weights, grad_table, grad_coordinates, grad_weights,
-                      softmax, stream);
+  const AttentionView view = view_of(p);
+  const char* problem = run_points(view, dtypes, grad, table, coordinates, weights, grad_coordinates, grad_weights,
+                                   softmax, stream);
+  if (*problem != 0) return problem;
+  return run_scatter(view, dtypes, grad, coordinates, weights, grad_table, softmax, stream);
 }
 
 }  // namespace vss

@@ -1,0 +1,175 @@
+// Gradient of DCNv3's input.
+//
+// A row adds to 36 table rows. Added to global memory one by one they are 4.6 KB of atomic traffic a row of
+// InternImage-H (9 points, 32 channels), most of it to few pixels, since neighbouring outputs sample the same ones.
+// So the additions of a tile are gathered in shared memory first, in a window of the image around it, and leave it
+// once a window pixel: 2.6 global atomics a tile pixel and channel instead of 36 (8 x 8 tile, 13 x 13 window).
+//
+// Shared memory has no float atomics: an atomicAdd there is a loop of load, add and compare-and-swap, one channel after
+// the other. A warp therefore owns a window and each of its lanes one channel of it: additions are plain, in the order of
+// the samples, and a lane's bank is its own, so that there are no conflicts wherever the samples lie. 32 channels are
+// one group of InternImage-H or two of XL, whose samples then differ between the halves of the warp.
+// Shared memory moves 128 bytes a clock, so that a row costs 72 clocks of an SM for the additions and 18 for the samples.
+// Samples outside the window go to global memory directly.
+#pragma once
+
+#include "views.cuh"
+
+namespace vss {
+
+constexpr int kWarp = 32;
+constexpr unsigned short kOutside = 0xffff;  // for a place: not in the window
+
+struct Windows {
+  Dcn p;
+  int32_t log_w, log_h;   // tile of output pixels
+  int32_t width, height;  // of the window
+  int32_t dx, dy;         // from the first sample centre of the tile to the window's corner
+  int32_t groups;         // most that 32 neighbouring channels belong to
+  int32_t batch;          // pixels of the tile whose samples are staged together
+
+  VSS_INLINE int pixels() const { return 1 << (log_w + log_h); }
+  VSS_INLINE int64_t channels() const { return int64_t{p.G} * p.D; }
+  VSS_INLINE int64_t chunks() const { return (channels() + kWarp - 1) / kWarp; }
+  VSS_INLINE int64_t columns() const { return (p.Wo + (1 << log_w) - 1) >> log_w; }
+  VSS_INLINE int64_t lines() const { return (p.Ho + (1 << log_h) - 1) >> log_h; }
+  VSS_INLINE int64_t blocks() const { return p.N * lines() * columns() * chunks(); }
+  VSS_INLINE int staged() const { return batch * groups * p.samples(); }
+
+  // Floats from the window's first to the corners of a sample whose first lies at (x, y) of the window. Corners
+  // outside the image share the pixel behind the window, so that those inside are four different ones.
+  __device__ __forceinline__ ushort4 place(const Sample& at, int x, int y) const {
+    const bool x0 = at.slope_x[0] != 0.f, x1 = at.slope_x[1] != 0.f, y0 = at.slope_y[0] != 0.f, y1 = at.slope_y[1] != 0.f;
+    const int right = at.right, down = at.down ? 1 : 0;
+    const bool covered = x >= 0 && x + right < width && y >= 0 && y + down < height;
+    if (!covered && (x0 || x1)) return {kOutside, kOutside, kOutside, kOutside};
+    const auto floats = [&](bool inside, int from_x, int from_y) {
+      return static_cast<unsigned short>((inside ? from_y * width + from_x : width * height) * kWarp);
+    };
+    return {floats(x0 && y0, x, y), floats(x1 && y0, x + right, y), floats(x0 && y1, x, y + down),
+            floats(x1 && y1, x + right, y + down)};
+  }
+
+  // the window and one pixel more, corner weights (float4) and places (ushort4) of the staged samples, Softmax
+  // [pixels][groups]
+  VSS_INLINE size_t shared_bytes() const {
+    return (size_t(width) * height + 1) * kWarp * 4 + size_t(staged()) * 24 + size_t(pixels()) * groups * 8;
+  }
+};
+
+template <typename T, typename O>
+__global__ void __launch_bounds__(kWarp)
+    window_kernel(Windows w, const T* grad, const O* offsets, const O* masks, float* grad_input, bool softmax) {
+  VSS_SHARED(memory);
+  const Dcn& p = w.p;
+  const int lane = threadIdx.x, samples = p.samples(), tile_w = 1 << w.log_w, window_pixels = w.width * w.height;
+  float* window = reinterpret_cast<float*>(memory);  // [height][width][32], and a pixel for what is outside the image
+  float4* weights = reinterpret_cast<float4*>(window + (window_pixels + 1) * kWarp);
+  ushort4* places = reinterpret_cast<ushort4*>(weights + w.staged());  // of the window, see Windows::place
+  Softmax* softmaxes = reinterpret_cast<Softmax*>(places + w.staged());
+
+  int64_t block = blockIdx.x;
+  const int64_t C = w.channels(), first_channel = block % w.chunks() * kWarp, channel = first_channel + lane;
+  block /= w.chunks();
+  const int first_x = static_cast<int>(block % w.columns()) << w.log_w;
+  block /= w.columns();
+  const int first_y = static_cast<int>(block % w.lines()) << w.log_h;
+  const int64_t image = block / w.lines();
+  const int window_x = first_x * p.stride_w + p.half_w() - p.pad_w + w.dx;
+  const int window_y = first_y * p.stride_h + p.half_h() - p.pad_h + w.dy;
+
+  const bool active = channel < C;
+  const int first_group = static_cast<int>(first_channel / p.D);
+  const int groups = static_cast<int>((min(first_channel + kWarp, C) - 1) / p.D) - first_group + 1;
+  const int group = active ? static_cast<int>(channel / p.D) - first_group : 0;
+
+  const auto x_of = [&](int local) { return first_x + (local & (tile_w - 1)); };
+  const auto y_of = [&](int local) { return first_y + (local >> w.log_w); };
+  // Output pixel, -1 beyond the edge of its image.
+  const auto pixel_of = [&](int local) -> int64_t {
+    const int x = x_of(local), y = y_of(local), Wo = static_cast<int>(p.Wo);
+    return x < Wo && y < static_cast<int>(p.Ho) ? image * p.Ho * p.Wo + int64_t{y} * Wo + x : -1;
+  };
+
+  float* own = window + lane;  // this lane's channel
+  for (int i = 0; i <= window_pixels; ++i) own[i * kWarp] = 0.f;
+  if (softmax) {
+    for (int g = 0; g < groups; ++g) {
+      for (int local = lane; local < w.pixels(); local += kWarp) {
+        const int64_t pixel = pixel_of(local), row = pixel * p.G + first_group + g;
+        if (pixel >= 0) softmaxes[local * groups + g] = softmax_of(masks + row * samples, samples);
+      }
+    }
+  }
+
+  for (int first = 0; first < w.pixels(); first += w.batch) {
+    __syncwarp();  // softmaxes are there, and the batch before this one is done with
+    for (int g = 0; g < groups; ++g) {
+      for_samples(
+          kWarp, samples, min(w.batch, w.pixels() - first), [&](int s) { return point_of(p, s); },
+          [&](const DcnPoint& point, int s, int k) {
+            const int local = first + k, i = (k * groups + g) * samples + s;
+            const int64_t pixel = pixel_of(local), sample = (pixel * p.G + first_group + g) * samples + s;
+            if (pixel < 0) return;
+            const Sample at = sample_of(p, point, offsets + 2 * sample, x_of(local), y_of(local));
+            const Softmax of_row = softmax ? softmaxes[local * groups + g] : Softmax{};
+            weights[i] = at.corners(weight_of(masks[sample], softmax, of_row));
+            places[i] = w.place(at, at.column - window_x, at.line - window_y);
+          });
+    }
+    __syncwarp();
+    for (int k = 0; k < w.batch && first + k < w.pixels(); ++k) {
+      const int64_t pixel = pixel_of(first + k);
+      if (pixel < 0 || !active) continue;
+      const float g = to_float(grad[pixel * C + channel]);
+      const int begin = (k * groups + group) * samples;
+      for (int s = 0; s < samples; ++s) {
+        const float4 weight = weights[begin + s];
+        const ushort4 place = places[begin + s];
+        if (place.x == kOutside) {
+          const int64_t sample = (pixel * p.G + first_group + group) * samples + s;
+          const int x = x_of(first + k), y = y_of(first + k);
+          const Sample at = sample_of(p, point_of(p, s), offsets + 2 * sample, x, y);
+          float* to = grad_input + (image * p.H * p.W + at.pixel) * C + channel;
+          const int64_t right = at.right * C, down = at.down * C;
+          if (weight.x != 0.f) atomicAdd(to, weight.x * g);
+          if (weight.y != 0.f) atomicAdd(to + right, weight.y * g);
+          if (weight.z != 0.f) atomicAdd(to + down, weight.z * g);
+          if (weight.w != 0.f) atomicAdd(to + down + right, weight.w * g);
+        } else {
+          // four pixels that differ, or are the spare one: loaded together, stored together
+          float *a = own + place.x, *b = own + place.y, *c = own + place.z, *d = own + place.w;
+          const float4 sum = make_float4(*a + weight.x * g, *b + weight.y * g, *c + weight.z * g, *d + weight.w * g);
+          *a = sum.x;
+          *b = sum.y;
+          *c = sum.z;
+          *d = sum.w;
+        }
+      }
+    }
+  }
+  __syncwarp();
+
+  // Four channels a lane: wide loads and, where the hardware has them, wide atomics.
+  constexpr int quads = kWarp / 4;
+  for (int line = 0; line < w.height; ++line) {
+    const int y = window_y + line;
+    if (y < 0 || y >= p.H) continue;
+    for (int i = lane; i < w.width * quads; i += kWarp) {
+      const int x = window_x + i / quads, quad = i % quads;
+      if (x < 0 || x >= p.W) continue;
+      const float4 sum = reinterpret_cast<const float4*>(window)[line * w.width * quads + i];
+      if (sum.x == 0.f && sum.y == 0.f && sum.z == 0.f && sum.w == 0.f) continue;
+      const float v[4] = {sum.x, sum.y, sum.z, sum.w};
+      const int64_t from = first_channel + quad * 4;
+      float* to = grad_input + ((image * p.H + y) * p.W + x) * C + from;
+      if (C % 4 == 0) {
+        add_global(to, v);
+      } else {
+        for (int c = 0; c < 4 && from + c < C; ++c) atomicAdd(to + c, v[c]);
+      }
+    }
+  }
+}
+
+}  // namespace vss
