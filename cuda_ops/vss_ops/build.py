@@ -111,9 +111,9 @@ def _cuda_steps(scratch: Path) -> tuple[list[list[str]], list[str], dict]:
     compiler, nvcc = cxx_compiler(), cuda_compiler()
     archs = architectures()
     source = library.SOURCES / "cuda"
-    flags = [*CUDA_FLAGS, "-ccbin", compiler]
-    for include in _cuda_folders("include"):
-        flags += ["-isystem", str(include)]
+    flags = [*CUDA_FLAGS, "-ccbin", os.environ.get("NVCC_CCBIN") or compiler]
+    for include in _cuda_folders("include"):  # behind the toolkit's own, which are of its version
+        flags += ["-Xcompiler", "-idirafter", "-Xcompiler", str(include)]
     commands, objects = [], []
     for name in ("dcnv3", "ms_deform_attn"):
         objects.append(str(scratch / f"{name}.o"))
@@ -170,9 +170,9 @@ def cuda_compiler() -> str:
     """Returns an nvcc of the CUDA major version of torch; BuildError if there is none."""
     if library.cuda_major() is None:
         raise BuildError("this torch was built without CUDA")
-    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    found = [shutil.which("nvcc"), *(shutil.which("nvcc", path=f"{f}/bin") for f in folders if f)]
-    found = [f for f in found if f]
+    named = [f"{folder}/bin" for name in ("CUDA_HOME", "CUDA_PATH") if (folder := os.environ.get(name))]
+    folders = [*named, None, "/usr/local/cuda/bin"]  # None: $PATH
+    found = [nvcc for folder in folders if (nvcc := shutil.which("nvcc", path=folder))]
     if not found:
         raise BuildError("no nvcc (set CUDA_HOME, or install a CUDA toolkit)")
     wanted = library.cuda_major()
@@ -200,9 +200,12 @@ def _behind_wrapper(nvcc: str) -> str:
 
 
 def _cuda_folders(kind: str) -> list[Path]:
-    """Folders `include` or `lib` of the CUDA wheels beside torch; CUDA 13 wheels share one, CUDA 12 wheels do not."""
+    """Folders `include` or `lib` of the CUDA wheels beside torch; CUDA 13 wheels share one, CUDA 12 wheels do not.
+
+    Of CUDA 12 torch brings the runtime; where the toolkit lacks CCCL too, the user adds its wheel.
+    """
     wheels = Path(torch.__file__).resolve().parents[1] / "nvidia"
-    return [f for f in (wheels / "cu13" / kind, wheels / "cuda_runtime" / kind) if f.is_dir()]
+    return [f for name in ("cu13", "cuda_runtime", "cuda_cccl") if (f := wheels / name / kind).is_dir()]
 
 
 def _torch_flags() -> list[str]:

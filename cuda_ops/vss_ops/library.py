@@ -59,7 +59,9 @@ def find(part: str) -> tuple[Path | None, str]:
         if (folder / name).is_file():
             return folder / name, ""
         stale = stale or any(folder.glob(f"{part}-*.so"))
-    return None, "the build is of other sources or another machine (stale)" if stale else "it has not been built"
+    if stale:
+        return None, "the build is of other sources, machine or CUDA version (stale)"
+    return None, "it has not been built"
 
 
 @functools.cache

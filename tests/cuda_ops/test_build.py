@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,10 @@ def test_insisting_on_kernels_that_are_not_there_is_an_error(no_kernels: Path):
 
 def test_a_build_of_other_sources_is_not_loaded(no_kernels: Path):
     (no_kernels / "cpu-0123456789abcdef.so").write_bytes(b"not even a library")
-    assert library.find("cpu") == (None, "the build is of other sources or another machine (stale)")
+    assert library.find("cpu") == (
+        None,
+        "the build is of other sources, machine or CUDA version (stale)",
+    )
     assert "stale" in library.load("cpu")
 
 
@@ -136,7 +140,7 @@ def test_self_check_stops_on_a_wrong_result(cpp_kernels: None, monkeypatch: pyte
 
 def test_self_check_tells_a_missing_kernel_image(monkeypatch: pytest.MonkeyPatch):
     def missing(*arguments):
-        raise RuntimeError("vss_ops: CUDA says: no kernel image is available for execution on the device")
+        raise RuntimeError("vss_ops: no kernel image is available for execution on the device; the kernels were not")
 
     monkeypatch.setattr(selfcheck.ops.reference, "dcnv3_backward", missing)
     with vss_ops.backend("reference"), pytest.raises(RuntimeError, match=r"TORCH_CUDA_ARCH_LIST=.* --force"):
@@ -157,6 +161,23 @@ def test_direct_calls_of_kernels_are_guarded(cpp_kernels: None):
         torch.ops.vss_ops.dcnv3_forward_out(arguments[0].double(), *arguments[1:], numbers, 1.0, False, out.double())
 
 
+def test_cuda_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(library, "cuda_major", lambda: "13")
+    for name, release in (("path", "13.0"), ("home", "13.1"), ("old", "12.4")):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        nvcc = tmp_path / name / "bin" / "nvcc"
+        nvcc.write_text(f"#!/bin/sh\necho release {release}, V{release}\n")
+        nvcc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/path/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_HOME", f"{tmp_path}/home")
+    assert build.cuda_compiler() == f"{tmp_path}/home/bin/nvcc"
+    monkeypatch.setenv("CUDA_HOME", f"{tmp_path}/old")  # of another major version than torch
+    assert build.cuda_compiler() == f"{tmp_path}/path/bin/nvcc"
+    monkeypatch.setattr(library, "cuda_major", lambda: "11")
+    with pytest.raises(build.BuildError, match=r"nvcc is 12\.4, .* majors differ"):
+        build.cuda_compiler()
+
+
 @pytest.mark.slow
 def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
@@ -168,6 +189,20 @@ def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
     assert made.name == f"cuda-{library.key('cuda')}.so"
     assert json.loads(made.with_suffix(".json").read_text())["archs"] == ["8.0", "9.0"]
     content = made.read_bytes()
-    assert b"sm_80" in content and b"sm_90" in content
+    assert _machine_code(content) == {80, 90}
     assert content.count(b"libtorch_python") == 0  # the stable ABI: no Python, any torch from 2.10 on
     torch.ops.load_library(str(made))  # links and registers, GPU or not
+
+
+def _machine_code(library: bytes) -> set[int]:
+    """Returns the architectures of the machine code in a library: headers of its fat binaries, one entry a code."""
+    found = set()
+    for match in re.finditer(re.escape(b"\x50\xed\x55\xba"), library):  # magic, version, size of header, of the rest
+        _, _, header, size = struct.unpack_from("<IHHQ", library, match.start())
+        entry, end = match.start() + header, match.start() + header + size
+        while header == 16 and entry < end <= len(library):
+            kind, _, head, payload = struct.unpack_from("<HHIQ", library, entry)
+            if kind == 2:  # 1 is PTX
+                found.add(struct.unpack_from("<I", library, entry + 28)[0])
+            entry += head + payload
+    return found

@@ -28,7 +28,7 @@
 
 #undef __shared__
 #undef __launch_bounds__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define VSS_SHARED(name) unsigned char* name = vss_emulator::shared
 #define VSS_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
   vss_emulator::launch(blocks, threads, shared_bytes, [&] { (*kernel)(__VA_ARGS__); })

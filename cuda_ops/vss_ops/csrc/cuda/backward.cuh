@@ -10,7 +10,7 @@ namespace vss {
 // Gradients of coordinates and weights: dots of the output's gradient with the four corners of every sample, summed over
 // the threads of a row by shuffles, and a plain store.
 template <typename View, typename T, typename O, int channels>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks - 1)
     points_kernel(View view, const T* grad, const T* table, const O* coordinates, const O* weights,
                   O* grad_coordinates, O* grad_weights, bool softmax) {
   VSS_SHARED(memory);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Gradient of the table, added to global memory corner by corner. For DCNv3 where its window fits: window.cuh.
 template <typename View, typename T, typename O, int channels>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     scatter_kernel(View view, const T* grad, const O* coordinates, const O* weights, float* grad_table, bool softmax) {
   VSS_SHARED(memory);
   view.open(blockIdx.x);

@@ -20,7 +20,7 @@
 namespace vss {
 
 template <typename View, typename T, typename O, int channels>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     forward_kernel(View view, const T* table, const O* coordinates, const O* weights, T* out, bool softmax) {
   VSS_SHARED(memory);
   view.open(blockIdx.x);

@@ -49,8 +49,8 @@ template <typename View>
 const char* too_large(const View& view, int channels) {
   if (view.blocks() > kMostBlocks) return "the output has too many rows for one launch";
   if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return "a row has too many samples";
-  // what Place counts in 32 bits: 32 GB of an image, or 2^31 channels where they do not split into vectors
-  if (view.image_elements() / channels > kMostVectors) return "an image of the table has too many elements";
+  // Place counts vectors in 32 bits: 32 GB an image, or 2^31 elements where they do not split into vectors
+  if (view.image_elements() / channels > kMostVectors) return "the table has too many elements an image";
   return "";
 }
 

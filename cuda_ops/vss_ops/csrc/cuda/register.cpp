@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <string>
+#include <cstring>
 
 #include "../arguments.h"
 #include "launch.h"
@@ -14,7 +14,7 @@ namespace {
 
 void* stream_of(const Tensor& t) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return stream;
 }
 
@@ -35,9 +35,12 @@ Dtypes dtypes_of(const Tensor& table, const Tensor& coordinates) {
 }
 
 void check(const char* error) {
-  STD_TORCH_CHECK(*error == 0, "vss_ops: CUDA says: ", error,
-                  ". If it speaks of a kernel image, the kernels were not built for this GPU: run `python -m "
-                  "vss_ops.build --force` with TORCH_CUDA_ARCH_LIST set to its compute capability");
+  if (*error == 0) return;
+  const bool not_built_for_it = std::strstr(error, "kernel image") != nullptr;
+  STD_TORCH_CHECK(false, "vss_ops: ", error,
+                  not_built_for_it ? "; the kernels were not built for this GPU: run `python -m vss_ops.build --force` "
+                                     "with TORCH_CUDA_ARCH_LIST set to its compute capability"
+                                   : "");
 }
 
 template <typename Problem>

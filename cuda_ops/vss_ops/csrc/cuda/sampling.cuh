@@ -8,6 +8,7 @@
 namespace vss {
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // on an SM: leaves a thread 64 registers, enough not to spill any
 
 // One bilinear sample: two columns times two lines of pixels. A corner outside the image has weight and slope zero and
 // the pixel of its neighbour inside: it may be read.
