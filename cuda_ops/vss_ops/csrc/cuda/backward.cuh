@@ -1,14 +1,14 @@
 // Backward kernels of both ops: one for the gradients of coordinates and weights, which gathers as the forward pass
-// does, and one for the gradient of the table, which scatters. They share nothing but positions, which are cheap to find
-// again, and apart they need half the registers.
+// does, and one for the gradient of the table, which scatters. They share nothing but positions, which are cheap to
+// find again, and apart they need half the registers.
 #pragma once
 
 #include "sampling.cuh"
 
 namespace vss {
 
-// Gradients of coordinates and weights: dots of the output's gradient with the four corners of every sample, summed over
-// the threads of a row by shuffles, and a plain store.
+// Gradients of coordinates and weights: dots of the output's gradient with the four corners of every sample, summed
+// over the threads of a row by shuffles, and a plain store.
 template <typename View, typename T, typename O, int channels>
 __global__ void __launch_bounds__(kThreads, kBlocks - 1)
     points_kernel(View view, const T* grad, const T* table, const O* coordinates, const O* weights,
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
   const auto pixel_vectors = static_cast<uint32_t>(view.stride() / channels);
   if (softmax) block_softmax(view, weights, shared.softmaxes);
   locate_samples(view, coordinates, [&](const Sample& at, const auto&, int local, int s, int64_t) {
-    shared.places[s * rows + local] = place_of(at, pixel_vectors);
+    shared.places[s * shared.pitch + local] = place_of(at, pixel_vectors);
   });
   __syncthreads();
 
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
       float dot[4] = {};
       if (active) {
         uint32_t at[4];
-        corners_of(shared.places[s * rows + local], pixel_vectors, at);
+        corners_of(shared.places[s * shared.pitch + local], pixel_vectors, at);
         Vector<T, channels> v[4];
 #pragma unroll
         for (int c = 0; c < 4; ++c) v[c] = from[at[c] + lane];
@@ -63,14 +63,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
       for (int step = 1; step < 1 << log; step *= 2)
 #pragma unroll
         for (int c = 0; c < 4; ++c) dot[c] += __shfl_xor_sync(0xffffffffu, dot[c], step);
-      if (active && lane == 0) shared.four[s * rows + local] = make_float4(dot[0], dot[1], dot[2], dot[3]);
+      if (active && lane == 0) shared.four[s * shared.pitch + local] = make_float4(dot[0], dot[1], dot[2], dot[3]);
     }
   }
   __syncthreads();
 
   float2* products = reinterpret_cast<float2*>(shared.places);  // weight and its gradient
   locate_samples(view, coordinates, [&](const Sample& at, const auto& point, int local, int s, int64_t sample) {
-    const float4 dot = shared.four[s * rows + local];
+    const float4 dot = shared.four[s * shared.pitch + local];
     const float weight = weight_of(weights[sample], softmax, softmax ? shared.softmaxes[local] : Softmax{});
     const float left = at.y[0] * dot.x + at.y[1] * dot.z, right = at.y[0] * dot.y + at.y[1] * dot.w;
     const float top = at.x[0] * dot.x + at.x[1] * dot.y, bottom = at.x[0] * dot.z + at.x[1] * dot.w;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
     grad_coordinates[2 * sample + 1] = from_float<O>(weight * (at.slope_y[0] * top + at.slope_y[1] * bottom) * scale.y);
     const float grad_weight = at.x[0] * left + at.x[1] * right;
     if (softmax) {
-      products[s * rows + local] = make_float2(weight, grad_weight);
+      products[s * shared.pitch + local] = make_float2(weight, grad_weight);
     } else {
       grad_weights[sample] = from_float<O>(grad_weight);
     }
@@ -91,7 +91,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
   for (int local = threadIdx.x; local < rows; local += kThreads) {
     if (view.row(local) < 0) continue;
     float mean = 0.f;
-    for (int s = 0; s < samples; ++s) mean += products[s * rows + local].x * products[s * rows + local].y;
+    for (int s = 0; s < samples; ++s) {
+      const float2 product = products[s * shared.pitch + local];
+      mean += product.x * product.y;
+    }
     means[local] = mean;
   }
   __syncthreads();
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
       [&](int, int s, int local) {
         const int64_t row = view.row(local);
         if (row < 0) return;
-        const float2 product = products[s * rows + local];
+        const float2 product = products[s * shared.pitch + local];
         grad_weights[row * samples + s] = from_float<O>(product.x * (product.y - means[local]));
       });
 }
@@ -124,10 +127,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const auto seed = Vectors<T, channels>(grad + row * view.D())[lane];
     float* to = grad_table + view.table_at(local, row) + lane * channels;
     for (int s = 0; s < samples; ++s) {
-      const float4 weight = shared.four[s * rows + local];
+      const float4 weight = shared.four[s * shared.pitch + local];
       const float w[4] = {weight.x, weight.y, weight.z, weight.w};
       uint32_t at[4];
-      corners_of(shared.places[s * rows + local], pixel_vectors, at);
+      corners_of(shared.places[s * shared.pitch + local], pixel_vectors, at);
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         if (w[c] == 0.f) continue;  // outside the image, or exactly on a pixel

@@ -30,7 +30,7 @@ bool windows_of(const Dcn& p, Windows& w) {
   const bool whole = kWarp % p.D == 0 || p.D % kWarp == 0;  // else 32 channels may begin and end inside a group
   w.groups = std::min((kWarp - 1) / p.D + (whole ? 1 : 2), p.G);
   if (w.groups * p.samples() > kStaged) return false;
-  // one pixel beyond where samples fall with zero offsets; a reach that no int holds makes a window too large in any case
+  // one pixel beyond where samples fall with zero offsets; no farther than an int holds, and too far for any window
   const auto reach = [&](int half) {
     return static_cast<int>(std::fmin(std::ceil(half * std::fabs(p.offset_scale)), 1e6)) + 1;
   };
@@ -44,7 +44,8 @@ bool windows_of(const Dcn& p, Windows& w) {
     w.width = ((1 << w.log_w) - 1) * p.stride_w + 2 * reach_x + 2;  // the last sample's second corner too
     w.height = ((1 << w.log_h) - 1) * p.stride_h + 2 * reach_y + 2;
     w.batch = std::min(kStaged / (w.groups * p.samples()), w.pixels());
-    if (double(w.width) * w.height * kWarp * 4 < kSharedBytes && w.shared_bytes() <= kSharedBytes && w.blocks() <= kMostBlocks) return true;
+    const bool fits = double(w.width) * w.height * kPixelBytes < kSharedBytes && w.shared_bytes() <= kSharedBytes;
+    if (fits && w.blocks() <= kMostBlocks) return true;
   }
   return false;
 }

@@ -1,15 +1,16 @@
 // Forward kernel of both ops.
 //
-// Bytes, for one DCNv3 row of InternImage-H (9 points, 32 channels) in bfloat16. Device memory must move 64 of input, 64
-// of output, 36 of offset, 18 of mask: 182 bytes, which at 4.8 TB/s (H200) is 38 ps. The 36 table rows that are read are
-// 2304 bytes. They must come from the first-level cache: at 128 bytes a clock on 132 SMs that is 78 ps, so this load
-// path, not device memory, bounds the forward pass, at twice the device memory floor; the second level would be slower
-// again. The 1152 conversions and multiplications of a row, 32 a lane and four a clock, are 18 clocks, as many. Hence:
+// Bytes, for one DCNv3 row of InternImage-H (9 points, 32 channels) in bfloat16. Device memory must move 64 of input,
+// 64 of output, 36 of offset, 18 of mask: 182 bytes, which at 4.8 TB/s (H200) is 38 ps. The 36 table rows that are read
+// are 2304 bytes. They must come from the first-level cache: at 128 bytes a clock and SM that is 18 clocks, on 132 SMs
+// 78 ps, so this load path, not device memory, bounds the forward pass, at twice the device memory floor; the second
+// level would be slower again. Converting 1152 values to float32 and multiplying them takes as long: 72 instructions of
+// a warp, four a clock. Hence:
 //  - a thread takes 16 bytes of channels, so that a warp's load moves 512 bytes in one instruction;
 //  - a block covers a tile of neighbouring pixels of few groups: neighbours sample the same table rows, so that a row
 //    enters the first-level cache once a block, about 4 times a tile pixel instead of 36;
-//  - positions and weights are found once a sample (not once a thread) and handed to the threads of a row through shared
-//    memory, ready to be added to a pointer; offsets and masks are read once;
+//  - positions and weights are found once a sample (not once a thread) and handed to the threads of a row through
+//    shared memory, ready to be added to a pointer; offsets and masks are read once;
 //  - every corner is loaded, whatever its weight: a condition would cost more than the load;
 //  - the softmax over a row's weights happens here too: logits are read once and the weights never exist in memory.
 // No atomics: a thread owns its output channels.
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const Place* place = shared.places + local;
     float sum[channels] = {};
 #pragma unroll 3
-    for (int s = 0; s < samples; ++s, weight += rows, place += rows) {
+    for (int s = 0; s < samples; ++s, weight += shared.pitch, place += shared.pitch) {
       const float w[4] = {weight->x, weight->y, weight->z, weight->w};
       uint32_t at[4];
       corners_of(*place, pixel_vectors, at);

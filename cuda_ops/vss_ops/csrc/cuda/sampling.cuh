@@ -23,8 +23,8 @@ struct Sample {
   }
 };
 
-// `spare` is read, with weight zero, where all corners are outside: a pixel that the row depends on anyway, so that what
-// is not a number there does not spread.
+// `spare` is read, with weight zero, where all corners are outside: a pixel that the row depends on anyway, so that
+// what is not a number there does not spread.
 __device__ __forceinline__ Sample sample_at(float x, float y, int32_t width, int32_t height, int32_t start,
                                             int32_t spare) {
   Sample s{};
@@ -123,19 +123,24 @@ __device__ __forceinline__ void corners_of(Place place, uint32_t pixel_vectors, 
   at[3] = at[2] + right;
 }
 
-// Shared memory of the kernels of a View: float4 and Place [samples][rows], Softmax [rows]. [samples][rows], so that the
-// threads of a warp, which work on neighbouring rows, meet no bank conflicts.
-VSS_INLINE size_t shared_bytes(int rows, int samples) { return size_t(rows) * (samples * 24 + 8); }
+// Shared memory of the kernels of a View: float4 and Place [samples][pitch], Softmax [rows]. Threads write consecutive
+// samples of a row and read one sample of consecutive rows; both meet no bank conflicts where a line is one row longer.
+VSS_INLINE int pitch_of(int rows) { return rows + 1; }
+VSS_INLINE size_t shared_bytes(int rows, int samples) {
+  return size_t(pitch_of(rows)) * samples * 24 + size_t(rows) * 8;
+}
 
 struct Shared {
+  int pitch;
   float4* four;  // corner weights; where weights are not staged, what the kernel makes of it
   Place* places;
   Softmax* softmaxes;
 
   __device__ __forceinline__ Shared(unsigned char* memory, int rows, int samples)
-      : four(reinterpret_cast<float4*>(memory)),
-        places(reinterpret_cast<Place*>(four + rows * samples)),
-        softmaxes(reinterpret_cast<Softmax*>(places + rows * samples)) {}
+      : pitch(pitch_of(rows)),
+        four(reinterpret_cast<float4*>(memory)),
+        places(reinterpret_cast<Place*>(four + pitch * samples)),
+        softmaxes(reinterpret_cast<Softmax*>(places + pitch * samples)) {}
 };
 
 // Fills places and corner weights for the rows of the block.
@@ -143,11 +148,10 @@ template <typename View, typename O>
 __device__ __forceinline__ void stage(const View& view, const O* coordinates, const O* weights, bool softmax,
                                       uint32_t pixel_vectors, const Shared& shared) {
   if (softmax) block_softmax(view, weights, shared.softmaxes);
-  const int rows = view.rows_per_block();
   locate_samples(view, coordinates, [&](const Sample& at, const auto&, int local, int s, int64_t sample) {
     const float weight = weight_of(weights[sample], softmax, softmax ? shared.softmaxes[local] : Softmax{});
-    shared.four[s * rows + local] = at.corners(weight);
-    shared.places[s * rows + local] = place_of(at, pixel_vectors);
+    shared.four[s * shared.pitch + local] = at.corners(weight);
+    shared.places[s * shared.pitch + local] = place_of(at, pixel_vectors);
   });
   __syncthreads();
 }

@@ -6,10 +6,12 @@
 // once a window pixel: 2.6 global atomics a tile pixel and channel instead of 36 (8 x 8 tile, 13 x 13 window).
 //
 // Shared memory has no float atomics: an atomicAdd there is a loop of load, add and compare-and-swap, one channel after
-// the other. A warp therefore owns a window and each of its lanes one channel of it: additions are plain, in the order of
-// the samples, and a lane's bank is its own, so that there are no conflicts wherever the samples lie. 32 channels are
-// one group of InternImage-H or two of XL, whose samples then differ between the halves of the warp.
-// Shared memory moves 128 bytes a clock, so that a row costs 72 clocks of an SM for the additions and 18 for the samples.
+// the other. A warp therefore owns a window and each of its lanes one channel of it: additions are plain, in the order
+// of the samples, and a lane's bank is its own, so that there are no conflicts wherever samples lie. 32 channels are one
+// group of InternImage-H or two of XL, whose samples then differ between the halves of the warp.
+// Shared memory moves 128 bytes a clock: 72 clocks of an SM a row for the additions, 18 for the samples. The few warps
+// that fit beside each other (25 KB each) have little to do while one waits; hence the next sample is loaded while one
+// is added, and the next pixel's gradient before that.
 // Samples outside the window go to global memory directly.
 #pragma once
 
@@ -18,7 +20,8 @@
 namespace vss {
 
 constexpr int kWarp = 32;
-constexpr unsigned short kOutside = 0xffff;  // for a place: not in the window
+constexpr int kPixelBytes = kWarp * 4;
+constexpr uint32_t kOutside = 0xffffffffu;  // for a place: not in the window
 
 struct Windows {
   Dcn p;
@@ -34,26 +37,27 @@ struct Windows {
   VSS_INLINE int64_t columns() const { return (p.Wo + (1 << log_w) - 1) >> log_w; }
   VSS_INLINE int64_t lines() const { return (p.Ho + (1 << log_h) - 1) >> log_h; }
   VSS_INLINE int64_t blocks() const { return p.N * lines() * columns() * chunks(); }
-  VSS_INLINE int staged() const { return batch * groups * p.samples(); }
+  VSS_INLINE int staged() const { return batch * groups * p.samples() + 1; }  // one more may be read
 
-  // Floats from the window's first to the corners of a sample whose first lies at (x, y) of the window. Corners
-  // outside the image share the pixel behind the window, so that those inside are four different ones.
-  __device__ __forceinline__ ushort4 place(const Sample& at, int x, int y) const {
-    const bool x0 = at.slope_x[0] != 0.f, x1 = at.slope_x[1] != 0.f, y0 = at.slope_y[0] != 0.f, y1 = at.slope_y[1] != 0.f;
+  // Where the corners of a sample lie whose first is at (x, y) of the window: bytes from the window's begin, 16 bits
+  // each. Corners outside the image share the pixel behind the window, so that those inside are four different ones.
+  __device__ __forceinline__ uint2 place(const Sample& at, int x, int y) const {
+    const bool x0 = at.slope_x[0] != 0.f, x1 = at.slope_x[1] != 0.f;
+    const bool y0 = at.slope_y[0] != 0.f, y1 = at.slope_y[1] != 0.f;
     const int right = at.right, down = at.down ? 1 : 0;
     const bool covered = x >= 0 && x + right < width && y >= 0 && y + down < height;
-    if (!covered && (x0 || x1)) return {kOutside, kOutside, kOutside, kOutside};
-    const auto floats = [&](bool inside, int from_x, int from_y) {
-      return static_cast<unsigned short>((inside ? from_y * width + from_x : width * height) * kWarp);
+    if (!covered && (x0 || x1)) return {kOutside, kOutside};
+    const auto bytes = [&](bool inside, int from_x, int from_y) -> uint32_t {
+      return (inside ? from_y * width + from_x : width * height) * kPixelBytes;
     };
-    return {floats(x0 && y0, x, y), floats(x1 && y0, x + right, y), floats(x0 && y1, x, y + down),
-            floats(x1 && y1, x + right, y + down)};
+    return {bytes(x0 && y0, x, y) | bytes(x1 && y0, x + right, y) << 16,
+            bytes(x0 && y1, x, y + down) | bytes(x1 && y1, x + right, y + down) << 16};
   }
 
-  // the window and one pixel more, corner weights (float4) and places (ushort4) of the staged samples, Softmax
+  // the window and one pixel more, corner weights (float4) and places (uint2) of the staged samples, Softmax
   // [pixels][groups]
   VSS_INLINE size_t shared_bytes() const {
-    return (size_t(width) * height + 1) * kWarp * 4 + size_t(staged()) * 24 + size_t(pixels()) * groups * 8;
+    return (size_t(width) * height + 1) * kPixelBytes + size_t(staged()) * 24 + size_t(pixels()) * groups * 8;
   }
 };
 
@@ -65,7 +69,7 @@ __global__ void __launch_bounds__(kWarp)
   const int lane = threadIdx.x, samples = p.samples(), tile_w = 1 << w.log_w, window_pixels = w.width * w.height;
   float* window = reinterpret_cast<float*>(memory);  // [height][width][32], and a pixel for what is outside the image
   float4* weights = reinterpret_cast<float4*>(window + (window_pixels + 1) * kWarp);
-  ushort4* places = reinterpret_cast<ushort4*>(weights + w.staged());  // of the window, see Windows::place
+  uint2* places = reinterpret_cast<uint2*>(weights + w.staged());  // of the window, see Windows::place
   Softmax* softmaxes = reinterpret_cast<Softmax*>(places + w.staged());
 
   int64_t block = blockIdx.x;
@@ -91,8 +95,19 @@ __global__ void __launch_bounds__(kWarp)
     return x < Wo && y < static_cast<int>(p.Ho) ? image * p.Ho * p.Wo + int64_t{y} * Wo + x : -1;
   };
 
-  float* own = window + lane;  // this lane's channel
-  for (int i = 0; i <= window_pixels; ++i) own[i * kWarp] = 0.f;
+  // Gradient of this lane's channel, 0 where there is none.
+  const auto grad_of = [&](int local) {
+    const int64_t pixel = local < w.pixels() ? pixel_of(local) : -1;
+    return pixel >= 0 && active ? to_float(grad[pixel * C + channel]) : 0.f;
+  };
+
+  // Pixel of the window whose first channel is at `byte`, this lane's channel of it.
+  const auto at_byte = [&](uint32_t byte) { return reinterpret_cast<float*>(memory + lane * 4 + byte); };
+  for (int i = 0; i <= window_pixels; ++i) window[i * kWarp + lane] = 0.f;
+  for (int i = lane; i < w.staged(); i += kWarp) {  // those beyond the image's edge are read, though not used
+    weights[i] = float4{};
+    places[i] = uint2{};
+  }
   if (softmax) {
     for (int g = 0; g < groups; ++g) {
       for (int local = lane; local < w.pixels(); local += kWarp) {
@@ -102,6 +117,7 @@ __global__ void __launch_bounds__(kWarp)
     }
   }
 
+  float loaded_grad = grad_of(0);
   for (int first = 0; first < w.pixels(); first += w.batch) {
     __syncwarp();  // softmaxes are there, and the batch before this one is done with
     for (int g = 0; g < groups; ++g) {
@@ -120,12 +136,19 @@ __global__ void __launch_bounds__(kWarp)
     __syncwarp();
     for (int k = 0; k < w.batch && first + k < w.pixels(); ++k) {
       const int64_t pixel = pixel_of(first + k);
+      const float g = loaded_grad;
+      loaded_grad = grad_of(first + k + 1);
       if (pixel < 0 || !active) continue;
-      const float g = to_float(grad[pixel * C + channel]);
-      const int begin = (k * groups + group) * samples;
+      const float4* next_weight = weights + (k * groups + group) * samples;
+      const uint2* next_place = places + (k * groups + group) * samples;
+      float4 loaded_weight = *next_weight;
+      uint2 loaded_place = *next_place;
+#pragma unroll 2
       for (int s = 0; s < samples; ++s) {
-        const float4 weight = weights[begin + s];
-        const ushort4 place = places[begin + s];
+        const float4 weight = loaded_weight;
+        const uint2 place = loaded_place;
+        loaded_weight = *++next_weight;  // on its way while this sample is added; behind the last there is one to read
+        loaded_place = *++next_place;
         if (place.x == kOutside) {
           const int64_t sample = (pixel * p.G + first_group + group) * samples + s;
           const int x = x_of(first + k), y = y_of(first + k);
@@ -138,7 +161,8 @@ __global__ void __launch_bounds__(kWarp)
           if (weight.w != 0.f) atomicAdd(to + down + right, weight.w * g);
         } else {
           // four pixels that differ, or are the spare one: loaded together, stored together
-          float *a = own + place.x, *b = own + place.y, *c = own + place.z, *d = own + place.w;
+          float *a = at_byte(place.x & 0xffff), *b = at_byte(place.x >> 16);
+          float *c = at_byte(place.y & 0xffff), *d = at_byte(place.y >> 16);
           const float4 sum = make_float4(*a + weight.x * g, *b + weight.y * g, *c + weight.z * g, *d + weight.w * g);
           *a = sum.x;
           *b = sum.y;
