@@ -86,6 +86,7 @@ def compile_emulated(source: str, made: Path, *flags: str) -> Path:
     except build.BuildError as error:
         pytest.skip(f"needs a C++ compiler and the headers of a CUDA toolkit: {error}")
     includes = [f"-I{here}", f"-I{library.SOURCES / 'cuda'}", "-isystem", str(nvcc.parents[1] / "include")]
-    command = [compiler, "-std=c++17", "-O1", '-DVSS_EMULATED="emulator.h"', *includes, *flags, "-x", "c++"]
+    aligned = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # as a GPU does: it ends the program
+    command = [compiler, "-std=c++17", "-O1", '-DVSS_EMULATED="emulator.h"', *includes, *aligned, *flags, "-x", "c++"]
     subprocess.run([*command, str(here / source), "-o", str(made)], check=True)
     return made
