@@ -89,12 +89,18 @@ class _Draw:
         return torch.rand(*shape, generator=self.generator, dtype=torch.float64).to(self.device, self.dtype)
 
 
-def with_gradients(run: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """Returns the output and the gradients of a fixed weighted sum of it for all tensors."""
+def with_gradients(
+    run: Callable[..., Tensor], tensors: list[Tensor], rounded: torch.dtype | None = None
+) -> list[Tensor]:
+    """Returns the output and the gradients of a fixed weighted sum of it, of weights in `rounded`, for all tensors."""
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     out = run(*leaves)
-    seed = torch.linspace(-1, 1, max(1, out.numel()), dtype=torch.float64)[: out.numel()].reshape(out.shape).to(out)
-    return [out.detach(), *torch.autograd.grad((out * seed).sum(), leaves)]
+    return [out.detach(), *torch.autograd.grad((out * seed_of(out, rounded or out.dtype).to(out)).sum(), leaves)]
+
+
+def seed_of(out: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the weights of that sum, on the CPU."""
+    return torch.linspace(-1, 1, max(1, out.numel()), dtype=torch.float64)[: out.numel()].reshape(out.shape).to(dtype)
 
 
 def assert_close(results: list[Tensor], expected: list[Tensor], tolerance: float) -> None:

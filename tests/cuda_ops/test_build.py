@@ -159,6 +159,21 @@ def test_direct_calls_of_kernels_are_guarded(cpp_kernels: None):
         torch.ops.vss_ops.dcnv3_forward_out(*arguments, [0, *numbers[1:]], 1.0, False, out)
     with pytest.raises(RuntimeError, match="one dtype"):
         torch.ops.vss_ops.dcnv3_forward_out(arguments[0].double(), *arguments[1:], numbers, 1.0, False, out.double())
+    with pytest.raises(RuntimeError, match="nothing to sample"):
+        torch.ops.vss_ops.dcnv3_forward_out(torch.zeros(1, 0, 4, 8), *arguments[1:], numbers, 1.0, False, out)
+    value, weights = torch.zeros(1, 16, 1, 8), torch.full((1, 1, 1, 1, 1), float("nan"))
+    for shape, start in (((2**32, 2**32), 16), ((4, 4), 2**63 - 1)):
+        levels = torch.tensor([shape]), torch.tensor([start])
+        locations = torch.zeros(1, 1, 1, 1, 1, 2)
+        with pytest.raises(RuntimeError, match="level 0 of spatial_shapes"):
+            torch.ops.vss_ops.ms_deform_attn_forward_out(
+                value, *levels, locations, weights, False, torch.zeros(1, 1, 8)
+            )
+    levels = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="nothing to sample"):
+        torch.ops.vss_ops.ms_deform_attn_forward_out(
+            value, *levels, torch.zeros(1, 1, 1, 0, 1, 2), torch.zeros(1, 1, 1, 0, 1), False, torch.zeros(1, 1, 8)
+        )
 
 
 def test_cuda_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

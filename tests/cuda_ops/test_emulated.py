@@ -15,7 +15,7 @@ from vss_ops import build
 from vss_ops.compiled import _numbers
 
 from tests.cuda_ops.conftest import compile_emulated
-from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
+from tests.cuda_ops.problems import Attention, Dcn, assert_close, seed_of, window, with_gradients
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -40,18 +40,28 @@ DCN = {
     "wide kernel, no window": Dcn(1, 12, 12, window((9, 7), padding=4, group=1, group_channels=64)),
     "more lanes than a warp": Dcn(1, 4, 5, window(group=1, group_channels=264)),
     "zero offsets": Dcn(1, 8, 8, window(group_channels=32), reach=0.0),
+    "8 channels": Dcn(1, 11, 17, window(group=5, group_channels=8), softmax=True),
+    "kernel mirrored": Dcn(1, 9, 8, window(group_channels=16, offset_scale=-1.5), softmax=True),
+    "every sample in one place": Dcn(1, 9, 8, window(group_channels=16, offset_scale=0.0)),
+    "wide strides": Dcn(1, 40, 37, window(stride=(9, 5), group_channels=16)),
     "empty batch": Dcn(0, 8, 8, window()),
 }
 ATTENTION = {
     "three levels": Attention(2, 21, 4, 32, 4, ((3, 4), (6, 7), (11, 13)), softmax=True),
     "odd": Attention(1, 37, 3, 5, 3, ((1, 1), (5, 2))),
     "many samples": Attention(1, 3, 2, 8, 40, ((4, 4), (7, 5))),
+    "as many samples as fit": Attention(1, 2, 1, 4, 600, ((4, 4), (7, 5), (2, 2)), softmax=True),
+    "one head": Attention(2, 70, 1, 16, 2, ((5, 4), (0, 3))),
     "no queries": Attention(1, 0, 2, 8, 4, ((4, 4),)),
 }
 
 
 @pytest.fixture(scope="module")
 def kernels(emulator: Path) -> ctypes.CDLL:
+    return _loaded(emulator)
+
+
+def _loaded(emulator: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(emulator))
     for name in ("dcnv3_forward", "dcnv3_backward", "attention_forward", "attention_backward"):
         getattr(loaded, name).restype = ctypes.c_char_p
@@ -69,12 +79,11 @@ def _check(message: bytes) -> None:
 def _compare(problem, head: list, kernels, name: str, tensors: list[Tensor]) -> None:
     table, coordinates, weights = tensors
     types = [TYPES[table.dtype], TYPES[coordinates.dtype]]
-    exact = with_gradients(problem.exact, [t.double() for t in tensors])
+    exact = with_gradients(problem.exact, [t.double() for t in tensors], table.dtype)
     out = torch.full(exact[0].shape, float("nan"), dtype=table.dtype)
     forward = getattr(kernels, f"{name}_forward")
     _check(forward(*head, *types, *map(_address, (*tensors, out)), int(problem.softmax)))
-    seed = torch.linspace(-1, 1, max(1, out.numel()), dtype=torch.float64)[: out.numel()].reshape(out.shape)
-    grad = seed.to(table.dtype)
+    grad = seed_of(out, table.dtype)
     grad_table = torch.zeros(table.shape)
     grad_coordinates, grad_weights = torch.empty_like(coordinates), torch.empty_like(weights)
     backward = getattr(kernels, f"{name}_backward")
@@ -94,23 +103,71 @@ def _every_dtype_of_the_first(problems: dict, number: int) -> list:
     ]
 
 
-@pytest.mark.parametrize(("problem", "dtypes"), _every_dtype_of_the_first(DCN, 3))
-def test_dcnv3(kernels: ctypes.CDLL, problem: Dcn, dtypes: tuple[torch.dtype, torch.dtype]):
-    table, *points = problem.tensors(torch.float64)
-    tensors = [table.to(dtypes[0]), *(p.to(dtypes[1]) for p in points)]
-    sizes = [*table.shape[:3], *points[0].shape[1:3], *_numbers(problem.window)]
+def _run_dcn(kernels: ctypes.CDLL, problem: Dcn, tensors: list[Tensor]) -> None:
+    sizes = [*tensors[0].shape[:3], *tensors[1].shape[1:3], *_numbers(problem.window)]
     head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(problem.window.offset_scale)]
     _compare(problem, head, kernels, "dcnv3", tensors)
 
 
-@pytest.mark.parametrize(("problem", "dtypes"), _every_dtype_of_the_first(ATTENTION, 2))
-def test_ms_deform_attn(kernels: ctypes.CDLL, problem: Attention, dtypes: tuple[torch.dtype, torch.dtype]):
-    table, *points = problem.tensors(torch.float64)
-    tensors = [table.to(dtypes[0]), *(p.to(dtypes[1]) for p in points)]
-    sizes = [table.shape[0], table.shape[1], problem.Q, problem.M, problem.D, len(problem.shapes), problem.P]
+def _run_attention(kernels: ctypes.CDLL, problem: Attention, tensors: list[Tensor]) -> None:
+    sizes = [*tensors[0].shape[:2], problem.Q, problem.M, problem.D, len(problem.shapes), problem.P]
     shapes, starts = problem.levels()
     head = [(ctypes.c_int64 * len(sizes))(*sizes), _address(shapes), _address(starts)]
     _compare(problem, head, kernels, "attention", tensors)
+
+
+def _run(kernels: ctypes.CDLL, problem: Dcn | Attention, tensors: list[Tensor]) -> None:
+    (_run_dcn if isinstance(problem, Dcn) else _run_attention)(kernels, problem, tensors)
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtypes"), _every_dtype_of_the_first(DCN, 3) + _every_dtype_of_the_first(ATTENTION, 2)
+)
+def test_agrees_with_pure_pytorch(
+    kernels: ctypes.CDLL, problem: Dcn | Attention, dtypes: tuple[torch.dtype, torch.dtype]
+):
+    table, *points = problem.tensors(torch.float64)
+    _run(kernels, problem, [table.to(dtypes[0]), *(p.to(dtypes[1]) for p in points)])
+
+
+@pytest.mark.parametrize("problem", [DCN["vectors"], ATTENTION["three levels"]], ids=["dcnv3", "attention"])
+def test_tensors_that_begin_anywhere(kernels: ctypes.CDLL, problem: Dcn | Attention):
+    """Vectors must be aligned; where a tensor's memory is not, values go one by one."""
+    for dtype in (torch.float32, torch.float16):
+        moved = [torch.cat((t.flatten()[:1], t.flatten()))[1:].view_as(t) for t in problem.tensors(dtype)]
+        assert all(t.data_ptr() % 16 for t in moved)
+        _run(kernels, problem, moved)
+
+
+@pytest.mark.slow
+def test_without_wide_atomics(emulator: Path, tmp_path: Path):
+    """As on GPUs before compute capability 9."""
+    made = compile_emulated("entry.cpp", tmp_path / "kernels.so", "-shared", "-fPIC", "-DVSS_EMULATED_MAJOR=8")
+    kernels = _loaded(made)
+    for problem in (*DCN.values(), *ATTENTION.values()):
+        _run(kernels, problem, problem.tensors(torch.float32))
+
+
+def test_too_many_samples_are_refused(kernels: ctypes.CDLL):
+    problem = Attention(1, 1, 1, 4, 2048, ((4, 4),))
+    shapes, starts = problem.levels()
+    sizes = (ctypes.c_int64 * 7)(1, 16, 1, 1, 4, 1, 2048)
+    tensors = [*problem.tensors(torch.float32), torch.zeros(4)]
+    message = kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, tensors), 0)
+    assert message == b"a row has too many samples"
+
+
+def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):
+    """Products and sums of what the device is told about levels must not wrap around."""
+    problem = Attention(1, 5, 1, 4, 2, ((4, 4),))
+    value, locations, weights = problem.tensors(torch.float32)
+    sizes = (ctypes.c_int64 * 7)(1, 16, 5, 1, 4, 1, 2)
+    for height, width, start in ((2**32, 2**32, 16), (4, 4, 2**63 - 1), (2**40, 1, 0), (1, 2**62, 0)):
+        levels = torch.tensor([[height, width]]), torch.tensor([start])
+        out = torch.full((1, 5, 4), float("nan"))
+        tensors = (*levels, value, locations, weights, out)
+        _check(kernels.attention_forward(sizes, *map(_address, levels), 0, 0, *map(_address, tensors[2:]), 0))
+        assert not out.any()
 
 
 def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):

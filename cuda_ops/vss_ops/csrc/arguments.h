@@ -73,6 +73,7 @@ void check_forward(const Problem& p, const Tensor& table, const Tensor& coordina
   check_device(coordinates, table, "coordinates");
   check_device(weights, table, "weights");
   check_device(out, table, "out");
+  STD_TORCH_CHECK(p.samples() >= 1 && (table.numel() > 0 || p.rows() == 0), "vss_ops: a row has nothing to sample");
   STD_TORCH_CHECK(coordinates.scalar_type() == weights.scalar_type() && out.scalar_type() == table.scalar_type(),
                   "vss_ops: dtypes of coordinates and weights, and of table and output, must agree");
 }

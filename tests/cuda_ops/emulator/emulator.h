@@ -32,15 +32,22 @@
 #define VSS_SHARED(name) unsigned char* name = vss_emulator::shared
 #define VSS_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
   vss_emulator::launch(blocks, threads, shared_bytes, [&] { (*kernel)(__VA_ARGS__); })
+#ifndef VSS_EMULATED_MAJOR
+#define VSS_EMULATED_MAJOR 9  // compute capability
+#endif
+#if VSS_EMULATED_MAJOR >= 9
 #define VSS_WIDE_ATOMICS
+#endif
 
 #define cudaGetLastError() cudaSuccess  // declared by the CUDA headers, defined in a library that is not linked
 #define cudaGetErrorString(error) ""
+#define cudaGetDevice(device) cudaSuccess
+#define cudaDeviceGetAttribute(value, attribute, device) (*(value) = VSS_EMULATED_MAJOR, cudaSuccess)
 
 namespace vss_emulator {
 
 constexpr unsigned kMostThreads = 256;
-constexpr size_t kStack = 64 * 1024;
+constexpr size_t kStack = 64 * 1024, kPage = 4096;
 
 struct Index {
   unsigned x = 0;
@@ -156,10 +163,13 @@ inline void launch(unsigned blocks, unsigned threads, size_t shared_bytes, std::
   scheduler_seen_as = __tsan_get_current_fiber();
 #endif
   for (unsigned block = 0; block < blocks; ++block) {
-    unsigned char *stacks = fresh(threads * kStack), *memory = fresh(shared_bytes + 1);
-    std::memset(memory, 0xA5, shared_bytes);  // shared memory starts with garbage
-    run_block(block, threads, stacks, memory);
-    munmap(memory, shared_bytes + 1);
+    // shared memory starts with garbage and ends at a page that must not be touched
+    const size_t size = (shared_bytes + 15) / 16 * 16, pages = (size + kPage - 1) / kPage * kPage;
+    unsigned char *stacks = fresh(threads * kStack), *memory = fresh(pages + kPage);
+    mprotect(memory + pages, kPage, PROT_NONE);
+    std::memset(memory, 0xA5, pages);
+    run_block(block, threads, stacks, memory + pages - size);
+    munmap(memory, pages + kPage);
     munmap(stacks, threads * kStack);
   }
   receive(&finished);

@@ -66,7 +66,9 @@ void check_dtypes(const Tensor& table, const Tensor& coordinates, bool softmax) 
 void check_levels(const Attention& p) {
   for (int l = 0; l < p.L; ++l) {
     const int64_t h = p.shapes[2 * l], w = p.shapes[2 * l + 1], start = p.starts[l];
-    STD_TORCH_CHECK(h >= 0 && w >= 0 && start >= 0 && start + h * w <= p.S, "vss_ops: level ", l,
+    const bool empty = h == 0 || w == 0;
+    const bool sizes = h >= 0 && w >= 0 && (empty || (h <= p.S && w <= p.S));  // their product is then no overflow
+    STD_TORCH_CHECK(sizes && start >= 0 && start <= p.S - (empty ? 0 : h * w), "vss_ops: level ", l,
                     " of spatial_shapes and level_start_index does not lie in value");
   }
 }

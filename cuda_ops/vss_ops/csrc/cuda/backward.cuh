@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
     const int unit = first + threadIdx.x, local = unit >> log, lane = unit & ((1 << log) - 1);
     const int64_t row = local < rows && lane < lanes ? view.row(local) : -1;
     const bool active = row >= 0;
-    const Vectors<T, channels> from(table + (active ? view.table_at(local, row) : 0));
+    const Vectors<T, channels> from(table + (active ? view.table_at(local) : 0));
     const Vectors<T, channels> seeds(grad + (active ? row * view.D() : 0));
     float seed[channels] = {};
     if (active) {
@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
       });
 }
 
-// Gradient of the table, added to global memory corner by corner. For DCNv3 where its window fits: window.cuh.
+// Gradient of the table, added to global memory corner by corner. For DCNv3 where its window fits: window.cuh. Where
+// global memory has no wide atomics `channels` is 1: the threads of a warp then add to neighbouring addresses.
 template <typename View, typename T, typename O, int channels>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     scatter_kernel(View view, const T* grad, const O* coordinates, const O* weights, float* grad_table, bool softmax) {
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const int64_t row = view.row(local);
     if (row < 0) continue;
     const auto seed = Vectors<T, channels>(grad + row * view.D())[lane];
-    float* to = grad_table + view.table_at(local, row) + lane * channels;
+    float* to = grad_table + view.table_at(local) + lane * channels;
     for (int s = 0; s < samples; ++s) {
       const float4 weight = shared.four[s * shared.pitch + local];
       const float w[4] = {weight.x, weight.y, weight.z, weight.w};

@@ -82,6 +82,12 @@ __device__ __forceinline__ void store(T* to, const float (&from)[count]) {
   *reinterpret_cast<typename Vector<T, count>::Of*>(to) = vector.word;
 }
 
+#ifdef VSS_WIDE_ATOMICS
+constexpr bool kWideAtomics = true;
+#else
+constexpr bool kWideAtomics = false;
+#endif
+
 // Adds `count` floats to global memory; four at a time where the hardware has it.
 template <int count>
 __device__ __forceinline__ void add_global(float* to, const float (&v)[count]) {

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const int local = unit / lanes, lane = unit - local * lanes;
     const int64_t row = view.row(local);
     if (row < 0) continue;
-    const Vectors<T, channels> from(table + view.table_at(local, row) + lane * channels);
+    const Vectors<T, channels> from(table + view.table_at(local) + lane * channels);
     const float4* weight = shared.four + local;
     const Place* place = shared.places + local;
     float sum[channels] = {};

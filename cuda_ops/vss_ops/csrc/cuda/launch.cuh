@@ -10,9 +10,30 @@
 
 namespace vss {
 
-constexpr size_t kSharedBytes = 48 * 1024;  // a block may take so much without asking
 constexpr int64_t kMostBlocks = 2147483647;
 constexpr int64_t kMostVectors = 2147483647;
+
+// Threads that share a row: one a 16-byte vector of its channels, or one a channel.
+inline int lanes_of(int channels, Dtypes dtypes) {
+  const int vector = dtypes.table == Dtype::kFloat ? 4 : 8;
+  return channels % vector == 0 ? channels / vector : channels;
+}
+
+// Log2 of the rows of a block: 64, more where that would leave threads without work, fewer where shared memory ends.
+inline int log_rows_of(int lanes, int samples) {
+  int log = 6;
+  while (lanes << log < kThreads) ++log;
+  while (log > 0 && shared_bytes(1 << log, samples) > kSharedBytes) --log;
+  return log;
+}
+
+// True where the GPU adds four floats to global memory at once.
+inline bool wide_atomics() {
+  int device = 0, major = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
+  return known && major >= 9;
+}
 
 template <typename T>
 struct Type {
@@ -35,7 +56,7 @@ inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast
 
 // True where all channels of a row split into 16-byte vectors.
 template <typename T>
-bool vectors(int channels, const void* a, const void* b) {
+bool splits_into_vectors(int channels, const void* a, const void* b) {
   return channels % (16 / sizeof(T)) == 0 && aligned(a, 16) && aligned(b, 16);
 }
 
@@ -77,7 +98,7 @@ const char* run_forward(const View& view, Dtypes dtypes, const void* table, cons
   return with_types(dtypes, [&](auto t, auto o) {
     using T = typename decltype(t)::type;
     using O = typename decltype(o)::type;
-    return with_channels<T>(view, vectors<T>(view.D(), table, out), [&](auto channels) {
+    return with_channels<T>(view, splits_into_vectors<T>(view.D(), table, out), [&](auto channels) {
       auto* kernel = &forward_kernel<View, T, O, channels()>;
       VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(table),
                  static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<T*>(out), softmax);
@@ -95,7 +116,7 @@ const char* run_points(const View& view, Dtypes dtypes, const void* grad, const 
   return with_types(dtypes, [&](auto t, auto o) {
     using T = typename decltype(t)::type;
     using O = typename decltype(o)::type;
-    return with_channels<T>(view, vectors<T>(view.D(), table, grad), [&](auto channels) {
+    return with_channels<T>(view, splits_into_vectors<T>(view.D(), table, grad), [&](auto channels) {
       auto* kernel = &points_kernel<View, T, O, channels()>;
       VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
                  static_cast<const T*>(table), static_cast<const O*>(coordinates), static_cast<const O*>(weights),
@@ -114,7 +135,8 @@ const char* run_scatter(const View& view, Dtypes dtypes, const void* grad, const
   return with_types(dtypes, [&](auto t, auto o) {
     using T = typename decltype(t)::type;
     using O = typename decltype(o)::type;
-    return with_channels<T>(view, vectors<T>(view.D(), grad, grad_table), [&](auto channels) {
+    const bool vectors = wide_atomics() && splits_into_vectors<T>(view.D(), grad, grad_table);
+    return with_channels<T>(view, vectors, [&](auto channels) {
       auto* kernel = &scatter_kernel<View, T, O, channels()>;
       VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
                  static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<float*>(grad_table),

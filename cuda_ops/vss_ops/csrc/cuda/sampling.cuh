@@ -8,6 +8,7 @@
 namespace vss {
 
 constexpr int kThreads = 256;
+constexpr size_t kSharedBytes = 48 * 1024;  // of shared memory; a block may take so much without asking
 constexpr int kBlocks = 4;  // on an SM: leaves a thread 64 registers, enough not to spill any
 
 // One bilinear sample: two columns times two lines of pixels. A corner outside the image has weight and slope zero and
@@ -23,8 +24,8 @@ struct Sample {
   }
 };
 
-// `spare` is read, with weight zero, where all corners are outside: a pixel that the row depends on anyway, so that
-// what is not a number there does not spread.
+// `spare` is read, with weight zero, where all corners are outside: a pixel near by, so that what is not a number does
+// not spread over the image.
 __device__ __forceinline__ Sample sample_at(float x, float y, int32_t width, int32_t height, int32_t start,
                                             int32_t spare) {
   Sample s{};
@@ -82,13 +83,13 @@ __device__ __forceinline__ void block_softmax(const View& view, const O* weights
 
 // Calls visit(point, s, row) for every sample s of the rows first, first + 1, ..., rows - 1, shared out among `threads`
 // threads. Consecutive threads take consecutive samples of a row, then the next row: coalesced. A thread keeps to its
-// sample, for which point_of(s) says what all rows have in common.
+// sample, for which point_at(s) says what all rows have in common.
 template <typename PointOf, typename Visit>
-__device__ __forceinline__ void for_samples(int threads, int samples, int rows, PointOf point_of, Visit visit) {
+__device__ __forceinline__ void for_samples(int threads, int samples, int rows, PointOf point_at, Visit visit) {
   const int busy = min(samples, threads), step = threads / busy, first = threadIdx.x / busy;
   if (first >= step) return;
   for (int s = threadIdx.x % busy; s < samples; s += busy) {
-    const auto point = point_of(s);
+    const auto point = point_at(s);
     for (int row = first; row < rows; row += step) visit(point, s, row);
   }
 }
@@ -124,8 +125,8 @@ __device__ __forceinline__ void corners_of(Place place, uint32_t pixel_vectors, 
 }
 
 // Shared memory of the kernels of a View: float4 and Place [samples][pitch], Softmax [rows]. Threads write consecutive
-// samples of a row and read one sample of consecutive rows; both meet no bank conflicts where a line is one row longer.
-VSS_INLINE int pitch_of(int rows) { return rows + 1; }
+// samples of a row and read one sample of consecutive rows; both meet no bank conflicts where the pitch is odd.
+VSS_INLINE int pitch_of(int rows) { return rows | 1; }
 VSS_INLINE size_t shared_bytes(int rows, int samples) {
   return size_t(pitch_of(rows)) * samples * 24 + size_t(rows) * 8;
 }

@@ -23,8 +23,9 @@ __device__ __forceinline__ Sample sample_of(const Dcn& p, const DcnPoint& point,
   const auto width = static_cast<int32_t>(p.W), height = static_cast<int32_t>(p.H);
   const int centre_x = x * p.stride_w + p.half_w() - p.pad_w, centre_y = y * p.stride_h + p.half_h() - p.pad_h;
   const float scale = static_cast<float>(p.offset_scale);
-  const float at_x = centre_x + (to_float(offset[0]) + point.x) * scale;
-  const float at_y = centre_y + (to_float(offset[1]) + point.y) * scale;
+  // fmaf, so that a sample found twice is the same sample
+  const float at_x = fmaf(to_float(offset[0]) + point.x, scale, static_cast<float>(centre_x));
+  const float at_y = fmaf(to_float(offset[1]) + point.y, scale, static_cast<float>(centre_y));
   const int32_t spare = min(max(centre_y, 0), height - 1) * width + min(max(centre_x, 0), width - 1);
   return sample_at(at_x, at_y, width, height, 0, spare);
 }
@@ -52,8 +53,9 @@ struct DcnView {
   VSS_INLINE int64_t image_elements() const { return p.H * p.W * stride(); }
 
   // Group tiles of one place are neighbours in the grid, so that they run together and share lines of the offsets.
-  __device__ __forceinline__ void open(int64_t block) {
-    const int64_t groups = tiles(p.G, log_g), columns = tiles(p.Wo, log_w), lines = tiles(p.Ho, log_h);
+  __device__ __forceinline__ void open(uint32_t block) {
+    const auto groups = static_cast<uint32_t>(tiles(p.G, log_g)), columns = static_cast<uint32_t>(tiles(p.Wo, log_w));
+    const auto lines = static_cast<uint32_t>(tiles(p.Ho, log_h));
     first_g = static_cast<int32_t>(block % groups) << log_g;
     block /= groups;
     first_x = static_cast<int32_t>(block % columns) << log_w;
@@ -74,7 +76,7 @@ struct DcnView {
   }
 
   // First channel of the row's group in pixel 0 of its image.
-  __device__ __forceinline__ int64_t table_at(int local, int64_t) const {
+  __device__ __forceinline__ int64_t table_at(int local) const {
     return image * p.H * p.W * stride() + int64_t{g_of(local)} * p.D;
   }
 
@@ -90,28 +92,49 @@ struct DcnView {
   }
 };
 
-// Attention. A block takes `block_rows` consecutive (query, head) rows. Queries need not be neighbours in any image;
-// where they are (the pixel decoder's queries are the pixels in order) the caches see it.
+// Attention. A block takes 2^log_q neighbouring queries and 2^log_m heads; local rows run over heads, then queries.
+// Queries need not be neighbours in any image; where they are (the pixel decoder's queries are the pixels in order)
+// those of one head sample the same table rows.
 struct AttentionView {
   struct Point {  // the level of a sample
     int32_t width, height, start;
   };
 
   Attention p;
-  int32_t block_rows;
-  int64_t first;
+  int32_t log_q, log_m;
 
-  VSS_INLINE int64_t blocks() const { return (p.rows() + block_rows - 1) / block_rows; }
-  VSS_INLINE int rows_per_block() const { return block_rows; }
+  // of the block at hand
+  int64_t image, first_q;
+  int32_t first_m;
+
+  VSS_INLINE int64_t tiles(int64_t size, int32_t log) const { return (size + (int64_t{1} << log) - 1) >> log; }
+  VSS_INLINE int64_t blocks() const { return p.N * tiles(p.Q, log_q) * tiles(p.M, log_m); }
+  VSS_INLINE int rows_per_block() const { return 1 << (log_q + log_m); }
   VSS_INLINE int samples() const { return p.samples(); }
   VSS_INLINE int D() const { return p.D; }
   VSS_INLINE int64_t stride() const { return int64_t{p.M} * p.D; }
   VSS_INLINE int64_t image_elements() const { return p.S * stride(); }
 
-  __device__ __forceinline__ void open(int64_t block) { first = block * block_rows; }
-  __device__ __forceinline__ int64_t row(int local) const { return first + local < p.rows() ? first + local : -1; }
-  __device__ __forceinline__ int64_t table_at(int, int64_t row) const {
-    return row / (p.Q * p.M) * p.S * stride() + row % p.M * p.D;
+  __device__ __forceinline__ void open(uint32_t block) {
+    const auto heads = static_cast<uint32_t>(tiles(p.M, log_m)), queries = static_cast<uint32_t>(tiles(p.Q, log_q));
+    first_m = static_cast<int32_t>(block % heads) << log_m;
+    block /= heads;
+    first_q = int64_t{block % queries} << log_q;
+    image = block / queries;
+  }
+
+  __device__ __forceinline__ int m_of(int local) const { return first_m + (local & ((1 << log_m) - 1)); }
+
+  // Row of the output, -1 beyond the queries or heads.
+  __device__ __forceinline__ int64_t row(int local) const {
+    const int m = m_of(local);
+    const int64_t q = first_q + (local >> log_m);
+    return m < p.M && q < p.Q ? (image * p.Q + q) * p.M + m : -1;
+  }
+
+  // First channel of the row's head in position 0 of its image.
+  __device__ __forceinline__ int64_t table_at(int local) const {
+    return image * p.S * stride() + int64_t{m_of(local)} * p.D;
   }
 
   // The host cannot look at device memory without waiting: a level that is not inside the table is empty. Samples of an
@@ -119,14 +142,19 @@ struct AttentionView {
   __device__ __forceinline__ Point point(int s) const {
     const int level = s / p.P;
     const int64_t height = p.shapes[2 * level], width = p.shapes[2 * level + 1], start = p.starts[level];
-    if (height < 1 || width < 1 || start < 0 || start + height * width > p.S) return {0, 0, 0};
+    const bool sizes = height >= 1 && height <= p.S && width >= 1 && width <= p.S;  // their product is then no overflow
+    if (!sizes || start < 0 || start > p.S - height * width) return {0, 0, 0};
     return {static_cast<int32_t>(width), static_cast<int32_t>(height), static_cast<int32_t>(start)};
   }
 
   template <typename O>
   __device__ __forceinline__ Sample locate(const Point& level, const O* location, int) const {
-    const float x = to_float(location[0]) * level.width - 0.5f, y = to_float(location[1]) * level.height - 0.5f;
-    return sample_at(x, y, level.width, level.height, level.start, level.start);
+    const float x = fmaf(to_float(location[0]), static_cast<float>(level.width), -0.5f);
+    const float y = fmaf(to_float(location[1]), static_cast<float>(level.height), -0.5f);
+    const float right = static_cast<float>(level.width - 1), bottom = static_cast<float>(level.height - 1);
+    const int32_t column = static_cast<int32_t>(fmaxf(fminf(x, right), 0.f));  // a number whatever x is
+    const int32_t line = static_cast<int32_t>(fmaxf(fminf(y, bottom), 0.f));
+    return sample_at(x, y, level.width, level.height, level.start, level.start + line * level.width + column);
   }
 
   __device__ __forceinline__ float2 scale(const Point& level) const {

@@ -22,6 +22,7 @@ namespace vss {
 constexpr int kWarp = 32;
 constexpr int kPixelBytes = kWarp * 4;
 constexpr uint32_t kOutside = 0xffffffffu;  // for a place: not in the window
+static_assert(kSharedBytes < 0xffff, "a place counts bytes of the window in 16 bits");
 
 struct Windows {
   Dcn p;
@@ -61,6 +62,26 @@ struct Windows {
   }
 };
 
+// Adds the columns first .. last - 1 of a line of the window to the image, `count` neighbouring channels a lane.
+template <int count>
+__device__ __forceinline__ void flush_line(const float* window, float* grad, int first, int last, int64_t C,
+                                           int64_t channels) {
+  constexpr int lanes = kWarp / count;
+  for (int i = first * lanes + static_cast<int>(threadIdx.x); i < last * lanes; i += kWarp) {
+    const int column = i / lanes, channel = i % lanes * count;
+    if (channel >= channels) continue;
+    const auto sums = Vectors<float, count>(window)[i];
+    float v[count];
+    bool any = false;
+#pragma unroll
+    for (int c = 0; c < count; ++c) {
+      v[c] = sums[c];
+      any |= v[c] != 0.f;
+    }
+    if (any) add_global(grad + column * C + channel, v);
+  }
+}
+
 template <typename T, typename O>
 __global__ void __launch_bounds__(kWarp)
     window_kernel(Windows w, const T* grad, const O* offsets, const O* masks, float* grad_input, bool softmax) {
@@ -72,13 +93,15 @@ __global__ void __launch_bounds__(kWarp)
   uint2* places = reinterpret_cast<uint2*>(weights + w.staged());  // of the window, see Windows::place
   Softmax* softmaxes = reinterpret_cast<Softmax*>(places + w.staged());
 
-  int64_t block = blockIdx.x;
-  const int64_t C = w.channels(), first_channel = block % w.chunks() * kWarp, channel = first_channel + lane;
-  block /= w.chunks();
-  const int first_x = static_cast<int>(block % w.columns()) << w.log_w;
-  block /= w.columns();
-  const int first_y = static_cast<int>(block % w.lines()) << w.log_h;
-  const int64_t image = block / w.lines();
+  uint32_t block = blockIdx.x;
+  const auto chunks = static_cast<uint32_t>(w.chunks()), columns = static_cast<uint32_t>(w.columns());
+  const auto lines = static_cast<uint32_t>(w.lines());
+  const int64_t C = w.channels(), first_channel = int64_t{block % chunks} * kWarp, channel = first_channel + lane;
+  block /= chunks;
+  const int first_x = static_cast<int>(block % columns) << w.log_w;
+  block /= columns;
+  const int first_y = static_cast<int>(block % lines) << w.log_h;
+  const int64_t image = block / lines;
   const int window_x = first_x * p.stride_w + p.half_w() - p.pad_w + w.dx;
   const int window_y = first_y * p.stride_h + p.half_h() - p.pad_h + w.dy;
 
@@ -95,10 +118,12 @@ __global__ void __launch_bounds__(kWarp)
     return x < Wo && y < static_cast<int>(p.Ho) ? image * p.Ho * p.Wo + int64_t{y} * Wo + x : -1;
   };
 
-  // Gradient of this lane's channel, 0 where there is none.
-  const auto grad_of = [&](int local) {
+  // Gradient of this lane's channel as it lies in memory, 0 where there is none. Converted where it is used: the
+  // conversion would wait for it.
+  const Vectors<T, 1> grads(grad);
+  const auto grad_of = [&](int local) -> uint32_t {
     const int64_t pixel = local < w.pixels() ? pixel_of(local) : -1;
-    return pixel >= 0 && active ? to_float(grad[pixel * C + channel]) : 0.f;
+    return pixel >= 0 && active ? grads.words[pixel * C + channel] : 0;
   };
 
   // Pixel of the window whose first channel is at `byte`, this lane's channel of it.
@@ -117,7 +142,7 @@ __global__ void __launch_bounds__(kWarp)
     }
   }
 
-  float loaded_grad = grad_of(0);
+  uint32_t loaded_grad = grad_of(0);
   for (int first = 0; first < w.pixels(); first += w.batch) {
     __syncwarp();  // softmaxes are there, and the batch before this one is done with
     for (int g = 0; g < groups; ++g) {
@@ -136,7 +161,7 @@ __global__ void __launch_bounds__(kWarp)
     __syncwarp();
     for (int k = 0; k < w.batch && first + k < w.pixels(); ++k) {
       const int64_t pixel = pixel_of(first + k);
-      const float g = loaded_grad;
+      const float g = Vector<T, 1>(static_cast<typename Vector<T, 1>::Of>(loaded_grad))[0];
       loaded_grad = grad_of(first + k + 1);
       if (pixel < 0 || !active) continue;
       const float4* next_weight = weights + (k * groups + group) * samples;
@@ -174,24 +199,16 @@ __global__ void __launch_bounds__(kWarp)
   }
   __syncwarp();
 
-  // Four channels a lane: wide loads and, where the hardware has them, wide atomics.
-  constexpr int quads = kWarp / 4;
+  const int first_column = max(-window_x, 0), last_column = min(w.width, static_cast<int>(p.W) - window_x);
   for (int line = 0; line < w.height; ++line) {
     const int y = window_y + line;
     if (y < 0 || y >= p.H) continue;
-    for (int i = lane; i < w.width * quads; i += kWarp) {
-      const int x = window_x + i / quads, quad = i % quads;
-      if (x < 0 || x >= p.W) continue;
-      const float4 sum = reinterpret_cast<const float4*>(window)[line * w.width * quads + i];
-      if (sum.x == 0.f && sum.y == 0.f && sum.z == 0.f && sum.w == 0.f) continue;
-      const float v[4] = {sum.x, sum.y, sum.z, sum.w};
-      const int64_t from = first_channel + quad * 4;
-      float* to = grad_input + ((image * p.H + y) * p.W + x) * C + from;
-      if (C % 4 == 0) {
-        add_global(to, v);
-      } else {
-        for (int c = 0; c < 4 && from + c < C; ++c) atomicAdd(to + c, v[c]);
-      }
+    const float* from = window + line * w.width * kWarp;
+    float* to = grad_input + ((image * p.H + y) * p.W + window_x) * C + first_channel;
+    if (kWideAtomics && C % 4 == 0) {
+      flush_line<4>(from, to, first_column, last_column, C, C - first_channel);
+    } else {
+      flush_line<1>(from, to, first_column, last_column, C, C - first_channel);
     }
   }
 }
