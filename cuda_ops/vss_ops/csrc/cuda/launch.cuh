@@ -13,7 +13,7 @@ namespace vss {
 constexpr int64_t kMostBlocks = 2147483647;
 constexpr int64_t kMostVectors = 2147483647;
 
-// Threads that share a row: one a 16-byte vector of its channels, or one a channel.
+// Threads that share a row (pick, below): one a 16-byte vector of its channels, or one a channel.
 inline int lanes_of(int channels, Dtypes dtypes) {
   const int vector = dtypes.table == Dtype::kFloat ? 4 : 8;
   return channels % vector == 0 ? channels / vector : channels;
@@ -54,12 +54,6 @@ const char* with_types(Dtypes dtypes, Run run) {
 
 inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
-// True where all channels of a row split into 16-byte vectors.
-template <typename T>
-bool splits_into_vectors(int channels, const void* a, const void* b) {
-  return channels % (16 / sizeof(T)) == 0 && aligned(a, 16) && aligned(b, 16);
-}
-
 inline const char* last_error() {
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
@@ -75,34 +69,39 @@ const char* too_large(const View& view, int channels) {
   return "";
 }
 
-// Calls run(vector width) for a row's channels: all in 16-byte vectors, or one by one.
-template <typename T, typename View, typename Run>
-const char* with_channels(const View& view, bool vectors, Run run) {
-  constexpr int wide = 16 / sizeof(T);
-  const char* problem = too_large(view, vectors ? wide : 1);
-  if (*problem != 0) return problem;
-  if (vectors) {
-    run(std::integral_constant<int, wide>{});
-  } else {
-    run(std::integral_constant<int, 1>{});
-  }
-  return last_error();
+// Calls run(Type<T>, Type<O>, width): threads take `width` channels of a row, 16 bytes, where `vectors` allows it, the
+// channels split and what is read and written that way, `a` and `b`, is aligned. Else they take one.
+template <typename View, typename Run>
+const char* pick(const View& view, Dtypes dtypes, bool vectors, const void* a, const void* b, Run run) {
+  if (view.blocks() == 0) return "";
+  return with_types(dtypes, [&](auto t, auto o) {
+    constexpr int wide = 16 / sizeof(typename decltype(t)::type);
+    const bool split = vectors && view.D() % wide == 0 && aligned(a, 16) && aligned(b, 16);
+    const char* problem = too_large(view, split ? wide : 1);
+    if (*problem != 0) return problem;
+    if (split) {
+      run(t, o, std::integral_constant<int, wide>{});
+    } else {
+      run(t, o, std::integral_constant<int, 1>{});
+    }
+    return last_error();
+  });
+}
+
+// Launches a kernel of a view; pointers become those of its parameters.
+template <typename View, typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(View, Parameters...), const View& view, void* stream, Arguments... arguments) {
+  const auto blocks = static_cast<unsigned>(view.blocks());
+  VSS_LAUNCH(kernel, blocks, kThreads, shared_bytes(view.rows_per_block(), view.samples()), stream, view,
+             static_cast<Parameters>(arguments)...);
 }
 
 template <typename View>
 const char* run_forward(const View& view, Dtypes dtypes, const void* table, const void* coordinates,
                         const void* weights, void* out, bool softmax, void* stream) {
-  if (view.blocks() == 0) return "";
-  const auto blocks = static_cast<unsigned>(view.blocks());
-  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
-  return with_types(dtypes, [&](auto t, auto o) {
-    using T = typename decltype(t)::type;
-    using O = typename decltype(o)::type;
-    return with_channels<T>(view, splits_into_vectors<T>(view.D(), table, out), [&](auto channels) {
-      auto* kernel = &forward_kernel<View, T, O, channels()>;
-      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(table),
-                 static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<T*>(out), softmax);
-    });
+  return pick(view, dtypes, true, table, out, [&](auto t, auto o, auto width) {
+    launch(&forward_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, table,
+           coordinates, weights, out, softmax);
   });
 }
 
@@ -110,18 +109,9 @@ const char* run_forward(const View& view, Dtypes dtypes, const void* table, cons
 template <typename View>
 const char* run_points(const View& view, Dtypes dtypes, const void* grad, const void* table, const void* coordinates,
                        const void* weights, void* grad_coordinates, void* grad_weights, bool softmax, void* stream) {
-  if (view.blocks() == 0) return "";
-  const auto blocks = static_cast<unsigned>(view.blocks());
-  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
-  return with_types(dtypes, [&](auto t, auto o) {
-    using T = typename decltype(t)::type;
-    using O = typename decltype(o)::type;
-    return with_channels<T>(view, splits_into_vectors<T>(view.D(), table, grad), [&](auto channels) {
-      auto* kernel = &points_kernel<View, T, O, channels()>;
-      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
-                 static_cast<const T*>(table), static_cast<const O*>(coordinates), static_cast<const O*>(weights),
-                 static_cast<O*>(grad_coordinates), static_cast<O*>(grad_weights), softmax);
-    });
+  return pick(view, dtypes, true, table, grad, [&](auto t, auto o, auto width) {
+    launch(&points_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, grad,
+           table, coordinates, weights, grad_coordinates, grad_weights, softmax);
   });
 }
 
@@ -129,19 +119,9 @@ const char* run_points(const View& view, Dtypes dtypes, const void* grad, const 
 template <typename View>
 const char* run_scatter(const View& view, Dtypes dtypes, const void* grad, const void* coordinates,
                         const void* weights, void* grad_table, bool softmax, void* stream) {
-  if (view.blocks() == 0) return "";
-  const auto blocks = static_cast<unsigned>(view.blocks());
-  const size_t bytes = shared_bytes(view.rows_per_block(), view.samples());
-  return with_types(dtypes, [&](auto t, auto o) {
-    using T = typename decltype(t)::type;
-    using O = typename decltype(o)::type;
-    const bool vectors = wide_atomics() && splits_into_vectors<T>(view.D(), grad, grad_table);
-    return with_channels<T>(view, vectors, [&](auto channels) {
-      auto* kernel = &scatter_kernel<View, T, O, channels()>;
-      VSS_LAUNCH(kernel, blocks, kThreads, bytes, stream, view, static_cast<const T*>(grad),
-                 static_cast<const O*>(coordinates), static_cast<const O*>(weights), static_cast<float*>(grad_table),
-                 softmax);
-    });
+  return pick(view, dtypes, wide_atomics(), grad, grad_table, [&](auto t, auto o, auto width) {
+    launch(&scatter_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, grad,
+           coordinates, weights, grad_table, softmax);
   });
 }
 
