@@ -33,4 +33,5 @@ rule all:
     default_target: True
     input:
         rules.report.output,
+        score_file("scores.json"),
         all_submissions(),

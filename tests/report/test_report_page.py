@@ -151,6 +151,16 @@ def test_what_each_member_adds(write_report, tmp_path):
     assert cells["other, flip"] == ["0.75", "1.50", "47.50", "", "40.00", "+10.00"]
 
 
+def test_the_lead_says_that_a_searched_ensemble_flatters(write_report, tmp_path):
+    chosen = {"members": [], "miou": {"given": 0.5, "chosen": 0.5}, "alone": {}, "without": {}}
+    formats.write_json(tmp_path / "chosen.json", chosen)
+    honest = Page(write_report()["html"].read_text()).text
+    assert "(Net, one | two + SSA)" in honest and "flatters it. The highest" not in honest
+    text = Page(write_report(inputs={"chosen": {"net": tmp_path / "chosen.json"}})["html"].read_text()).text
+    assert "searched on these very frames, which flatters it. The highest of the others is" in text
+    assert "(Other <x>)" in text.split("The highest of the others is")[1].split(".  ")[0][:40]
+
+
 def test_what_is_no_search_result_is_named(write_report, tmp_path):
     formats.write_json(tmp_path / "chosen.json", {"members": []})
     with pytest.raises(UserError, match=r"chosen\.json: is not a result of `vss search`"):

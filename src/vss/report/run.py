@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -62,6 +62,8 @@ PROTOCOLS = {
 }
 
 
+SEARCHED_SPLIT = "val"  # where weights are searched
+
 # The whole of VSPW_480p: a smaller set is said to be one.
 VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
 
@@ -116,7 +118,8 @@ def report(
     formats.write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
     sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
     about = formats.read_json(inputs["scores"][best])["counts"] if best else {}
-    page = html.page(title=title, lead=_lead(settings, table, dataset, about, best), sections=sections)
+    lead = _lead(settings, table, dataset, about, best, inputs.get("chosen", {}))
+    page = html.page(title=title, lead=lead, sections=sections)
     formats.write_text(out["html"], page)
     say(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
 
@@ -167,7 +170,12 @@ def _frames(
 
 
 def _lead(
-    settings: Mapping[str, Any], table: pd.DataFrame, card: formats.Card, counts: Mapping[str, Any], best: str
+    settings: Mapping[str, Any],
+    table: pd.DataFrame,
+    card: formats.Card,
+    counts: Mapping[str, Any],
+    best: str,
+    searched: Collection[str],
 ) -> str:
     """Returns what a reader must know before any figure: on what the scores stand."""
     split = settings["split"]
@@ -178,6 +186,12 @@ def _lead(
     ]
     if pd.notna(row["mIoU"]):
         said.append(f"The highest mIoU is {row['mIoU']:.2f} ({row['title']}).")
+        others = table[[name.partition(".")[0] not in searched for name in table["prediction"]]]
+        if split == SEARCHED_SPLIT and best not in set(others["prediction"]):
+            said.append("Its weights were searched on these very frames, which flatters it.")
+            if others["mIoU"].notna().any():
+                honest = others.loc[others["mIoU"].idxmax()]
+                said.append(f"The highest of the others is {honest['mIoU']:.2f} ({honest['title']}).")
     parts = [f"<p>{escape(' '.join(said))}</p>"]
     whole = VSPW_FRAMES.get(split)
     if card.drawn:
