@@ -207,6 +207,22 @@ def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
     assert _machine_code(content) == {80, 90}
     assert content.count(b"libtorch_python") == 0  # the stable ABI: no Python, any torch from 2.10 on
     torch.ops.load_library(str(made))  # links and registers, GPU or not
+    assert _runtime_calls(made) <= CAPTURED, "a CUDA graph could not capture a call that waits or allocates"
+
+
+# What a library may call of the CUDA runtime inside the capture of a graph: launches, and questions to the host.
+CAPTURED = {
+    "cudaLaunchKernel",
+    "cudaGetLastError",
+    "cudaGetErrorString",
+    "cudaGetDevice",
+    "cudaDeviceGetAttribute",
+}
+
+
+def _runtime_calls(library: Path) -> set[str]:
+    listed = subprocess.run(["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
+    return set(re.findall(r" U (cuda\w+)", listed.stdout))
 
 
 def _machine_code(library: bytes) -> set[int]:
