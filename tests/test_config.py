@@ -13,7 +13,7 @@ from vss import configs
 from vss.config import check_schema
 from vss.errors import UserError
 from vss.plan import Plan, any_of
-from vss.resolved import check_views
+from vss.resolved import check_soups, check_views, counted_settings, training_digests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
@@ -58,6 +58,7 @@ DELETE = object()
 
 MISTAKES = [
     # (where, what, words the one line must hold)
+    ("results", "", ["results: is '', must not be empty"]),
     ("colour", "red", ["unknown key 'colour'", "allowed: data"]),
     ("protocoll", "paper", ["unknown key 'protocoll'", "did you mean 'protocol'"]),
     ("protocol", "published", ["protocol", "'published'", "'as_published'"]),
@@ -88,7 +89,9 @@ MISTAKES = [
     ("models/c", {}, ["models.c", "exactly one of", "none"]),
     ("models/c", {"soup": ["a", "z"]}, ["models.c.soup", "'z'"]),
     ("models/both", {"finetune": {"config": "upernet_small"}}, ["both", "taken"]),
-    ("tta/flip/img_ratios", [0], ["tta.flip.img_ratios.0", "more than 0"]),
+    ("tta/flip/img_ratios", [0.001], ["tta.flip.img_ratios.0", "0.001", "at least 0.125"]),
+    ("tta", {640: {}}, ["tta: name 640 (a whole number) must be text"]),
+    ("predictions", {1.5: {}}, ["predictions: name 1.5 (a number) must be text"]),
     ("tta/flip/img_ratios", [], ["tta.flip.img_ratios", "at least 1"]),
     ("tta/flip/flip", 1, ["tta.flip.flip", "true or false"]),
     ("tta/flip/mode", "sliding", ["tta.flip.mode", "'whole', 'slide'"]),
@@ -102,6 +105,15 @@ MISTAKES = [
     ("refiners/ssa/settings", {"min_area": 9}, ["refiners.ssa.settings", "unknown key 'min_area'"]),
     ("refiners/ssa/proposals", {"methd": "slic"}, ["refiners.ssa.proposals", "did you mean 'method'"]),
     ("refiners/ssa/proposals", {"points_per_side": 8}, ["refiners.ssa.proposals", "unknown key 'points_per_side'"]),
+    ("refiners/ssa/proposals", {"segments": [9]}, ["refiners.ssa.proposals", "unknown key 'segments'"]),
+    ("refiners/ssa/proposals", {"method": "slic", "scales": [9]}, ["refiners.ssa.proposals", "unknown key 'scales'"]),
+    ("refiners/ssa/proposals", {"method": "sam"}, ["refiners.ssa.proposals.method", "'felzenszwalb', 'slic'"]),
+    ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only beside method cascadepsp"]),
+    ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only beside method ssa"]),
+    ("refiners/cascadepsp/training", {"crop": 33}, ["refiners.cascadepsp.training.crop: is 33", "a multiple of 8"]),
+    ("refiners/cascadepsp/settings", {"L": 7}, ["refiners.cascadepsp.settings.L: is 7", "at least 8"]),
+    ("refiners/cascadepsp/settings", {"mode": "generic", "L": 65}, ["cascadepsp.settings.L: is 65", "at least 66"]),
+    ("refiners/cascadepsp/settings", {"fast": False, "L": 65}, ["cascadepsp.settings.L: is 65", "at least 66"]),
     ("refiners/cascadepsp/settings", {"min_purity": 0.5}, ["refiners.cascadepsp.settings", "unknown key 'min_purity'"]),
     (
         "refiners/cascadepsp/settings",
@@ -112,10 +124,15 @@ MISTAKES = [
     ("ensembles/both/members/a.single", {"class_weights": {"skyy": 2}}, ["class_weights", "did you mean 'sky'"]),
     ("targets/flow", "raft", ["targets.flow", "'raft'", "'dis'"]),
     ("refiners/single", {"method": "ssa"}, ["refiners.single", "taken by tta.single"]),
-    ("predictions/a", {}, ["predictions", "'a'", "needs a tta: a.single"]),
-    ("predictions/a.single.crf", {}, ["predictions", "'a.single.crf'", "names no tta or refiner"]),
+    ("predictions/a", {}, ["predictions: 'a' names no ensemble; a model needs a tta: a.single"]),
+    ("predictions/a.single.sa", {}, ["predictions: 'a.single.sa' names no refiner 'sa' (did you mean 'ssa'?)"]),
+    ("predictions/a.singel.ssa", {}, ["predictions: 'a.singel.ssa' names no tta 'singel' (did you mean 'single'?)"]),
+    ("predictions/both.crf.ssa", {}, ["predictions: 'both.crf.ssa' names no refiner 'crf'"]),
+    ("ensembles/both/members/a.single.ssa", 1, ["ensembles.both.members: 'a.single.ssa' is no `model.tta`"]),
+    ("ensembles/more", {"members": {"both": 1}}, ["ensembles.more.members: 'both' is no `model.tta`"]),
     ("predictions/nobody.single", {}, ["predictions", "no model 'nobody'"]),
     ("predictions/a.single", {"table": 5}, ["predictions.a.single.table", "at most 4"]),
+    ("targets/submit", ["both", "both"], ["targets.submit: holds 'both' more than once"]),
     ("targets/submit", ["bth"], ["targets.submit", "'bth'", "did you mean 'both'"]),
     ("targets/score_split", "test", ["targets.score_split", "'test'", "'val', 'train'"]),
     ("report/colours", {"dragon": "#ff0000"}, ["report.colours", "'dragon'"]),
@@ -192,6 +209,100 @@ def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [{"L": 8}, {"mode": "generic", "L": 66}, {"mode": "generic", "fast": True, "L": 8}, {"fast": False, "L": 66}],
+)
+def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, Any], settings: dict) -> None:
+    config["refiners"]["cascadepsp"]["settings"] = settings
+    plan_of(config)
+
+
+def test_a_refiner_with_weights_is_not_trained(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    config["refiners"]["cascadepsp"] |= {"weights": str(tmp_path / "weights"), "training": {"max_iters": 9}}
+    with pytest.raises(
+        UserError, match=r"^config: refiners.cascadepsp.training: allowed only beside .* without weights"
+    ):
+        plan_of(config)
+
+
+def default_config() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+
+
+def resolved_plan(config: dict[str, Any]) -> Plan:
+    """What the Snakefile asks before any rule is defined."""
+    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    training_digests(plan)
+    check_soups(plan)
+    check_views(plan)
+    return plan
+
+
+COCO_ROW, VSPW_ROW = "mask2former_internimage-nano-h_coco_stuff", "mask2former_internimage-nano-h_vspw"
+RESOLVED_MISTAKES = [
+    (
+        "models/mix",
+        {"soup": ["convnext", "swin"]},
+        ["models.mix.soup: convnext", "and swin", "differ in model.backbone"],
+    ),
+    ("models/mix", {"soup": ["swin", "big"]}, ["models.mix.soup: swin", "and big", "model.data_preprocessor.size"]),
+    ("models/swin/finetune/config", COCO_ROW, ["models.swin.finetune.config", COCO_ROW, "coco_stuff, must be", "vspw"]),
+    (
+        "models/internimage-h-m2f-coco/pretrain/config",
+        VSPW_ROW,
+        ["models.internimage-h-m2f-coco.pretrain.config", VSPW_ROW, "is for vspw, must be one for coco_stuff"],
+    ),
+    ("models/done/config", COCO_ROW, ["models.done.config", COCO_ROW, "must be one for vspw"]),
+    (
+        "models/swin/finetune/cfg_options",
+        {"optim_wrapper.optimizer.weight_deacy": 1.0},
+        ["models.swin.finetune", "optimizer (AdamW) takes no 'weight_deacy' (did you mean 'weight_decay'?)"],
+    ),
+    ("models/swin/cfg_options", {"optim_wrapper": {"clip_gard": None}}, ["no 'clip_gard' (did you mean 'clip_grad'?)"]),
+    (
+        "models/swin/finetune/cfg_options",
+        {"optim_wrapper.optimizer.lr": -1.0},
+        ["models.swin.finetune", "optim_wrapper.optimizer.lr is -1.0, must be a number above 0"],
+    ),
+    ("models/swin/cfg_options", {"optim_wrapper.optimizer.weight_decay": -1}, ["weight_decay is -1", "at least 0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"), RESOLVED_MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_does_not_fit_its_row_stops_before_anything_is_trained(
+    path: str, value: Any, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "w.pth").touch()
+    config = default_config()
+    config["models"]["big"] = {"finetune": {"config": "upernet_swin-nano_vspw", "cfg_options": {"crop_size": [96, 96]}}}
+    config["models"]["done"] = {"weights": str(tmp_path / "w.pth"), "config": "upernet_swin-nano_vspw"}
+    config["models"]["alike"] = {"soup": ["swin", "done"]}
+    resolved_plan(config)
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        resolved_plan(config)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("config: models.")
+    for word in words:
+        assert word in line
+
+
+def test_settings_of_how_a_training_runs_do_not_count() -> None:
+    config = default_config()
+    plan = resolved_plan(config)
+    config["models"]["swin"]["cfg_options"] = {"num_workers": 2, "micro_batch": 1, "log_interval": 7}
+    config["models"]["swin"]["finetune"] |= {"checkpoint_interval": 7, "cfg_options": {"grad_checkpoint": True}}
+    other = resolved_plan(config)
+    assert other.training_settings("finetune", "swin") != plan.training_settings("finetune", "swin")
+    assert counted_settings(other, "finetune", "swin") == counted_settings(plan, "finetune", "swin")
+    assert training_digests(other) == training_digests(plan)
+
+
+@pytest.mark.parametrize(
     ("views", "words"),
     [
         ({"mode": "slide"}, ["swin.bad", "slide needs"]),
@@ -199,7 +310,7 @@ def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
     ],
 )
 def test_views_that_cannot_work_are_refused_before_anything_is_trained(views: dict, words: list[str]) -> None:
-    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    config = default_config()
     config["tta"]["bad"] = views
     plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
     check_views(plan)  # nothing uses it yet

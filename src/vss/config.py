@@ -46,9 +46,11 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     if error.validator == "additionalProperties" and allowed is False:
         known = sorted(error.schema.get("properties", {}))
         extra = next(key for key in found if key not in known)
-        return f"{path}: unknown key {extra!r}{did_you_mean(extra, known)}; allowed: {', '.join(known)}"
+        return f"{path}: unknown key {extra!r}{did_you_mean(str(extra), known)}; allowed: {', '.join(known)}"
     if error.validator == "required":
         return f"{path}: key {next(key for key in allowed if key not in found)!r} is missing"
+    if error.validator == "type" and "propertyNames" in error.schema_path:
+        return f"{path}: name {found!r} ({_TYPE_NAMES.get(type(found), 'null')}) must be text; put it in quotes"
     if error.validator == "type":
         names = [_SCHEMA_TYPES[name] for name in ([allowed] if isinstance(allowed, str) else allowed)]
         return f"{path}: is {found!r} ({_TYPE_NAMES.get(type(found), 'null')}), must be {' or '.join(names)}"
@@ -57,6 +59,10 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     if error.validator == "pattern" and allowed.startswith("^[A-Za-z0-9][A-Za-z0-9_-]*"):
         # propertyNames report the parent's path; the instance is the name itself.
         return f"{path}: name {found!r} may hold letters, digits, '_' and '-' only (a dot separates names in paths)"
+    if error.validator == "minLength":
+        return f"{path}: is {found!r}, must not be empty"
+    if error.validator == "uniqueItems":
+        return f"{path}: holds {next(item for item in found if found.count(item) > 1)!r} more than once"
     if error.validator == "minProperties":
         return f"{path}: is empty, needs at least one entry"
     limits = {
@@ -65,6 +71,7 @@ def _one_line(error: jsonschema.ValidationError) -> str:
         "exclusiveMinimum": "more than",
         "minItems": "a list of at least",
         "maxItems": "a list of at most",
+        "multipleOf": "a multiple of",
         "pattern": "text that matches",
     }
     return f"{path}: is {found!r}, must be {limits.get(error.validator, error.validator)} {allowed}"

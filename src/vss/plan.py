@@ -64,7 +64,7 @@ class Plan:
         return [name for name, model in self.models.items() if "soup" in model]
 
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
-        """Returns what a training's result depends on; GPUs are not part of it."""
+        """Returns a training's settings as its job takes them; GPUs are not part of them."""
         settings = {key: value for key, value in self.models[model][stage].items() if key not in ("init", "gpus")}
         settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
         return {**settings, "protocol": self.config["protocol"]}
@@ -269,21 +269,33 @@ class Plan:
 
     def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
         whole = whole or name
-        model, dot, tta = name.partition(".")
-        if not dot:
-            known = [*self.models, *self.ensembles]
+        model, *rest = name.split(".")
+        if not rest and name not in self.ensembles:
+            near = "" if name in self.models else did_you_mean(name, [*self.models, *self.ensembles])
             raise UserError(
-                f"config: {key}: {whole!r} names no ensemble{did_you_mean(name, known)};"
-                f" a model needs a tta: {name}.{next(iter(self.tta))}"
+                f"config: {key}: {whole!r} names no ensemble{near}; a model needs a tta: {name}.{next(iter(self.tta))}"
             )
-        if model not in self.models:
+        if model in self.models:
+            tta = rest.pop(0)
+            if tta not in self.tta:
+                raise UserError(f"config: {key}: {whole!r} names no tta {tta!r}{did_you_mean(tta, self.tta)}")
+        elif model not in self.ensembles:
             raise UserError(f"config: {key}: {whole!r} names no model {model!r}{did_you_mean(model, self.models)}")
-        if tta not in self.tta:
-            known = [*self.tta, *self.refiners]
-            raise UserError(f"config: {key}: {whole!r} names no tta or refiner {tta!r}{did_you_mean(tta, known)}")
+        for refiner in rest:
+            if refiner not in self.refiners:
+                near = did_you_mean(refiner, self.refiners)
+                raise UserError(f"config: {key}: {whole!r} names no refiner {refiner!r}{near}")
+        if rest or model in self.ensembles:
+            raise UserError(f"config: {key}: {whole!r} is no `model.tta`, which is what an ensemble holds")
 
     def _check_refiners(self) -> None:
         for name, refiner in self.refiners.items():
+            if refiner["training"] and not self.trains_refiner(name):
+                raise UserError(
+                    f"config: refiners.{name}.training: allowed only beside method cascadepsp without weights"
+                )
+            if refiner["proposals"] and refiner["method"] != "ssa":
+                raise UserError(f"config: refiners.{name}.proposals: allowed only beside method ssa")
             for key in ("classes", "background"):
                 for found in refiner["settings"].get(key, []):
                     self._check_class(f"refiners.{name}.settings.{key}", found)

@@ -13,6 +13,8 @@ from vss.plan import Plan
 
 # Of the view settings, those that say how the engine computes and not what.
 ENGINE_SETTINGS = ("precision", "compile")
+# The dataset that a row has to be for.
+_DATASETS = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 
 
 def training_digests(plan: Plan) -> dict[str, str]:
@@ -32,6 +34,41 @@ def training_digests(plan: Plan) -> dict[str, str]:
     }
 
 
+def counted_settings(plan: Plan, stage: str, model: str) -> dict[str, Any]:
+    """Returns the settings of a training (or "import") without what changes only where and how a training runs."""
+    from vss.train.workdir import settings_that_count
+
+    if stage == "import":
+        return settings_that_count(plan.import_settings(model))
+    return settings_that_count(plan.training_settings(stage, model))
+
+
+def check_soups(plan: Plan) -> None:
+    """Checks that the members of every soup are one network, as the stage will, before anything is trained for it.
+
+    Raises:
+        UserError: two members differ.
+    """
+    rows = _rows_by_model(plan)
+    for soup in plan.soups():
+        first, *others = plan.models[soup]["soup"]
+        for other in others:
+            for key in ("model", "classes", "normalisation"):
+                if where := _difference(rows[first][key], rows[other][key], key):
+                    raise UserError(
+                        f"config: models.{soup}.soup: {first} ({rows[first]['row']}) and {other} ({rows[other]['row']})"
+                        f" differ in {where}; a soup needs members of one network"
+                    )
+
+
+def _difference(one: Any, other: Any, where: str) -> str | None:
+    """Returns the dotted key of the first difference of two JSON values, None where they are equal."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = (_difference(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other}))
+        return next(filter(None, found), None)
+    return None if one == other else where
+
+
 def check_views(plan: Plan) -> None:
     """Checks the views of every inference against the row of its model, before anything is trained for it.
 
@@ -40,11 +77,12 @@ def check_views(plan: Plan) -> None:
     """
     from vss.infer.views import parse_tta
 
-    tests = {name.split("/")[1]: row["test"] for name, row in resolved_rows(plan).items()}  # finetune after pretrain
+    rows = _rows_by_model(plan)
     for member in plan.inferred():
         model, tta = member.split(".")
-        row = tests[plan.models[model].get("soup", [model])[0]]
-        views = {key: value for key, value in {**row, **plan.views(model, tta)}.items() if key not in ENGINE_SETTINGS}
+        row = rows[plan.models[model].get("soup", [model])[0]]
+        views = {**row["test"], **plan.views(model, tta)}
+        views = {key: value for key, value in views.items() if key not in ENGINE_SETTINGS}
         try:
             parse_tta(views)
         except UserError as error:
@@ -55,10 +93,18 @@ def check_views(plan: Plan) -> None:
 def _resolved(stage: str, model: str, settings: str) -> dict[str, Any]:
     from vss.train.config import published_settings, resolve
 
+    where = f"config: models.{model}" if stage == "import" else f"config: models.{model}.{stage}"
     try:
-        return published_settings(resolve(json.loads(settings)))
+        row = published_settings(resolve(json.loads(settings)))
     except UserError as error:
-        raise UserError(f"config: models.{model}.{stage}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
+    if (found := row["dataset"]) != _DATASETS[stage]:
+        raise UserError(f"{where}.config: row {row['row']!r} is for {found}, must be one for {_DATASETS[stage]}")
+    return row
+
+
+def _rows_by_model(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {name.split("/")[1]: row for name, row in resolved_rows(plan).items()}  # finetune after pretrain
 
 
 def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from vss.models.build import build_on_meta
-from vss.train.config import resolve
+from vss.train.config import OPTIMIZERS, resolve
 from vss.train.optim import internimage_layer
 
 # Table of the golden folder -> our row, with the protocol whose numbers it has.
@@ -113,3 +114,9 @@ def test_layers_of_a_small_internimage() -> None:
     assert layer("backbone.levels.3.norm.0.weight") == 7
     assert layer("decode_head.query_embed.weight") == 0
     assert layer("decode_head.pixel_decoder.mask_feature.weight") == 9
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_arguments_that_a_dry_run_knows_are_those_of_torch(name: str) -> None:
+    parameters = inspect.signature(getattr(torch.optim, name)).parameters
+    assert set(OPTIMIZERS[name]) == {*parameters} - {"params"}

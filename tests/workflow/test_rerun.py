@@ -55,6 +55,12 @@ def change_gpus(config: dict) -> None:
     config["models"]["convnext"]["finetune"]["gpus"] = 2
 
 
+def change_how_a_training_runs(config: dict) -> None:
+    config["models"]["m2f"]["cfg_options"] = {"num_workers": 1, "micro_batch": 1, "log_interval": 1}
+    config["models"]["m2f"]["pretrain"]["checkpoint_interval"] = 1
+    config["models"]["m2f"]["finetune"]["cfg_options"] = {"grad_checkpoint": True}
+
+
 def change_vote(config: dict) -> None:
     config["refiners"]["ssa"]["settings"] = {"min_purity": 0.6}
 
@@ -84,6 +90,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_paper_figure, {"report": 1}),
     (change_data, {"prepare": 1, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_gpus, {}),
+    (change_how_a_training_runs, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
     (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
     # what no longer feeds an ensemble keeps its labels and is not run again

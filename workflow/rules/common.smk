@@ -17,7 +17,12 @@ from vss.digest import content_mark, stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json
 from vss.plan import Plan, any_of, lead_jobs_to
-from vss.resolved import check_views, training_digests
+from vss.resolved import (
+    check_soups,
+    check_views,
+    counted_settings,
+    training_digests,
+)
 
 lead_jobs_to(REPOSITORY)
 
@@ -28,6 +33,7 @@ try:
     plan = Plan(config, row_names=configs.names())
     # What each training's settings resolve to, bases and defaults included: the row's numbers, not its file's text.
     ROWS = training_digests(plan)
+    check_soups(plan)
     check_views(plan)
 except UserError as mistake:
     sys.exit(str(mistake))
@@ -134,7 +140,7 @@ def what_a_training_is(wildcards):
     if stage == "refine":
         settings, row, published = plan.refiners[name]["training"], None, None
     else:
-        settings, row = plan.training_settings(stage, name), ROWS[f"{stage}/{name}"]
+        settings, row = counted_settings(plan, stage, name), ROWS[f"{stage}/{name}"]
         published = plan.published_init(stage, name)
     return canonical_json(
         {
@@ -157,8 +163,14 @@ def published_content(path):
 
 def training_settings(stage):
     def settings(wildcards):
-        chosen = plan.training_settings(stage, wildcards.model)
-        return canonical_json(chosen)
+        return canonical_json(plan.training_settings(stage, wildcards.model))
+
+    return settings
+
+
+def training_settings_that_count(stage):
+    def settings(wildcards):
+        return canonical_json(counted_settings(plan, stage, wildcards.model))
 
     return settings
 
@@ -203,7 +215,7 @@ def finetune_init(wildcards):
 
 
 def import_settings(wildcards):
-    return canonical_json(plan.import_settings(wildcards.model))
+    return canonical_json(counted_settings(plan, "import", wildcards.model))
 
 
 def soup_parts(kind):
@@ -351,6 +363,7 @@ def report_settings():
             "split": plan.split,
             "rows": rows,
             "shown": plan.shown(),
+            "trainings": plan.trainings(),
         }
     )
 

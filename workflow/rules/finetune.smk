@@ -24,14 +24,16 @@ rule finetune:
         "../../envs/vss.yaml"
     resources:
         gpu=training_gpus("finetune"),
-    params:
+        # All settings, as what the job takes: Snakemake does not compare resources. What it compares are the params.
         settings=training_settings("finetune"),
+    params:
+        settings=training_settings_that_count("finetune"),
         options=training_options("finetune"),
         work_dir=work_dir("finetune/{model}"),
     message:
         "Finetune {wildcards.model} on VSPW"
     shell:
-        "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {params.settings:q}"
+        "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {resources.settings:q}"
         " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"

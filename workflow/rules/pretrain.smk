@@ -25,14 +25,16 @@ rule pretrain:
         "../../envs/vss.yaml"
     resources:
         gpu=training_gpus("pretrain"),
-    params:
+        # All settings, as what the job takes: Snakemake does not compare resources. What it compares are the params.
         settings=training_settings("pretrain"),
+    params:
+        settings=training_settings_that_count("pretrain"),
         options=training_options("pretrain"),
         work_dir=work_dir("pretrain/{model}"),
     message:
         "Pretrain {wildcards.model} on COCO-Stuff"
     shell:
-        "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {params.settings:q}"
+        "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {resources.settings:q}"
         " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"

@@ -82,8 +82,8 @@ def report(
         settings: `title` of the page; `protocol` and `split` of the run; `rows`, one a prediction in order (name,
             title, table, paper: mIoU in percent by val, test1, test); `shown`, the predictions in the overlays;
             `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `captions` by figure (keys of
-            `CAPTIONS`), which replace the ones here; `titles`, names of models in the training curves. All but `rows`
-            and `split` may be absent.
+            `CAPTIONS`), which replace the ones here; `titles`, names of models in the training curves; `trainings`,
+            their order. All but `rows` and `split` may be absent.
         inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
             shards, by prediction shown; `chosen`, results of weight searches by ensemble, may be absent.
         index, card: the prepared dataset.
@@ -97,7 +97,8 @@ def report(
     dataset = formats.read_card(card)
     table = score_table(settings["rows"], inputs["scores"])
     classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
-    logs = {_training_title(key, settings): figures.read_log(path) for key, path in inputs["logs"].items()}
+    trainings = settings.get("trainings", inputs["logs"])
+    logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
     members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
     rows = _frames(settings, inputs["labels"], formats.read_index(index), dataset)
     best = _best(table)

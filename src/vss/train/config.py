@@ -7,6 +7,7 @@ that depends on it, and the resolved config shows all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,19 @@ _LEAST = {
     **dict.fromkeys(("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames"), 1),
     **dict.fromkeys(("seed", "warmup_iters", "num_workers", "checkpoint_interval", "val_interval"), 0),
 }
+# What torch's optimizers take, written out because a dry run checks it without torch; others are not checked.
+OPTIMIZERS = {
+    "AdamW": (
+        *("lr", "betas", "eps", "weight_decay", "amsgrad"),
+        *("maximize", "foreach", "capturable", "differentiable", "fused"),
+    ),
+    "SGD": (
+        *("lr", "momentum", "dampening", "weight_decay", "nesterov"),
+        *("maximize", "foreach", "differentiable", "fused"),
+    ),
+}
+# The rest of a wrapper follows from precision and micro_batch.
+_WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
 
 
 def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: str = "paper") -> Config:
@@ -51,6 +65,7 @@ def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: s
         _check_type(key, _what_stands_at(config, key), value)
     config.merge_from_dict(options)
     _check_values(name, config)
+    _check_optimizer(name, config.optim_wrapper)
     config.row, config.protocol = name, protocol
     for key in ("as_published", "paper_miou", "published_weights"):
         config.pop(key)
@@ -217,6 +232,27 @@ def _check_values(name: str, config: Config) -> None:
         raise UserError(f"{name}: ema is {config.ema!r}, must be a number between 0 and 1, or null")
     if config.select == "best" and not config.val_interval:
         raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
+
+
+def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
+    optimizer = wrapper.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "type" not in optimizer:
+        raise UserError(f"{name}: optim_wrapper.optimizer is {optimizer!r}, must be a map with type and lr")
+    arguments = ("type", *OPTIMIZERS.get(optimizer["type"], optimizer))
+    found = f".optimizer ({optimizer['type']})"
+    for where, table, known in (("", wrapper, _WRAPPER), (found, optimizer, arguments)):
+        if unknown := next((key for key in table if key not in known), None):
+            near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
+            raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
+    rate, decay = optimizer.get("lr"), optimizer.get("weight_decay", 0)
+    if not _is_number(rate) or rate <= 0:
+        raise UserError(f"{name}: optim_wrapper.optimizer.lr is {rate!r}, must be a number above 0")
+    if not _is_number(decay) or decay < 0:
+        raise UserError(f"{name}: optim_wrapper.optimizer.weight_decay is {decay!r}, must be a number of at least 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:
