@@ -36,3 +36,19 @@ def test_score_sees_neither_models_nor_training() -> None:
 
 def test_the_command_line_belongs_to_no_stage() -> None:
     assert all("vss.cli" not in digest.modules_of(stage) for stage in digest.ENTRY_MODULES)
+
+
+def test_trainings_with_other_code_are_told_and_broken_fingerprints_passed_over(tmp_path) -> None:
+    texts = {
+        "other": '{"code": "0"}',
+        "same": f'{{"code": "{digest.stage_digest("finetune")}"}}',
+        "imported": '{"code": null}',
+        "cut": '{"code": "0',
+        "empty": "",
+        "list": "[1]",
+    }
+    for name, text in texts.items():
+        (tmp_path / "finetune" / name).mkdir(parents=True)
+        (tmp_path / "finetune" / name / "fingerprint.json").write_text(text)
+    names = [f"finetune/{name}" for name in (*texts, "absent")]
+    assert digest.trained_with_other_code(tmp_path, names) == ["finetune/other"]

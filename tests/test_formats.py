@@ -93,6 +93,17 @@ def test_broken_card_names_the_file(tmp_path, text) -> None:
         formats.read_card(path)
 
 
+def test_an_index_that_its_card_was_not_written_for_is_refused(tmp_path) -> None:
+    index, card = tmp_path / "index.csv", tmp_path / "dataset.json"
+    formats.write_index(index, frame_rows([("a", "1"), ("b", "1")]))
+    formats.write_card(card, formats.Card("vspw", "", [], [], False, {"val": 2}, formats.sha256_of_file(index)))
+    rows, read = formats.read_dataset(index, card)
+    assert (len(rows), read) == (2, formats.read_card(card))
+    formats.write_index(index, frame_rows([("a", "1")]))
+    with pytest.raises(UserError, match=r"index\.csv: not the index that .*dataset\.json was written for.*prepare"):
+        formats.read_dataset(index, card)
+
+
 # ---- images and masks
 
 
@@ -206,6 +217,47 @@ def test_prediction_files_carry_little_of_their_own(tmp_path) -> None:
     assert (tmp_path / "0.scores.h5").stat().st_size < 50 * 4000
 
 
+def damaged(path: Path, seed: int) -> Path:
+    """Copies a file with four bytes near its start, where HDF5 keeps its structure, overwritten."""
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for position in rng.integers(0, min(6000, len(data)), 4):
+        data[position] = rng.integers(256)
+    broken = path.with_name(f"broken-{path.name}")
+    broken.write_bytes(data)
+    return broken
+
+
+@pytest.mark.parametrize("kind", ["labels", "scores"])
+def test_damaged_predictions_raise_nothing_but_user_errors_that_name_them(tmp_path, kind) -> None:
+    writer, reader = {
+        "labels": (formats.LabelsWriter, formats.LabelsReader),
+        "scores": (formats.ScoresWriter, formats.ScoresReader),
+    }[kind]
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"0.{kind}.h5"
+    with writer(path, classes=list("abc"), provenance={"x": 1}) as file:
+        for frame in range(6):
+            scores = rng.dirichlet([0.3] * 3, (24, 30)).transpose(2, 0, 1).astype(np.float32)
+            file.write("v", str(frame), scores if kind == "scores" else scores.argmax(0).astype(np.uint8))
+    told = []
+    for seed in range(120):
+        broken = damaged(path, seed)
+        try:
+            with reader(broken) as file:
+                for key in file.keys():  # noqa: SIM118
+                    file.read(*key)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 60
+    assert all(line.startswith(f"{tmp_path / 'broken-0'}.{kind}.h5: ") and "\n" not in line for line in told)
+
+
+def test_a_folder_that_takes_no_file_is_told_with_the_file_s_own_name(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/result\.json: cannot be written there"):
+        formats.write_text(tmp_path / "file" / "result.json", "text")
+
+
 def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path) -> None:
     path = tmp_path / "deep" / "result.json"
     formats.write_text(path, "old")
@@ -250,3 +302,38 @@ def test_sha256_of_file(tmp_path) -> None:
     assert formats.sha256_of_file(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+# ---- weights
+
+
+def write_fingerprint(weights: Path) -> Path:
+    path = weights.with_name("fingerprint.json")
+    digest = formats.sha256_of_file(weights)
+    formats.write_fingerprint(path, formats.Fingerprint(digest, "finetune", "m", {}, None))
+    return path
+
+
+def test_weights_are_compared_with_the_fingerprint_beside_them(tmp_path) -> None:
+    weights, published = tmp_path / "weights.safetensors", tmp_path / "published.pth"
+    weights.write_bytes(bytes(range(200)))
+    published.write_bytes(b"other")
+    digest = formats.sha256_of_file(weights)
+    assert formats.sha256_of_weights(weights) == digest  # nothing to compare with
+    write_fingerprint(weights)
+    assert formats.sha256_of_weights(weights) == digest
+    assert formats.sha256_of_weights(published) == formats.sha256_of_file(published)
+    weights.write_bytes(bytes(200))
+    with pytest.raises(UserError, match=rf"weights\.safetensors: .*fingerprint\.json beside it says {digest[:8]}"):
+        formats.sha256_of_weights(weights)
+    weights.unlink()
+    with pytest.raises(UserError, match="no such weights file"):
+        formats.sha256_of_weights(weights)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}"])
+def test_a_broken_fingerprint_is_named(tmp_path, text) -> None:
+    path = tmp_path / "fingerprint.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"fingerprint\.json: not "):
+        formats.read_fingerprint(path)

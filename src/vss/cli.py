@@ -6,7 +6,10 @@ Stages are imported when called, so that `vss --help` and the light stages never
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,19 +19,50 @@ from typing import Any
 from vss.errors import UserError
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
+EXIT_NO_READER = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns its exit status: 0, or 2 after one line on standard error."""
+    """Runs one subcommand and returns its exit status: 0, 2 after one line on standard error, or a signal's."""
     options = _parser().parse_args(arguments)
     # mmcv without compiled operators says at every import that its own deformable attention is missing; ours is used.
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     try:
         options.run(options)
+        sys.stdout.flush()
     except UserError as error:
         print(f"vss {options.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"vss {options.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_NO_READER
+        if error.errno is None:  # a library's own, not the operating system's word
+            raise
+        print(f"vss {options.command}: {_told(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Tells whether the reader of standard output is gone (`vss models | head`), and if so, ends writing to it."""
+    poll = select.poll()
+    with contextlib.suppress(OSError), open(os.devnull, "w") as nothing:
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            os.dup2(nothing.fileno(), sys.stdout.fileno())  # Python flushes once more when it ends
+            return True
+    return False
+
+
+def _told(error: OSError) -> str:
+    """Returns one line of an error of the operating system: the file, where it is known, and what is wrong."""
+    name = error.filename if error.filename2 is None else error.filename2
+    reason = " ".join((error.strerror or str(error)).split())
+    return reason if name is None else f"{name}: {reason}"
 
 
 def _parser() -> argparse.ArgumentParser:

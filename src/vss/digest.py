@@ -146,13 +146,20 @@ def content_mark(path: str | Path) -> str:
 
 
 def trained_with_other_code(results: str | Path, trainings: Iterable[str]) -> list[str]:
-    """Returns the trainings ("stage/model") whose weights in `results` were made by other code than today's."""
-    changed = []
-    for name in trainings:
-        path = Path(results, name, "fingerprint.json")
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("code") not in (
-            None,
-            stage_digest(name.split("/")[0]),
-        ):
-            changed.append(name)
-    return changed
+    """Returns the trainings ("stage/model") whose weights in `results` are known to be made by other code than today's.
+
+    Of weights that are not there, that were imported, or whose fingerprint cannot be read, nothing is known; the stages
+    that use such a fingerprint refuse it by name.
+    """
+    return [
+        name
+        for name in trainings
+        if _recorded_code(Path(results, name, "fingerprint.json")) not in (None, stage_digest(name.split("/")[0]))
+    ]
+
+
+def _recorded_code(fingerprint: Path) -> str | None:
+    try:
+        return json.loads(fingerprint.read_text(encoding="utf-8")).get("code")
+    except (OSError, ValueError, AttributeError):
+        return None

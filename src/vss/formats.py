@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
 LABELS_FORMAT, LABELS_VERSION = "vss-labels", 1
 SCORES_FORMAT, SCORES_VERSION = "vss-scores", 2
+# What h5py, and the code that uses what it read, raise on a damaged file.
+BROKEN_HDF5 = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 
 # ---- writing whole files
@@ -42,12 +44,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed.
 
     The temporary name keeps the suffix, because several writers choose the format by it.
+
+    Raises:
+        UserError: the folder cannot be made or takes no file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_what_killed_writers_left(path)
     prefix = f".writing-{path.name}.{socket.gethostname()}.{os.getpid()}."
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_what_killed_writers_left(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+    except OSError as error:  # it names the temporary file
+        raise UserError(f"{path}: cannot be written there ({error.strerror})") from None
     os.close(handle)
     aside = Path(name)
     try:
@@ -152,6 +160,18 @@ def read_index(index: str | os.PathLike) -> pd.DataFrame:
         return table.astype({"height": int, "width": int})
     except ValueError as error:
         raise UserError(f"{index}: height and width must be whole numbers ({error})") from None
+
+
+def read_dataset(index: str | os.PathLike, card: str | os.PathLike) -> tuple[pd.DataFrame, Card]:
+    """Reads a dataset's index and card.
+
+    Raises:
+        UserError: one of them cannot be read, or the card was written for another index.
+    """
+    table, dataset = read_index(index), read_card(card)
+    if dataset.sha256 != sha256_of_file(index):
+        raise UserError(f"{index}: not the index that {card} was written for, it was cut or changed; run prepare again")
+    return table, dataset
 
 
 def write_card(path: str | os.PathLike, card: Card) -> None:
@@ -274,6 +294,26 @@ class _FramesWriter:
         self._context.__exit__(*exception)
 
 
+def open_hdf5(path: str | os.PathLike, form: tuple[str, int], *, kind: str) -> h5py.File:
+    """Opens an HDF5 file of a form (`format`, `version`); `kind` says in messages what it should hold.
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+    file = None
+    try:
+        file = h5py.File(path, "r")
+        found = (file.attrs.get("format"), int(file.attrs.get("version", 0)))
+        if found == form:
+            return file
+        problem = f"format is {found}, expected {form}"
+    except BROKEN_HDF5 as error:
+        problem = f"not a readable {kind} file ({error})"
+    if file is not None:
+        file.close()
+    raise UserError(f"{path}: {problem}")
+
+
 class _FramesReader:
     """Reads a shard of a prediction by (video, frame).
 
@@ -286,27 +326,21 @@ class _FramesReader:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        try:
-            self._file = h5py.File(self.path, "r")
-            found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a readable prediction file ({error})") from None
-        if found != (self.FORMAT, self.VERSION):
-            self._file.close()
-            raise UserError(f"{path}: format is {found}, expected {(self.FORMAT, self.VERSION)}")
+        self._file = open_hdf5(path, (self.FORMAT, self.VERSION), kind="prediction")
         try:
             self.classes: list[str] = json.loads(self._file.attrs["classes"])
             self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
             self._at = {(o.attrs["video"], o.attrs["frame"]): name for name, o in self._file["frames"].items()}
-        except (KeyError, ValueError, OSError, RuntimeError) as error:
+        except BROKEN_HDF5 as error:
             self._file.close()
-            raise UserError(f"{path}: broken prediction file ({error})") from None
+            raise UserError(f"{path}: broken prediction file ({error}); delete it and make it again") from None
 
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
         return list(self._at)
 
     def _object(self, video: str, frame: str) -> Any:
+        """Returns the HDF5 object of a frame; to be called inside `_naming`."""
         if (video, frame) not in self._at:
             raise UserError(f"{self.path}: no prediction for frame {frame!r} of video {video!r}")
         return self._file["frames"][self._at[video, frame]]
@@ -316,7 +350,7 @@ class _FramesReader:
         """Turns a failed read into a `UserError` that names the frame."""
         try:
             yield
-        except (OSError, KeyError, ValueError) as error:
+        except BROKEN_HDF5 as error:
             raise UserError(f"{self.path}: frame {frame!r} of video {video!r} is broken ({error})") from None
 
     def close(self) -> None:
@@ -359,9 +393,8 @@ class LabelsReader(_FramesReader):
         Raises:
             UserError: the file has no such frame, or it is broken.
         """
-        dataset = self._object(video, frame)
         with self._naming(video, frame):
-            return dataset[()]
+            return self._object(video, frame)[()]
 
 
 def _one_chunk(array: np.ndarray) -> dict[str, Any]:
@@ -425,9 +458,8 @@ class ScoresReader(_FramesReader):
 
     def read_classes(self, video: str, frame: str) -> np.ndarray:
         """Returns the ids of the classes that have a plane in a frame [A] uint8, reading nothing else."""
-        group = self._object(video, frame)
         with self._naming(video, frame):
-            return group["classes"][()]
+            return self._object(video, frame)["classes"][()]
 
     def read_planes(self, video: str, frame: str) -> codec.Planes:
         """Returns one frame's class probabilities without the planes that are the same for many classes."""
@@ -437,12 +469,14 @@ class ScoresReader(_FramesReader):
 
     def read_encoded(self, video: str, frame: str) -> codec.Encoded:
         """Returns one frame in its stored form."""
-        group = self._object(video, frame)
         with self._naming(video, frame):
+            group = self._object(video, frame)
             values = {
                 field.name: group[field.name][()] if field.name in group else group.attrs[field.name].item()
                 for field in fields(codec.Encoded)
             }
+            if values["stride"] not in (1, 2):
+                raise ValueError(f"stride is {values['stride']}")
         return codec.Encoded(**values)
 
 
@@ -474,5 +508,31 @@ def write_fingerprint(path: str | os.PathLike, fingerprint: Fingerprint) -> None
 
 
 def read_fingerprint(path: str | os.PathLike) -> Fingerprint:
-    """Reads a fingerprint."""
-    return Fingerprint(**read_json(path))
+    """Reads a fingerprint; anything else is a `UserError` that names the file."""
+    try:
+        return Fingerprint(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a fingerprint of weights ({error})") from None
+
+
+def sha256_of_weights(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a weights file, which has to be the one that a fingerprint beside it records.
+
+    Published weights, and files of other names than a training gives, have no fingerprint.
+
+    Raises:
+        UserError: no such file, or not the one that was published with the fingerprint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    found = sha256_of_file(path)
+    fingerprint = path.with_name("fingerprint.json")
+    if path.name == "weights.safetensors" and fingerprint.exists():
+        recorded = read_fingerprint(fingerprint).sha256
+        if found != recorded:
+            raise UserError(
+                f"{path}: its SHA-256 begins {found[:8]}, {fingerprint.name} beside it says {str(recorded)[:8]}: it was"
+                " damaged or replaced; put the right file back, or delete both files so that they are made again"
+            )
+    return found

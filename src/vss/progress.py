@@ -47,6 +47,12 @@ def _plain_lines(items: Iterable[T], *, what: str, total: int | None, unit: str)
             last = now
             rate = done / (now - start)
             left = f", {(total - done) / rate:.0f} s left" if total else ""
-            say(f"{what}: {done}{f'/{total}' if total else ''} {unit}s, {rate:.2f} {unit}s/s{left}")
+            so_far = f"{done}/{total} {unit}s" if total else counted(done, unit)
+            say(f"{what}: {so_far}, {rate:.2f} {unit}s/s{left}")
     seconds = time.monotonic() - start
-    say(f"{what}: {done} {unit}s in {seconds:.1f} s")
+    say(f"{what}: {counted(done, unit)} in {seconds:.1f} s")
+
+
+def counted(number: int, unit: str) -> str:
+    """Returns "1 frame", "2 frames"."""
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"

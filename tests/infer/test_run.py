@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -214,6 +216,28 @@ def test_weights_that_do_not_fill_the_model(nano_model, dataset, tmp_path):
     save_file(tensors, tmp_path / "holes.safetensors")
     with pytest.raises(UserError, match=r"lacks 1 tensors of the model, such as decode_head\.bottleneck\.conv\.weight"):
         run(nano_model, dataset, [tmp_path / "0.labels.h5"], weights=tmp_path / "holes.safetensors")
+
+
+def test_damaged_weights_are_told_by_their_fingerprint(nano_model, dataset, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(nano_model, model)
+    weights = model / "weights.safetensors"
+    recorded = formats.Fingerprint(formats.sha256_of_file(weights), "finetune", "m", {}, None)
+    formats.write_fingerprint(model / "fingerprint.json", recorded)
+    run(model, dataset, [out / "0.labels.h5"])
+    data = bytearray(weights.read_bytes())
+    data[-4000:-2000] = bytes(2000)
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match=r"weights\.safetensors: .*damaged or replaced.*made again"):
+        run(model, dataset, [out / "1.labels.h5"])
+    assert [path.name for path in out.iterdir()] == ["0.labels.h5"]
+
+
+def test_a_cut_index_is_told(nano_model, dataset, tmp_path):
+    index = tmp_path / "index.csv"
+    index.write_text("".join(dataset.index.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match=r"index\.csv: not the index"):
+        run(nano_model, dataclasses.replace(dataset, index=index), [tmp_path / "0.labels.h5"])
 
 
 def test_nan_weights_are_told_and_leave_no_file(nano_model, dataset, tmp_path):

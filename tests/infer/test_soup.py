@@ -56,6 +56,17 @@ def test_parts_of_different_models_are_refused(tmp_path):
         average_weights([first, tmp_path / "d.safetensors"])
 
 
+def test_a_part_that_is_not_what_its_fingerprint_says_is_refused(tmp_path):
+    parts = [part(tmp_path, name, value=1.0, count=1) for name in "ab"]
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(parts[0].read_bytes())
+    other = formats.Fingerprint(formats.sha256_of_file(parts[0])[::-1], "finetune", "m", {}, None)
+    formats.write_fingerprint(tmp_path / "fingerprint.json", other)
+    configs = [p.with_suffix(".json") for p in parts]
+    with pytest.raises(UserError, match=r"weights\.safetensors: .*damaged or replaced"):
+        soup(model="mix", parts=[weights, parts[1]], configs=configs, **outputs(tmp_path / "soup"))
+
+
 def test_parts_of_different_configs_are_refused(tmp_path):
     parts = [part(tmp_path, name, value=1.0, count=1) for name in "ab"]
     formats.write_json(tmp_path / "b.json", CONFIG | {"classes": ["b"]})

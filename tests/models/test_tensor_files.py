@@ -111,6 +111,26 @@ def test_what_is_no_weights_file_is_told_in_one_line(content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (b"echo hello world\n", "a text file"),
+        (b"the quick brown fox\n", "a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04broken", "a zip archive"),
+        (pickle.dumps({"a": [1.0]}), "a pickle"),
+        (pickle.dumps({"meta": _Runs(Path("proof"))}, protocol=4), "a pickle"),
+        (bytes(range(1, 30)), "something unknown"),
+    ],
+)
+def test_what_a_file_is_and_what_is_allowed_is_told_in_our_own_words(content, said, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights\.pth: .*{said}.*allowed: safetensors, or .* by default$") as caught:
+        read_tensor_file(tmp_path / "weights.pth")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_file_without_tensors_and_no_file_are_told(tmp_path):
     torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
     with pytest.raises(UserError, match="no tensors found"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import time
@@ -133,6 +134,22 @@ def test_the_fingerprint_stands_for_the_weights(dataset):
     assert fingerprint.settings["max_iters"] == 6 and fingerprint.settings["lr"] == train_module.DEFAULTS["lr"]
 
 
+def test_exactly_as_many_val_samples_as_asked_for_are_measured_alike(dataset, monkeypatch):
+    batch, sizes = train_module.MaskSamples.batch, []
+
+    def recorded(self, *key, size):
+        sizes.append(size)
+        return batch(self, *key, size=size)
+
+    ious = iter([0.5, 0.5, 0.8])  # of two samples, of two, of one
+    monkeypatch.setattr(train_module.MaskSamples, "batch", recorded)
+    monkeypatch.setattr(train_module.Training, "_step", lambda self, batch, iteration: {"loss": 0.0})
+    monkeypatch.setattr(train_module, "_overlap", lambda *_: dict.fromkeys(("iou_before", "iou_after"), next(ious)))
+    out = train(dataset, "out", max_iters=1, val_samples=5)
+    assert sizes[1:] == [2, 2, 1]
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["iou_after"] == pytest.approx(0.56)
+
+
 def test_an_interrupted_training_continues_to_the_same_weights(dataset, monkeypatch):
     whole = train(dataset, "whole", work="work-1")
 
@@ -205,5 +222,7 @@ def test_mistakes_are_named(dataset, given, named):
 def test_a_dataset_without_training_masks_is_refused(dataset):
     rows = formats.read_index(dataset.index)
     formats.write_index(dataset.index, pd.DataFrame(rows[rows["split"] == "val"]))
+    card = dataclasses.replace(formats.read_card(dataset.card), sha256=formats.sha256_of_file(dataset.index))
+    formats.write_card(dataset.card, card)
     with pytest.raises(UserError, match="train split has no masks"):
         train(dataset, "out")

@@ -162,8 +162,11 @@ def test_real_predictions(real_data: Path, tmp_path: Path):
     formats.write_index(tmp_path / "index.csv", pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
     formats.write_card(
         tmp_path / "dataset.json",
-        formats.Card("vspw", str(clip), list(VSPW.classes), VSPW.raw_to_train().tolist(), False, {"val": 61}, ""),
-    )
+        formats.Card(
+            "vspw", str(clip), list(VSPW.classes), VSPW.raw_to_train().tolist(), False, {"val": 61},
+            formats.sha256_of_file(tmp_path / "index.csv"),
+        ),
+    )  # fmt: skip
     for net, expected in reference.items():
         with formats.LabelsWriter(tmp_path / "x.labels.h5", classes=VSPW.classes, provenance={}) as writer:
             for mask in masks:

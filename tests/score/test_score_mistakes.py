@@ -50,6 +50,16 @@ def test_split_without_masks_is_refused(tmp_path):
         run(tmp_path, dataset, labels, split="test")
 
 
+def test_a_cut_index_is_refused(tmp_path):
+    dataset = write_dataset(tmp_path, {"a": [MASK]})
+    labels = write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]})
+    header = dataset.index.read_text().splitlines(keepends=True)[0]
+    (tmp_path / "short.csv").write_text(header)
+    with pytest.raises(UserError, match=r"short\.csv: not the index that .*dataset\.json was written for"):
+        run(tmp_path, dataset, labels, index=tmp_path / "short.csv")
+    assert not (tmp_path / "0.npz").exists()
+
+
 def test_unknown_flow_is_refused(tmp_path):
     dataset = write_dataset(tmp_path, {"a": [MASK]})
     labels = write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]})

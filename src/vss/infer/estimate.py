@@ -18,7 +18,7 @@ from vss.infer.views import views_of, windows_of
 from vss.models.build import build_on_meta
 from vss.models.frame_size import Size
 from vss.models.probe import CONTEXT_BYTES, HEADROOM, memory_of, probe, readable_bytes, readable_time, seconds_for
-from vss.progress import say
+from vss.progress import counted, say
 
 # [C, rows, W] float32 alive while views are averaged: the sum, a view resized, its probabilities, and their copy.
 _BANDS = 4
@@ -142,8 +142,8 @@ def check_inference(
     seconds = seconds_for(flops / _pixels_of(largest, plan), plan.device, plan.precision)
     views = len(views_of(*largest, plan.tta, plan.protocol))
     say(
-        f"{what}: {sum(sizes.values())} frames of {'up to ' if len(sizes) > 1 else ''}{_text(largest)} in "
-        f"{views} {'view' if views == 1 else 'views'}, {found.count / 1e6:.1f} M parameters on "
+        f"{what}: {counted(sum(sizes.values()), 'frame')} of {'up to ' if len(sizes) > 1 else ''}{_text(largest)} in "
+        f"{counted(views, 'view')}, {found.count / 1e6:.1f} M parameters on "
         f"{plan.device_name}, {plan.precision}; {frames} at once need {memory} "
         f"(parameters {readable_bytes(found.parameters)}, activations of the largest view "
         f"{readable_bytes(HEADROOM * found.activations)}); very roughly {readable_time(seconds)} of the network"

@@ -46,7 +46,7 @@ def infer(
 
     Args:
         settings: see `vss.infer.load.read_plan`.
-        weights: safetensors; several files are averaged first.
+        weights: safetensors; several files are averaged first. A fingerprint beside them is compared.
         config: the resolved config beside the weights.
         index, card: the prepared dataset.
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
@@ -61,8 +61,8 @@ def infer(
             memory; that is found before the weights are read.
     """
     files = outputs_by_kind(out, optional=(SCORES, CONFIG))
-    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
-    dataset = formats.read_card(card)
+    table, dataset = formats.read_dataset(index, card)
+    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
     plan = read_plan(config, settings, device)
     what = f"infer {settings.get('prediction', Path(config).parent.name)} {split} shard {shard} of {shards}"
     where = {"split": split, "shard": shard, "shards": shards}
@@ -117,7 +117,7 @@ def _provenance(
         "stage": "infer",
         "settings": dict(settings),
         "row": plan.config.get("row"),
-        "weights_sha256": [formats.sha256_of_file(path) for path in weight_files(weights)],
+        "weights_sha256": [formats.sha256_of_weights(path) for path in weight_files(weights)],
         "index_sha256": dataset.sha256,
         "protocol": plan.protocol,
         "precision": plan.precision,

@@ -21,6 +21,7 @@ from vss.formats import (
     atomic_path,
     read_json,
     sha256_of_file,
+    sha256_of_weights,
     write_fingerprint,
     write_json,
     write_text,
@@ -68,7 +69,7 @@ def soup(
         weights, fingerprint, config, log, audit: files to write.
 
     Raises:
-        UserError: fewer than two parts, or parts of different networks.
+        UserError: fewer than two parts, parts of different networks, or one that is not what its fingerprint says.
     """
     if len(parts) < 2 or len(parts) != len(configs):
         raise UserError(
@@ -79,6 +80,7 @@ def soup(
         for key in ("model", "classes", "normalisation"):
             if other.get(key) != resolved[0].get(key):
                 raise UserError(f"{path}: key {key!r} differs from {configs[0]}; a soup needs parts of one model")
+    digests = [sha256_of_weights(part) for part in parts]
     averaged = average_weights(parts)
     with atomic_path(weights) as aside:
         save_file(averaged, aside)
@@ -86,7 +88,7 @@ def soup(
     write_json(audit, {"averaged": floating, "from_last": sorted(set(averaged) - set(floating))})
     write_text(log, "")
     write_json(config, resolved[-1])
-    sources = [{"file": Path(part).parent.name, "sha256": sha256_of_file(part)} for part in parts]
+    sources = [{"file": Path(part).parent.name, "sha256": digest} for part, digest in zip(parts, digests, strict=True)]
     write_fingerprint(fingerprint, Fingerprint(sha256_of_file(weights), "finetune", model, {"soup": sources}, None))
 
 

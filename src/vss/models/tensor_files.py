@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import textwrap
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from vss.errors import UserError
 
+_ALLOWED_FILES = "allowed: safetensors, or a dictionary of tensors as torch.save writes it by default"
 # Where checkpoints keep their tensors: the first of these keys, else the top level itself.
 _TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
 
@@ -108,16 +110,34 @@ def _unpickle(path: str | os.PathLike) -> Any:
         TypeError,
         AttributeError,
     ) as error:
-        raise UserError(f"{path}: {_reason(str(error))}") from None
+        raise UserError(f"{path}: {_reason(path, error)}") from None
 
 
-def _reason(message: str) -> str:
-    """Returns one line that says why torch refused a file."""
-    if named := re.search(r"GLOBAL (\S+)", message):
+def _reason(path: str | os.PathLike, error: Exception) -> str:
+    """Returns one line that says why torch refused a file; torch's own advice is to run what is in it."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
         return f"refused, it wants to run {named[1]} when it is read; a file of weights may hold tensors only"
-    if refused := re.search(r"WeightsUnpickler error: (.+)", message):
-        return f"refused, not plain weights ({refused[1].strip()})"
-    return f"not a readable file of weights ({' '.join(message.split())[:160] or 'it ends too early'})"
+    return f"not a readable file of weights, but {_kind(path, error)}; {_ALLOWED_FILES}"
+
+
+def _kind(path: str | os.PathLike, error: Exception) -> str:
+    """Returns what a file is that torch cannot read as weights."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "the pointer that Git LFS leaves in place of a file (`git lfs pull` fetches it)"
+    if "TorchScript" in str(error):
+        return "a TorchScript archive, which holds code"
+    for first, form in ((b"PK", "zip archive"), (b"\x80", "pickle")):
+        if start.startswith(first):
+            found = textwrap.shorten(str(error), 120, placeholder=" ...")
+            said = f" ({found})" if isinstance(error, RuntimeError) else ""
+            return f"a {form} that is damaged, or holds other things than tensors{said}"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        return "a text file"
+    return "something unknown"
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:

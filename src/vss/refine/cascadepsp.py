@@ -118,13 +118,12 @@ class CascadePSP:
 
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self.device)
-        masks = [mask_tensor(part.mask).to(self.device) for part in parts]
         options = {key: self._settings[key] for key in ("L", "upsample", "batch_size")}
-        crops = [(_cropped(frame, part), _cropped(mask, part)) for part, mask in zip(parts, masks, strict=True)]
+        crops = [(_cropped(frame, part), mask_tensor(part.crop(part.mask)).to(self.device)) for part in parts]
         if self._settings["fast"]:
             refined = single_pass(self._network, *zip(*crops, strict=True), **options)
         elif self._settings["parts"] == "classes":
-            refined = list(high_res(self._network, frame, torch.cat(masks), **options).split(1))
+            refined = list(high_res(self._network, frame, torch.cat([mask for _, mask in crops]), **options).split(1))
         else:
             refined = [high_res(self._network, *crop, **options) for crop in crops]
         return [probability[0, 0].float().cpu().numpy() for probability in refined]

@@ -173,7 +173,6 @@ class NetworkRow:
 
 NETWORKS = {
     "cascadepsp": NetworkRow(RefinementModule, L=224, upsample=True),  # 67.7 M parameters
-    # Trained on crops at their own scale, see vss.refine.samples.
     # 0.07 M parameters; trained on crops at their own scale, see vss.refine.samples
     "cascadepsp-mini": NetworkRow(_mini, L=192, upsample=False),
 }

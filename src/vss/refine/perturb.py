@@ -19,6 +19,7 @@ _REMOVED_RUN = 0.1  # share of a contour's vertices that is cut out
 _KEPT = (0.1, 0.3, 0.6)  # share of the remaining vertices that is kept: the first that stays above the target
 _SHORTEST = 10  # contours of fewer vertices vanish
 _MAX_CHANGES = 1000
+_FALLEN_TOO_FAR = 0.3  # of the target
 
 
 def perturb(mask: np.ndarray, rng: np.random.Generator, *, iou_target: float, max_kernel: int = 10) -> np.ndarray:
@@ -35,12 +36,17 @@ def perturb(mask: np.ndarray, rng: np.random.Generator, *, iou_target: float, ma
         if iou(simplified, mask) >= iou_target:
             changed = simplified
             break
-    changed = changed.astype(np.uint8)
+    changed, fallen = changed.astype(np.uint8), None
     for _ in range(_MAX_CHANGES if min(mask.shape) > 2 else 0):
+        before = changed.copy()
         _change_rectangle(changed, rng, max_kernel)
-        if iou(changed, mask) < iou_target:
+        overlap = iou(changed, mask)
+        if overlap >= iou_target:
+            continue
+        fallen, changed = changed, before  # where this change took too much, another one is tried in its place
+        if overlap > _FALLEN_TOO_FAR * iou_target:
             break
-    return changed.astype(bool)
+    return (changed if fallen is None else fallen).astype(bool)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -20,7 +20,6 @@ from vss.errors import UserError
 from vss.refine.proposals import Partitions, Proposals, RunLengths
 
 FORMAT = ("vss-proposals", 1)
-_BROKEN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)  # what reading a damaged file raises
 
 
 class ProposalsWriter:
@@ -91,20 +90,13 @@ class ProposalsReader:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        try:
-            self._file = h5py.File(self.path, "r")
-            found = (self._file.attrs.get("format"), int(self._file.attrs.get("version", 0)))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a readable proposals file ({error})") from None
-        if found != FORMAT:
-            self._file.close()
-            raise UserError(f"{path}: format is {found}, expected {FORMAT}")
+        self._file = formats.open_hdf5(path, FORMAT, kind="proposals")
         try:
             self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
             self._at = {(g.attrs["video"], g.attrs["frame"]): name for name, g in self._file["frames"].items()}
-        except _BROKEN as error:
+        except formats.BROKEN_HDF5 as error:
             self._file.close()
-            raise UserError(f"{path}: broken proposals file ({error})") from None
+            raise UserError(f"{path}: broken proposals file ({error}); delete it and make it again") from None
 
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
@@ -120,7 +112,7 @@ class ProposalsReader:
             raise UserError(f"{self.path}: no proposals for frame {frame!r} of video {video!r}")
         try:
             return _proposals_of(self._file["frames"][self._at[video, frame]])
-        except _BROKEN as error:
+        except formats.BROKEN_HDF5 as error:
             raise UserError(f"{self.path}: frame {frame!r} of video {video!r} is broken ({error})") from None
 
     def close(self) -> None:

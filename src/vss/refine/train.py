@@ -72,8 +72,7 @@ def train_refiner(
         UserError: a mistake in the settings, no masks in the train split, a file that cannot be read.
     """
     resolved = resolve_settings(settings)
-    dataset = formats.read_card(card)
-    rows = formats.read_index(index)
+    rows, dataset = formats.read_dataset(index, card)
     rows = rows[rows["mask"] != ""]
     if not (rows["split"] == "train").any():
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
@@ -176,9 +175,9 @@ class Training:
         size, count = self._settings["batch_size"], self._settings["val_samples"]
         lines = []
         for start in range(0, count, size):
-            batch = samples.batch(self._settings["seed"], start, size=size)
+            batch = samples.batch(self._settings["seed"], start, size=min(size, count - start))
             outputs = self.network(batch.image.to(self._device), batch.given.to(self._device))
-            lines.append(_overlap(batch, outputs["pred_224"]))
+            lines += len(batch.image) * [_overlap(batch, outputs["pred_224"])]  # a sample counts the same in any batch
         means = _means(lines)
         self.log.append({"iter": self.iteration, "split": "val", **means})
         progress.say(

@@ -46,8 +46,8 @@ def score_shard(
     """
     if flow is not None and flow not in FLOWS:
         raise UserError(f"flow: no such optical flow {flow!r}; allowed: {', '.join(sorted(FLOWS))}, or none")
-    dataset = formats.read_card(card)
-    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    table, dataset = formats.read_dataset(index, card)
+    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
     if (rows["mask"] == "").any():
         row = rows[rows["mask"] == ""].iloc[0]
         raise UserError(f"{index}: frame {row.frame!r} of video {row.video!r} ({split}) has no mask to score against")
