@@ -6,6 +6,9 @@
 
 namespace vss {
 
+// Tiles of 2^log that cover `size`.
+VSS_INLINE int64_t tiles(int64_t size, int32_t log) { return (size + (int64_t{1} << log) - 1) >> log; }
+
 // A kernel point of DCNv3, relative to the kernel's centre.
 struct DcnPoint {
   float x, y;
@@ -42,7 +45,6 @@ struct DcnView {
   int64_t image;
   int32_t first_x, first_y, first_g;
 
-  VSS_INLINE int64_t tiles(int64_t size, int32_t log) const { return (size + (int64_t{1} << log) - 1) >> log; }
   VSS_INLINE int64_t blocks() const {
     return p.N * tiles(p.Ho, log_h) * tiles(p.Wo, log_w) * tiles(p.G, log_g);
   }
@@ -107,7 +109,6 @@ struct AttentionView {
   int64_t image, first_q;
   int32_t first_m;
 
-  VSS_INLINE int64_t tiles(int64_t size, int32_t log) const { return (size + (int64_t{1} << log) - 1) >> log; }
   VSS_INLINE int64_t blocks() const { return p.N * tiles(p.Q, log_q) * tiles(p.M, log_m); }
   VSS_INLINE int rows_per_block() const { return 1 << (log_q + log_m); }
   VSS_INLINE int samples() const { return p.samples(); }

@@ -35,8 +35,8 @@ struct Windows {
   VSS_INLINE int pixels() const { return 1 << (log_w + log_h); }
   VSS_INLINE int64_t channels() const { return int64_t{p.G} * p.D; }
   VSS_INLINE int64_t chunks() const { return (channels() + kWarp - 1) / kWarp; }
-  VSS_INLINE int64_t columns() const { return (p.Wo + (1 << log_w) - 1) >> log_w; }
-  VSS_INLINE int64_t lines() const { return (p.Ho + (1 << log_h) - 1) >> log_h; }
+  VSS_INLINE int64_t columns() const { return tiles(p.Wo, log_w); }
+  VSS_INLINE int64_t lines() const { return tiles(p.Ho, log_h); }
   VSS_INLINE int64_t blocks() const { return p.N * lines() * columns() * chunks(); }
   VSS_INLINE int staged() const { return batch * groups * p.samples() + 1; }  // one more may be read
 
