@@ -69,6 +69,7 @@ MISTAKES = [
     ("data/coco_stuff/root", "no/such/coco", ["data.coco_stuff.root", "no folder"]),
     ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
     ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
+    ("data/vspw/shards/val", 101, ["data.vspw.shards.val", "101", "at most 100"]),
     ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
     ("data/vspw/drawn", {"frames": 18}, ["data.vspw.drawn", "unknown key 'frames'", "allowed: height"]),
     ("data/coco_stuff/drawn", {"height": 8}, ["data.coco_stuff.drawn.height", "8", "at least 32"]),

@@ -51,7 +51,7 @@ wildcard_constraints:
     proposals=any_of(plan.proposal_sets()),
     prediction="[^/]+",
     split="train|val|test",
-    shard=r"\d{2,4}",
+    shard=r"\d{2}",
 
 
 INDEX = "<results>/prepare/vspw/index.csv"
