@@ -32,7 +32,10 @@ class Scene:
             Image.fromarray(mask).save(folder / f"{video}-{frame}.png")
         self.card = folder / "card.json"
         identity = list(range(256))
-        formats.write_card(self.card, formats.Card("drawn", str(folder), CLASSES, identity, True, {split: 3}, "0"))
+        formats.write_card(
+            self.card,
+            formats.Card("drawn", str(folder), CLASSES, identity, True, {split: 3}, formats.sha256_of_file(self.index)),
+        )
 
     def search(self, scores: list, **settings: Any) -> dict:
         out = self.folder / "chosen.json"

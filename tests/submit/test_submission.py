@@ -79,6 +79,13 @@ def test_missing_frames_are_counted_and_named(tmp_path, dataset, frames):
     assert not list(tmp_path.glob("*.zip"))
 
 
+def test_an_index_that_was_cut_does_not_shrink_the_submission(tmp_path, dataset, frames):
+    dataset.index.write_text("".join(dataset.index.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(UserError, match=r"index\.csv: not the index that .*dataset\.json was written for"):
+        run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
 @pytest.mark.parametrize("label", [124, 255])
 def test_labels_that_are_no_class_are_refused(tmp_path, dataset, frames, label):
     frames["a--b"][1][2, 3] = label
@@ -132,6 +139,7 @@ def _rewrite(path, out, change):
     return out
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_check_finds_what_others_did_wrong(tmp_path, dataset, frames):
     good = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "good.zip")
     target = "a--b/00000000.png"
@@ -147,6 +155,7 @@ def test_check_finds_what_others_did_wrong(tmp_path, dataset, frames):
     wrong = {
         "missing": only_target(lambda name, data: []),
         "not a frame": only_target(lambda name, data: [(name, data), ("__MACOSX/x", b"")]),
+        "there twice": only_target(lambda name, data: [(name, data), (name, data)]),
         "mode RGB": only_target(lambda name, data: [(name, as_rgb(data))]),
         "not a readable": only_target(lambda name, data: [(name, data[:40])]),
     }

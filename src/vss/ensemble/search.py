@@ -63,8 +63,8 @@ def search(
     members = read_members(settings)
     if by_class := [member.name for member in members if member.class_weights]:
         raise UserError(f"members.{by_class[0]}.class_weights: cannot be searched; leave them out or set the weights")
-    dataset = formats.read_card(card)
-    rows = _sampled_rows(formats.read_index(index), split)
+    table, dataset = formats.read_dataset(index, card)
+    rows = _sampled_rows(table, split)
     what = f"search {settings.get('prediction', 'weights')} {split}"
     progress.say(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
     with contextlib.ExitStack() as stack:
@@ -90,7 +90,7 @@ def search(
             "dataset": dataset.name,
             "split": split,
             "shards": shards,
-            "index_sha256": formats.sha256_of_file(index),
+            "index_sha256": dataset.sha256,
             "frames": len(rows),
             **contest.record(),
         },

@@ -38,8 +38,8 @@ def propose(
     weights = None if weights is None else str(weights)
     method = proposal_method(settings, weights=weights)
     proposer = build_proposer(settings, weights=weights, device=device)
-    dataset = formats.read_card(card)
-    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    table, dataset = formats.read_dataset(index, card)
+    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"propose {method} {split} shard {shard}"
     progress.say(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {

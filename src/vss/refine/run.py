@@ -134,8 +134,8 @@ def refine(
     """
     given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
     method = one_of(given["method"], METHODS, where="refine method")
-    dataset = formats.read_card(card)
-    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    table, dataset = formats.read_dataset(index, card)
+    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(formats.LabelsReader(labels))
@@ -145,7 +145,7 @@ def refine(
         provenance = {
             "stage": "refine",
             "settings": given,
-            "weights_sha256": None if weights is None else formats.sha256_of_file(weights),
+            "weights_sha256": None if weights is None else formats.sha256_of_weights(weights),
             "index_sha256": dataset.sha256,
             "proposals": None if proposals is None else _provenance_of(proposals),
             "of": reader.provenance,

@@ -94,13 +94,13 @@ def report(
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
     _check_captions(settings)
-    dataset = formats.read_card(card)
+    frames, dataset = formats.read_dataset(index, card)
     table = score_table(settings["rows"], inputs["scores"])
     classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
     trainings = settings.get("trainings", inputs["logs"])
     logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
     members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
-    rows = _frames(settings, inputs["labels"], formats.read_index(index), dataset)
+    rows = _frames(settings, inputs["labels"], frames, dataset)
     best = _best(table)
     charts = {
         "predictions": figures.predictions_figure(table),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def submit(
         UserError: frames are missing, there twice, of another size than the image, or hold a label that is no class;
             an id cannot be a file name. Nothing is written then.
     """
-    num_classes = len(formats.read_card(card).classes)
-    rows = _rows(index, split)
+    table, dataset = formats.read_dataset(index, card)
+    num_classes, rows = len(dataset.classes), _rows(table, split, index)
     readers = [formats.LabelsReader(path) for path in labels]
     try:
         reader_of = _reader_of_frame(readers)
@@ -91,16 +92,16 @@ def check_submission(
         UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
             not a P-mode PNG of the image's size with ids 0..num_classes-1.
     """
-    rows = _rows(index, split)
+    rows = _rows(formats.read_index(index), split, index)
     wanted = {_entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            found = set(names)
+            found = Counter(names)
             _refuse_missing(
                 [(w.video, w.frame) for name, w in wanted.items() if name not in found], len(wanted), what=path
             )
-            if extra := sorted(found - set(wanted)) or sorted(name for name in found if names.count(name) > 1):
+            if extra := sorted(name for name, times in found.items() if times > 1 or name not in wanted):
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
             for name, row in track(wanted.items(), what=f"check submission of {split}", total=len(wanted)):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
@@ -115,8 +116,7 @@ def check_submission(
         raise UserError(f"{path}: not a readable submission ({error})") from None
 
 
-def _rows(index: str | os.PathLike, split: str) -> pd.DataFrame:
-    table = formats.read_index(index)
+def _rows(table: pd.DataFrame, split: str, index: str | os.PathLike) -> pd.DataFrame:
     rows = table[table["split"] == split]
     if rows.empty:
         raise UserError(f"{index}: no frame of split {split!r}; splits are {sorted(table['split'].unique())}")

@@ -70,12 +70,12 @@ def train(
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
     resolved = published_settings(resolve(settings))
-    dataset = formats.read_card(card)
+    _, dataset = formats.read_dataset(index, card)
     _check_classes(resolved, dataset, card)
     inputs = {
         # Drawn data of other settings have the same frame names, but lie in another folder.
         "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
-        "init": None if init is None else formats.sha256_of_file(init),
+        "init": None if init is None else formats.sha256_of_weights(init),
         **({} if code is None else {"code": code}),
     }
     folder = workdir.folder_for(work_dir, resolved, inputs)
