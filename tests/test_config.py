@@ -280,7 +280,8 @@ def test_what_does_not_fit_its_row_stops_before_anything_is_trained(
     config = default_config()
     config["models"]["big"] = {"finetune": {"config": "upernet_swin-nano_vspw", "cfg_options": {"crop_size": [96, 96]}}}
     config["models"]["done"] = {"weights": str(tmp_path / "w.pth"), "config": "upernet_swin-nano_vspw"}
-    config["models"]["alike"] = {"soup": ["swin", "done"]}
+    spared = {"finetune": {"config": "upernet_swin-nano_vspw", "cfg_options": {"grad_checkpoint": True}}}
+    config["models"] |= {"spared": spared, "alike": {"soup": ["swin", "done", "spared"]}}
     resolved_plan(config)
     put(config, path, value)
     with pytest.raises(UserError) as caught:

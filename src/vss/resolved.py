@@ -49,7 +49,9 @@ def check_soups(plan: Plan) -> None:
     Raises:
         UserError: two members differ.
     """
-    rows = _rows_by_model(plan)
+    from vss.train.workdir import what_counts
+
+    rows = {model: what_counts(row) for model, row in _rows_by_model(plan).items()}
     for soup in plan.soups():
         first, *others = plan.models[soup]["soup"]
         for other in others:

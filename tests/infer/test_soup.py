@@ -74,3 +74,13 @@ def test_parts_of_different_configs_are_refused(tmp_path):
         soup(model="mix", parts=parts, configs=[p.with_suffix(".json") for p in parts], **outputs(tmp_path / "soup"))
     with pytest.raises(UserError, match="expected two or more"):
         soup(model="mix", parts=parts[:1], configs=[tmp_path / "a.json"], **outputs(tmp_path / "soup"))
+
+
+def test_parts_may_differ_in_gradient_checkpointing(tmp_path):
+    parts = [part(tmp_path, name, value=value, count=1) for name, value in (("a", 1.0), ("b", 3.0))]
+    for path, with_cp in zip(parts, (False, True), strict=True):
+        config = CONFIG | {"model": {"type": "Segmentor", "backbone": {"depth": 2, "with_cp": with_cp}}}
+        formats.write_json(path.with_suffix(".json"), config)
+    files = outputs(tmp_path / "soup")
+    soup(model="mix", parts=parts, configs=[p.with_suffix(".json") for p in parts], **files)
+    assert torch.equal(load_file(files["weights"])["w"], torch.full((2, 3), 2.0))

@@ -26,6 +26,7 @@ from vss.formats import (
     write_json,
     write_text,
 )
+from vss.train.workdir import network_that_counts
 
 
 def average_weights(parts: Sequence[str | os.PathLike]) -> dict[str, Tensor]:
@@ -76,9 +77,10 @@ def soup(
             f"soup {model}: found {len(parts)} weights and {len(configs)} configs, expected two or more each"
         )
     resolved = [read_json(path) for path in configs]
-    for path, other in zip(configs[1:], resolved[1:], strict=True):
+    first, *others = [{**one, "model": network_that_counts(one["model"])} for one in resolved]
+    for path, other in zip(configs[1:], others, strict=True):
         for key in ("model", "classes", "normalisation"):
-            if other.get(key) != resolved[0].get(key):
+            if other.get(key) != first.get(key):
                 raise UserError(f"{path}: key {key!r} differs from {configs[0]}; a soup needs parts of one model")
     digests = [sha256_of_weights(part) for part in parts]
     averaged = average_weights(parts)

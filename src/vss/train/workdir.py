@@ -39,11 +39,19 @@ def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: M
 
 def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a resolved config without what changes only where and how a training runs."""
-    model = {
+    return {
+        **config,
+        "model": network_that_counts(config["model"]),
+        "training": settings_that_count(config["training"]),
+    }
+
+
+def network_that_counts(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's config without gradient checkpointing (`with_cp`), which `grad_checkpoint` switches on."""
+    return {
         key: {**part, "with_cp": False} if isinstance(part, Mapping) and "with_cp" in part else part
-        for key, part in config["model"].items()
-    }  # with_cp follows grad_checkpoint
-    return {**config, "model": model, "training": settings_that_count(config["training"])}
+        for key, part in model.items()
+    }
 
 
 def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
