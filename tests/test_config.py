@@ -112,9 +112,8 @@ MISTAKES = [
     ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only beside method cascadepsp"]),
     ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only beside method ssa"]),
     ("refiners/cascadepsp/training", {"crop": 33}, ["refiners.cascadepsp.training.crop: is 33", "a multiple of 8"]),
-    ("refiners/cascadepsp/settings", {"L": 7}, ["refiners.cascadepsp.settings.L: is 7", "at least 8"]),
-    ("refiners/cascadepsp/settings", {"mode": "generic", "L": 65}, ["cascadepsp.settings.L: is 65", "at least 66"]),
-    ("refiners/cascadepsp/settings", {"fast": False, "L": 65}, ["cascadepsp.settings.L: is 65", "at least 66"]),
+    ("refiners/cascadepsp/settings", {"L": 65}, ["refiners.cascadepsp.settings.L: is 65", "at least 66"]),
+    ("refiners/cascadepsp/settings", {"mode": "double_pass"}, ["settings.mode: is 'double_pass'", "'scene_parsing'"]),
     ("refiners/cascadepsp/settings", {"min_purity": 0.5}, ["refiners.cascadepsp.settings", "unknown key 'min_purity'"]),
     (
         "refiners/cascadepsp/settings",
@@ -211,7 +210,7 @@ def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"L": 8}, {"mode": "generic", "L": 66}, {"mode": "generic", "fast": True, "L": 8}, {"fast": False, "L": 66}],
+    [{"L": 66}, {"mode": "generic", "min_size": 0}, {"mode": "single_pass", "L": 448, "min_size": 224}],
 )
 def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, Any], settings: dict) -> None:
     config["refiners"]["cascadepsp"]["settings"] = settings

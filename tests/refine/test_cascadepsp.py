@@ -26,8 +26,9 @@ from vss.refine.cascadepsp import (
     padded_forward,
     resolve_settings,
     single_pass,
+    to_working_size,
 )
-from vss.refine.network import build_network, load_network
+from vss.refine.network import NETWORKS, build_network, load_network
 from vss.refine.parts import expanded_box, merge_parts, split_classes, split_components
 
 PROCEDURES = {
@@ -178,24 +179,63 @@ def test_padding_grows_both_sides_when_one_needs_it(size, seen):
     assert output["pred_224"].shape == (1, 1, *size)
 
 
+class Echo(torch.nn.Module):
+    """A network that finds every mask right as it is; `seen` are the sizes of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, image, mask, inter_s8=None):
+        self.seen.append(tuple(mask.shape[-2:]))
+        return dict.fromkeys(("pred_224", "pred_56_2"), (mask + 1) / 2)
+
+
+def echoed(settings, image, labels, *, of="cascadepsp"):
+    network = Echo()
+    resolved = resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS[of].settings)
+    return CascadePSP(network, resolved).refine(image, labels), network.seen
+
+
 def test_a_network_that_repeats_its_input_changes_nothing():
-    class Echo(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.unused = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, image, mask, inter_s8=None):
-            return dict.fromkeys(("pred_224", "pred_56_2"), (mask + 1) / 2)
-
     image, truth = scene(np.random.default_rng(2), 72, 100)
     for settings in (
-        {"mode": "single_pass", "L": 224, "min_area": 50, "dilate": 3},
+        {"min_area": 50, "dilate": 3},
+        {"mode": "single_pass", "min_area": 50, "dilate": 3},
         {"mode": "generic", "L": 80},
         {"mode": "generic", "L": 100, "fast": True},
         {"mode": "generic", "L": 70, "parts": "components", "min_area": 50},
     ):
-        refiner = CascadePSP(Echo(), resolve_settings(settings, classes=VSPW.classes))
-        assert (refiner.refine(image, truth) != truth).mean() < 0.02, settings
+        refined, _ = echoed(settings, image, truth)
+        assert (refined != truth).mean() < 0.02, settings
+
+
+def test_label_maps_of_480p_are_refined_at_their_own_size():
+    """As eval.py --ade does; in crops reduced to 224 pixels, thin poles would be lost."""
+    labels = np.zeros((480, 853), np.uint8)
+    labels[100:, 60:800:90] = labels[100:, 61:800:90] = 5
+    image = np.zeros((480, 853, 3), np.uint8)
+    settings = {"min_area": 100, "dilate": 3}
+    refined, seen = echoed(settings, image, labels)
+    np.testing.assert_array_equal(refined, labels)
+    assert max(map(max, seen)) > 800
+    assert max(map(max, echoed(settings, image, labels, of="cascadepsp-mini")[1])) <= 200  # 192, padded
+
+
+@pytest.mark.parametrize(
+    ("mode", "sides"),
+    [
+        ("scene_parsing", {100: 100, 300: 300, 1200: 900}),
+        ("single_pass", {100: 224, 300: 300, 1200: 900}),
+        ("generic", {100: 900, 300: 900, 1200: 900}),
+    ],
+)
+def test_sizes_that_the_global_step_works_at(mode, sides):
+    resolved = resolve_settings({"mode": mode}, classes=VSPW.classes, suits=NETWORKS["cascadepsp"].settings)
+    for side, expected in sides.items():
+        image, mask = torch.zeros(1, 3, side // 2, side), torch.zeros(1, 1, side // 2, side)
+        image, mask = to_working_size(image, mask, resolved["L"], min_size=resolved["min_size"])
+        assert image.shape[-2:] == mask.shape[-2:] == (expected // 2, expected)
 
 
 def test_components_are_split_dropped_and_boxed():
@@ -286,7 +326,7 @@ def test_skips_leave_labels_alone(mini_weights):
     labels = coarse(truth)
 
     def refine(**settings):
-        settings = {"L": 64, "min_area": 30, "dilate": 3, **settings}
+        settings = {"L": 66, "min_area": 30, "dilate": 3, **settings}
         refiner = CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
         return refiner.refine(image, labels)
 

@@ -18,23 +18,25 @@ from torch.nn import functional as F
 
 from vss.errors import UserError
 from vss.refine.background import BACKGROUND_CLASSES
-from vss.refine.network import NETWORKS, NetworkRow, load_network
+from vss.refine.network import NETWORKS, load_network
 from vss.refine.parts import Part, merge_parts, split_classes, split_components
 from vss.refine.settings import one_of, with_defaults
 
-# A mode is a row of defaults. single_pass: CascadePSP's procedure for scene parsing (eval.py --ade: components, each
-# cropped and seen once at the size of training; "less upsampling is better"). generic: what the package's
-# `Refiner.refine` does with one class of a frame (global step at 900 pixels, then local crops at full size).
+# A mode is a row of defaults. scene_parsing: CascadePSP's procedure for label maps (eval.py --ade at its defaults:
+# components, each cropped, refined as large as it is, up to 900 pixels, and once more locally). single_pass: the same
+# without the local step (--ade --global_only), tiny crops enlarged. generic: what the package's `Refiner.refine` does
+# with one class of a frame (enlarged to 900 pixels, then local crops at full size).
 MODES: dict[str, dict[str, Any]] = {
-    "single_pass": {"parts": "components", "fast": True},
-    "generic": {"parts": "classes", "fast": False, "L": 900, "upsample": True},
+    "scene_parsing": {"parts": "components", "fast": False, "L": 900, "min_size": 0},
+    "single_pass": {"parts": "components", "fast": True, "L": 900, "min_size": 224},
+    "generic": {"parts": "classes", "fast": False, "L": 900, "min_size": 900},
 }
 DEFAULTS: dict[str, Any] = {
-    "mode": "single_pass",  # row of MODES; the four keys below override it
-    "parts": None,  # "components" or "classes"
+    "mode": None,  # row of MODES; null = the one that suits the network, scene_parsing for the published
+    "parts": None,  # "components" or "classes"; null, here and in the next three, = as the network or the mode wants it
     "fast": None,  # true: the global step only
-    "L": None,  # pixels of the longer side that the network sees; by default the network's own (224)
-    "upsample": None,  # whether crops smaller than L are enlarged to L; by default as the network wants it (true)
+    "L": None,  # pixels; crops whose longer side has more are reduced to it
+    "min_size": None,  # pixels; crops whose longer side has fewer are enlarged to it, but not beyond L
     "min_area": 32 * 32,  # pixels; parts that are not larger keep their label
     "dilate": 10,  # pixels; parts closer than this are one component
     "margin": 0.25,  # share of a part's height and width added around it
@@ -52,6 +54,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
 _CROP_FOREGROUND = (0.1, 0.9)
 _CROP_BORDER = 16  # pixels at the inner edges of a local crop that are not used
+_LEAST_L = 66  # local crops of less would leave no way to go from one to the next
 
 # image [N, 3, h, w], mask [N, 1, h, w], mask at stride 8 or None -> {"pred_224", "pred_56_2": [N, 1, h, w]}
 Network = Callable[[Tensor, Tensor, "Tensor | None"], Mapping[str, Tensor]]
@@ -73,14 +76,14 @@ class CascadePSP:
     def from_settings(
         cls, settings: Mapping[str, Any], *, weights: str | os.PathLike | None, classes: Sequence[str], device: str
     ) -> CascadePSP:
-        """Resolves settings by `MODES` and `DEFAULTS`, class names by `classes`, and loads the network.
+        """Loads the network and resolves settings by it, `MODES` and `DEFAULTS`, class names by `classes`.
 
         Raises:
             UserError: an unknown key, value or class; weights missing or of another network.
         """
-        resolved = resolve_settings(settings, classes=classes)
+        with_defaults(settings, DEFAULTS, where="refine cascadepsp")  # mistakes before the network is read
         name, network = load_network(weights, device=device)
-        return cls(network, complete_settings(resolved, NETWORKS[name]))
+        return cls(network, resolve_settings(settings, classes=classes, suits=NETWORKS[name].settings))
 
     @torch.inference_mode()
     def refine(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -118,7 +121,7 @@ class CascadePSP:
 
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self.device)
-        options = {key: self._settings[key] for key in ("L", "upsample", "batch_size")}
+        options = {key: self._settings[key] for key in ("L", "min_size", "batch_size")}
         crops = [(_cropped(frame, part), mask_tensor(part.crop(part.mask)).to(self.device)) for part in parts]
         if self._settings["fast"]:
             refined = single_pass(self._network, *zip(*crops, strict=True), **options)
@@ -129,30 +132,31 @@ class CascadePSP:
         return [probability[0, 0].float().cpu().numpy() for probability in refined]
 
 
-def resolve_settings(settings: Mapping[str, Any], *, classes: Sequence[str]) -> dict[str, Any]:
-    """Returns settings that lack at most what the network decides; `classes` and `background` become train ids.
+def resolve_settings(
+    settings: Mapping[str, Any], *, classes: Sequence[str], suits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns complete settings; `classes` and `background` become train ids.
+
+    Args:
+        settings: as the config gives them.
+        classes: names of the prediction's classes.
+        suits: settings that suit the network (`NetworkRow.settings`): used where `settings` says nothing, before the
+            mode's.
 
     Raises:
         UserError: an unknown key, value or class name.
     """
-    resolved = with_defaults(settings, DEFAULTS, where="refine cascadepsp")
-    mode = MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")]
-    resolved = _filled(resolved, mode)
+    resolved = _filled(with_defaults(settings, DEFAULTS, where="refine cascadepsp"), suits)
+    resolved = _filled(resolved, MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")])
     one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
     one_of(resolved["precision"], _PRECISIONS, where="refine cascadepsp precision")
-    least = 8 if resolved["fast"] else 2 * (2 * _CROP_BORDER) + 2
-    if resolved["L"] is not None and resolved["L"] < least:
-        raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {least}")
+    if resolved["L"] < _LEAST_L:
+        raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {_LEAST_L}")
     resolved["classes"] = None if resolved["classes"] is None else _ids(resolved["classes"], classes, "classes")
     if resolved["background"] is None:  # the default list is VSPW's; another label space takes what it shares with it
         resolved["background"] = [name for name in BACKGROUND_CLASSES if name in classes]
     resolved["background"] = _ids(resolved["background"], classes, "background")
     return resolved
-
-
-def complete_settings(settings: Mapping[str, Any], row: NetworkRow) -> dict[str, Any]:
-    """Returns settings with `L` and `upsample` filled in by the network's row."""
-    return _filled(settings, {"L": row.L, "upsample": row.upsample})
 
 
 def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def single_pass(
     masks: Sequence[Tensor],
     *,
     L: int,
-    upsample: bool = True,
+    min_size: int | None = None,
     batch_size: int = 8,
 ) -> list[Tensor]:
     """Refines masks with the global step only (eval_helper.py `process_im_single_pass`).
@@ -198,14 +202,14 @@ def single_pass(
     Args:
         images: [1, 3, h, w] each, normalised.
         masks: [1, 1, h, w] each, -1 or +1.
-        L: pixels of the longer side that the network sees.
-        upsample: whether smaller crops are enlarged to L (upstream's behaviour).
+        L: pixels; crops whose longer side has more are reduced to it.
+        min_size: pixels; crops whose longer side has fewer are enlarged to it; None: to L, as the package does.
         batch_size: crops a call.
 
     Returns:
         Probabilities [1, 1, h, w], one a crop.
     """
-    scaled = [to_longer_side(image, mask, L, upsample=upsample) for image, mask in zip(images, masks, strict=True)]
+    scaled = [to_working_size(image, mask, L, min_size=min_size) for image, mask in zip(images, masks, strict=True)]
     by_size = defaultdict(list)
     for number, (image, _) in enumerate(scaled):
         by_size[image.shape].append(number)
@@ -220,7 +224,7 @@ def single_pass(
 
 
 def high_res(
-    network: Network, image: Tensor, masks: Tensor, *, L: int, upsample: bool = True, batch_size: int = 8
+    network: Network, image: Tensor, masks: Tensor, *, L: int, min_size: int | None = None, batch_size: int = 8
 ) -> Tensor:
     """Refines the masks of one image: global step, then local crops at full size (`process_high_res_im`).
 
@@ -231,18 +235,18 @@ def high_res(
     Args:
         image: [1, 3, h, w], normalised.
         masks: [N, 1, h, w], -1 or +1.
-        L: pixels of the longer side in the global step and of a local crop; at least 66.
-        upsample: whether a smaller image is enlarged to L for the global step (upstream's behaviour).
+        L: pixels of a local crop's sides, and to which the global step reduces a longer side; at least 66.
+        min_size: pixels to which the global step enlarges a smaller longer side; None: to L, as the package does.
         batch_size: masks a call.
 
     Returns:
         Probabilities [N, 1, h, w].
     """
     size = masks.shape[-2:]
-    small_image, _ = to_longer_side(image, masks[:1], L, upsample=upsample)
+    small_image, _ = to_working_size(image, masks[:1], L, min_size=min_size)
     outputs = []
     for chunk in masks.split(batch_size):
-        _, small = to_longer_side(image, chunk, L, upsample=upsample)
+        _, small = to_working_size(image, chunk, L, min_size=min_size)
         outputs.append(padded_forward(network, small_image.expand(len(chunk), -1, -1, -1), small))
     stride_1, stride_4 = (
         F.interpolate(torch.cat([o[key] for o in outputs]).float(), size=size, mode="bilinear", align_corners=False)
@@ -299,19 +303,25 @@ def padded_forward(
     return {key: output[key][..., :height, :width] for key in ("pred_224", "pred_56_2")}
 
 
-def to_longer_side(image: Tensor, mask: Tensor, L: int, *, upsample: bool) -> tuple[Tensor, Tensor]:
-    """Resizes image and mask so that the longer side is L; sizes are floor(side * ratio), the ratio sets the grid.
+def to_working_size(image: Tensor, mask: Tensor, L: int, *, min_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Resizes image and mask to a longer side of `min_size` to `L` pixels; what lies between stays as it is.
+
+    Sizes are floor(side * ratio), at least 1; the ratio sets the grid.
 
     Args:
-        upsample: False leaves what is smaller than L as it is.
+        min_size: None, or more than L: L.
     """
-    longer = max(mask.shape[-2:])
+    shorter, longer = sorted(mask.shape[-2:])
+    least = L if min_size is None else min(min_size, L)
+    if longer > L and shorter * L < longer:  # a line, which would vanish
+        size = [max(side * L // longer, 1) for side in mask.shape[-2:]]
+        return tuple(F.interpolate(x, size=size, mode="area") for x in (image, mask))
     if longer > L:
         return tuple(F.interpolate(x, scale_factor=L / longer, mode="area") for x in (image, mask))
-    if longer == L or not upsample:
+    if longer >= least:
         return image, mask
-    image = F.interpolate(image, scale_factor=L / longer, mode="bicubic", align_corners=False)
-    return image, F.interpolate(mask, scale_factor=L / longer, mode="bilinear", align_corners=False)
+    image = F.interpolate(image, scale_factor=least / longer, mode="bicubic", align_corners=False)
+    return image, F.interpolate(mask, scale_factor=least / longer, mode="bilinear", align_corners=False)
 
 
 def resized_back(probability: Tensor, size: Sequence[int]) -> Tensor:

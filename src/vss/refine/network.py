@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from segmentation_refinement.models.psp.pspnet import PSPModule, PSPUpsample, RefinementModule
@@ -162,19 +163,17 @@ class NetworkRow:
 
     Attributes:
         build: makes it with random weights.
-        L: default of a single pass: pixels of a crop's longer side as the network sees it.
-        upsample: default of a single pass: whether smaller crops are enlarged to L.
+        settings: those of `vss.refine.cascadepsp.DEFAULTS` that suit it: how it was trained.
     """
 
     build: Callable[[], nn.Module]
-    L: int
-    upsample: bool
+    settings: Mapping[str, Any]
 
 
 NETWORKS = {
-    "cascadepsp": NetworkRow(RefinementModule, L=224, upsample=True),  # 67.7 M parameters
+    "cascadepsp": NetworkRow(RefinementModule, {"mode": "scene_parsing", "L": 900}),  # 67.7 M parameters
     # 0.07 M parameters; trained on crops at their own scale, see vss.refine.samples
-    "cascadepsp-mini": NetworkRow(_mini, L=192, upsample=False),
+    "cascadepsp-mini": NetworkRow(_mini, {"mode": "single_pass", "L": 192, "min_size": 0}),
 }
 
 

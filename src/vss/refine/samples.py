@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vss import formats
 from vss.errors import UserError
-from vss.refine.cascadepsp import image_tensor, mask_tensor, to_longer_side
+from vss.refine.cascadepsp import image_tensor, mask_tensor, to_working_size
 from vss.refine.parts import Part, split_components
 from vss.refine.perturb import perturb
 
@@ -80,8 +80,8 @@ class MaskSamples:
 
     def _sample(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         frame, part = self._draw_part(rng)
-        image, mask = to_longer_side(
-            image_tensor(part.crop(frame)), mask_tensor(part.crop(part.mask)), self._L, upsample=False
+        image, mask = to_working_size(
+            image_tensor(part.crop(frame)), mask_tensor(part.crop(part.mask)), self._L, min_size=0
         )
         truth = (mask + 1) / 2
         window = self._window(truth[0, 0].numpy() > 0.5, rng)

@@ -93,7 +93,7 @@ def resolve_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     resolved = with_defaults(settings, DEFAULTS, where="refine training")
     row = NETWORKS[one_of(resolved["network"], NETWORKS, where="refine training network")]
-    resolved["L"] = resolved["L"] or row.L
+    resolved["L"] = resolved["L"] or row.settings["L"]
     if resolved["crop"] % 8:
         raise UserError(f"refine training: crop = {resolved['crop']}, expected a multiple of 8")
     for key in ("crop", "L", "max_iters", "batch_size", "checkpoint_interval", "log_interval"):
