@@ -187,14 +187,20 @@ def read_card(path: str | os.PathLike) -> Card:
         raise UserError(f"{path}: not a dataset card ({error})") from None
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Decodes an image file to RGB [H, W, 3] uint8, ignoring EXIF rotation as VSPW's own tools do.
+def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
+    """Decodes an image file to RGB [H, W, 3] uint8.
+
+    Args:
+        path: of the image.
+        upright: whether to turn it as its EXIF says (phones store pictures lying). A dataset's frames are read as they
+            are stored, by VSPW's own tools too, because their masks are.
 
     Raises:
         UserError: the file is missing, truncated or not an image.
     """
     data = _read_bytes(path)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(data, flags) if data.size else None
     if image is None:
         raise UserError(f"{path}: not a readable image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

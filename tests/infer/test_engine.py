@@ -202,6 +202,18 @@ def test_budget_learns_from_what_forwards_used():
     assert budget.frames_at_once(10, 8) == 2
 
 
+def test_what_every_forward_takes_is_not_charged_by_the_pixel():
+    budget = ForwardBudget(torch.device("cuda"), limit=2000)
+    budget.observe(used=1000 + 2 * 10, pixels=10)
+    assert budget.frames_at_once(100, 8) == 1  # all 1020 count as 102 a pixel
+    budget.observe(used=1000 + 2 * 50, pixels=50)
+    assert budget.frames_at_once(100, 8) == 5  # 1000 + 2 * 100 * 5
+    budget.observe(used=1500, pixels=30)
+    assert budget.frames_at_once(100, 8) == 2  # the line is raised over the worst
+    budget.observe(used=90, pixels=60)  # less for more: no line, the worst pixel counts
+    assert budget.frames_at_once(10, 8) == 1
+
+
 def test_a_cpu_always_computes_one_frame():
     budget = ForwardBudget(torch.device("cpu"), limit=10**12)
     budget.observe(used=1, pixels=10**9)

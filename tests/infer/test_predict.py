@@ -10,7 +10,7 @@ from PIL import Image
 from vss import formats
 from vss.errors import UserError
 from vss.infer.overlay import draw_overlay
-from vss.infer.predict import find_source, predict, read_upright
+from vss.infer.predict import _video_writer, find_source, predict
 from vss.labels import VSPW, overlay_palette
 
 
@@ -47,7 +47,7 @@ def test_a_phone_s_picture_is_turned_upright(nano_model, tmp_path):
     Image.fromarray(lying).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     predict(inputs=[tmp_path / "phone.jpg"], model_dir=nano_model, out_dir=tmp_path / "out", device="cpu")
     assert formats.read_raw_mask(tmp_path / "out" / "labels" / "phone.png").shape == (64, 40)
-    upright = read_upright(tmp_path / "phone.jpg")
+    upright = formats.read_image(tmp_path / "phone.jpg", upright=True)
     assert upright.shape == (64, 40, 3)
     assert upright[:30].min() > 200 and upright[34:].max() < 50
 
@@ -77,6 +77,16 @@ def test_a_video(nano_model, tmp_path, capsys):
     assert "5 frames" in capsys.readouterr().err
 
 
+def test_odd_sides_of_a_video_lose_nothing(tmp_path):
+    image = np.full((31, 47, 3), 30, np.uint8)
+    image[:, -1] = image[-1] = 220
+    with _video_writer(tmp_path / "odd.mp4", image.shape[:2], 12) as write:
+        write(image)
+    found = cv2.VideoCapture(str(tmp_path / "odd.mp4")).read()[1]
+    assert found.shape == (32, 48, 3)
+    assert found[-2:].mean() > 150 and found[:, -2:].mean() > 150 and found[:28, :44].mean() < 60
+
+
 def test_a_prediction_does_not_depend_on_its_company(nano_model, tmp_path):
     images = [write_image(tmp_path / f"{name}.png", seed=seed) for seed, name in enumerate("abc")]
     predict(inputs=images, model_dir=nano_model, out_dir=tmp_path / "together", device="cpu", workers=3)
@@ -99,6 +109,7 @@ def test_mistakes(nano_model, tmp_path):
         ([tmp_path / "broken.jpg"], r"broken\.jpg: not a readable image"),
         ([tmp_path / "broken.mp4"], "not a video that OpenCV can decode"),
         ([one, two], "would replace those of"),
+        ([tmp_path / "x", write_video(tmp_path / "x.mp4")], "would mix with those of"),
     ):
         with pytest.raises(UserError, match=said):
             predict(inputs=inputs, **options)

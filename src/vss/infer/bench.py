@@ -161,11 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(table(results))
     if torch.cuda.is_available():
-        on_gpu = [throughput(row=FULL_SIZE, views=views, device="cuda") for views in VIEWS.values()]
+        on_gpu = [
+            throughput(row=FULL_SIZE, views=views, device="cuda", with_scores=with_scores)
+            for views in VIEWS.values()
+            for with_scores in (False, True)
+        ]
         formats.write_json(options.out.with_name("infer-gpu.json"), on_gpu)
         for row in on_gpu:
             mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
-            print(f"{row['row']} on {row['device']}: {row['frames_per_second']:.2f} frames/s, MFU {mfu}")
+            what = f"{row['row']}{', class scores written,' if row['with_scores'] else ''} on {row['device']}"
+            print(f"{what}: {row['frames_per_second']:.2f} frames/s, MFU {mfu}")
 
 
 if __name__ == "__main__":

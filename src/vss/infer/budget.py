@@ -11,9 +11,11 @@ _SHARE_OF_FREE_MEMORY = 0.8
 
 
 class ForwardBudget:
-    """Learns a network's memory a pixel from the forwards that ran, and bounds the next one by it.
+    """Learns from the forwards that ran what memory a network needs, and bounds the next one by it.
 
-    On a CPU the answer is always one frame, see `vss.infer.engine`.
+    A forward takes something whatever its size (under autocast a copy of the weights: 2.2 GB of InternImage-H) and so
+    much a pixel. Before forwards of two sizes have run, all counts as the latter. On a CPU the answer is always one
+    frame, see `vss.infer.engine`.
 
     Args:
         device: where the network runs.
@@ -22,13 +24,22 @@ class ForwardBudget:
 
     def __init__(self, device: torch.device, limit: int | None = None) -> None:
         self._device, self._limit = device, limit
-        self.bytes_per_pixel: float | None = None
+        self._used: dict[int, int] = {}  # pixels of a forward: bytes, the most that one took
 
     def frames_at_once(self, pixels: int, frames: int) -> int:
         """Returns how many of `frames` frames, `pixels` network input pixels each, one forward may hold; at least 1."""
-        if self._device.type == "cpu" or self.bytes_per_pixel is None:
+        if self._device.type == "cpu" or not self._used:
             return 1
-        return max(1, min(frames, int(self._available() // (self.bytes_per_pixel * pixels))))
+        fixed, per_pixel = self._line()
+        return max(1, min(frames, int((self._available() - fixed) // (per_pixel * pixels))))
+
+    def _line(self) -> tuple[float, float]:
+        """Returns bytes of any forward and bytes a pixel: a line that no forward so far was above."""
+        (fewest, least), (most, largest) = min(self._used.items()), max(self._used.items())
+        if largest <= least:
+            return 0.0, max(used / pixels for pixels, used in self._used.items())
+        slope = (largest - least) / (most - fewest)
+        return max(0.0, *(used - slope * pixels for pixels, used in self._used.items())), slope
 
     @contextlib.contextmanager
     def measured(self, pixels: int) -> Iterator[None]:
@@ -43,7 +54,7 @@ class ForwardBudget:
 
     def observe(self, used: int, pixels: int) -> None:
         """Takes note of a forward over `pixels` pixels that used `used` bytes."""
-        self.bytes_per_pixel = max(self.bytes_per_pixel or 0.0, used / pixels)
+        self._used[pixels] = max(self._used.get(pixels, 0), used)
 
     def shrink(self) -> None:
         """Halves the budget after a forward that did not fit."""

@@ -212,8 +212,10 @@ class Engine:
 
     def _network_input(self, frames: Sequence[Frame], group: Group) -> Tensor:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
-        pixels = np.stack([frame.images[group.resizes] for frame in frames])
-        images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(np.stack([frame.images[group.resizes] for frame in frames]))
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()  # a copy from other memory waits for all that the device is at
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         images = (images - self._mean) / self._std
         images = torch.stack([images.flip(3) if flip else images for flip in group.flips], dim=1).flatten(0, 1)
         below, right = group.padded[0] - group.size[0], group.padded[1] - group.size[1]

@@ -49,12 +49,13 @@ class Estimate:
     def needed(self, device: torch.device, frames: int) -> int:
         """Returns the bytes at the peak of `frames` frames at once.
 
-        On a CPU each frame is worked on by a thread of its own; on a GPU they share what works on one.
+        On a CPU each frame is worked on by a thread of its own; on a GPU they share what works on one, and the frames
+        before them are on their way to the host.
         """
         work, kept = max(self.activations, self.averaging), self.scores + self.probabilities
         if device.type == "cpu":
             return self.parameters + round(HEADROOM * frames * (work + kept))
-        return self.parameters + round(HEADROOM * (work + frames * kept)) + CONTEXT_BYTES
+        return self.parameters + round(HEADROOM * (work + frames * (kept + self.probabilities))) + CONTEXT_BYTES
 
 
 def inference(plan: Plan, size: Size, *, with_probabilities: bool) -> Estimate:

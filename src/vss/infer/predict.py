@@ -82,12 +82,13 @@ def predict(
     plan = read_plan(model_dir / "config.json", {"tta": dict(tta or {}), "prediction": model_dir.name}, device)
     if "classes" not in plan.config:
         raise UserError(f"{model_dir / 'config.json'}: key 'classes' is missing")
+    at_once: dict[str, Any] = {"workers": workers}
     if sizes := _sizes(sources):
-        workers = check_inference(plan, sizes, what=f"predict with {model_dir.name}", workers=workers)["workers"]
+        at_once = check_inference(plan, sizes, what=f"predict with {model_dir.name}", **at_once)
     engine = load_engine(plan, model_dir / "weights.safetensors")
     for source in sources:
         run = _predict_video if source.kind == "video" else _predict_images
-        run(engine, source, out_dir / source.folder, plan.config["classes"], workers)
+        run(engine, source, out_dir / source.folder, plan.config["classes"], at_once)
     progress.say(f"label maps and overlays are in {out_dir}")
 
 
@@ -117,7 +118,10 @@ def find_source(path: Path) -> Source:
 
 def _refuse_equal_names(sources: Sequence[Source]) -> None:
     seen: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for source in sources:
+        if source.folder and folders.setdefault(source.folder, source.path) is not source.path:
+            raise UserError(f"{source.path}: its results would mix with those of {folders[source.folder]}; rename one")
         names = [name for name, _ in source.files] if source.kind == "images" else [""]
         paths = [path for _, path in source.files] if source.kind == "images" else [source.path]
         for name, path in zip(names, paths, strict=True):
@@ -146,31 +150,14 @@ def _sizes(sources: Sequence[Source]) -> dict[Size, int]:
     return dict(sizes)
 
 
-def read_upright(path: Path) -> np.ndarray:
-    """Decodes an image file to RGB [H, W, 3] uint8, turned as its EXIF says.
-
-    Phones store pictures lying and say in the EXIF how to turn them. A dataset's frames are read as they are stored
-    (`formats.read_image`), because their masks are.
-
-    Raises:
-        UserError: the file is missing, truncated or not an image.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise UserError(f"{path}: not a readable image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _predict_images(engine: Engine, source: Source, folder: Path, classes: Sequence[str], workers: int | None) -> None:
+def _predict_images(
+    engine: Engine, source: Source, folder: Path, classes: Sequence[str], at_once: Mapping[str, Any]
+) -> None:
     decoded: dict[str, np.ndarray] = {}  # of the frames under way
 
     def read(item: tuple[str, Path]) -> np.ndarray:
         name, path = item
-        decoded[name] = read_upright(path)
+        decoded[name] = formats.read_image(path, upright=True)
         return decoded[name]
 
     def finish(item: tuple[str, Path], labels: np.ndarray, _: None) -> None:
@@ -179,12 +166,14 @@ def _predict_images(engine: Engine, source: Source, folder: Path, classes: Seque
         _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(decoded.pop(name), labels, classes))
 
     job = Job(read=read, finish=finish, name=lambda item: str(item[1]))
-    found = predictions(engine, source.files, job, workers=workers)
+    found = predictions(engine, source.files, job, **at_once)
     for _ in progress.track(found, what=f"predict {source.path}", total=len(source.files)):
         pass
 
 
-def _predict_video(engine: Engine, source: Source, folder: Path, classes: Sequence[str], workers: int | None) -> None:
+def _predict_video(
+    engine: Engine, source: Source, folder: Path, classes: Sequence[str], at_once: Mapping[str, Any]
+) -> None:
     def finish(item: tuple[int, np.ndarray], labels: np.ndarray, _: None) -> np.ndarray:
         number, image = item
         _write_labels(folder / "labels" / f"{number:08d}.png", labels)
@@ -195,7 +184,7 @@ def _predict_video(engine: Engine, source: Source, folder: Path, classes: Sequen
         capture = _open_video(source.path)
         stack.callback(capture.release)
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        found = predictions(engine, _video_frames(capture), job, workers=workers)
+        found = predictions(engine, _video_frames(capture), job, **at_once)
         write, done = None, 0
         for _, overlay in progress.track(found, what=f"predict {source.path}", total=frames if frames > 0 else None):
             if write is None:
@@ -229,14 +218,21 @@ def _video_frames(capture: cv2.VideoCapture) -> Iterator[tuple[int, np.ndarray]]
 
 @contextlib.contextmanager
 def _video_writer(path: Path, size: tuple[int, int], fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that appends an RGB frame of one size to a video file."""
+    """Gives a function that appends an RGB frame of one size to a video file.
+
+    The codec halves the resolution of colours: where a side is odd, the last row or column is there twice.
+    """
+    below, right = size[0] % 2, size[1] % 2
     with formats.atomic_path(path) as aside:
         codec = cv2.VideoWriter_fourcc(*"mp4v")
-        writer = cv2.VideoWriter(str(aside), codec, fps if fps > 0 else _DEFAULT_FPS, (size[1], size[0]))
+        even = (size[1] + right, size[0] + below)
+        writer = cv2.VideoWriter(str(aside), codec, fps if fps > 0 else _DEFAULT_FPS, even)
         if not writer.isOpened():
             raise UserError(f"{path}: OpenCV cannot encode mp4 video here")
         try:
-            yield lambda image: writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            yield lambda image: writer.write(
+                cv2.copyMakeBorder(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), 0, below, 0, right, cv2.BORDER_REPLICATE)
+            )
         finally:
             writer.release()
 

@@ -9,12 +9,14 @@ from typing import Any, Generic, TypeVar
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from vss.errors import UserError
 from vss.infer.engine import Engine, Prediction
-from vss.infer.stream import batches, load_ahead
+from vss.infer.stream import batches, load_ahead, one_ahead
 
-# Neighbouring frames whose views may share a forward on a GPU; each costs one accumulator of C x H x W float32.
+# Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
+# averaged, and where probabilities are wanted C x H x W float32 until they are on the host.
 _FRAMES_ON_GPU = 8
 _WORKERS_ON_GPU = 4
 
@@ -82,7 +84,9 @@ def _on_cpu(
 ) -> Iterator[tuple[Item, Result]]:
     def work(item: Item) -> Result:
         found = engine.predict([engine.resize(job.read(item))], with_probabilities=job.with_probabilities)
-        return job.finish(*_on_host(job, item, found, 0))
+        _refuse_unless(found.finite[0], job, item)
+        probabilities = found.probabilities[0].numpy() if job.with_probabilities else None
+        return job.finish(item, found.labels[0].numpy(), probabilities)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -95,24 +99,56 @@ def _on_cpu(
 def _on_gpu(
     engine: Engine, items: Iterable[Item], job: Job[Item, Result], workers: int, batch_frames: int
 ) -> Iterator[tuple[Item, Result]]:
-    def predicted() -> Iterator[tuple[Item, np.ndarray, np.ndarray | None]]:
+    to_host = ToHost(engine.device)
+
+    def queued() -> Iterator[tuple[list[Item], Prediction, Any]]:
         loaded = load_ahead(
             items, lambda item: engine.resize(job.read(item)), workers=workers, ahead=batch_frames + workers
         )
         for batch in batches(loaded, size=batch_frames, key=lambda pair: pair[1].size):
             found = engine.predict([frame for _, frame in batch], with_probabilities=job.with_probabilities)
-            for position, (item, _) in enumerate(batch):
-                yield _on_host(job, item, found, position)
+            yield [item for item, _ in batch], found, to_host.after_this()
+
+    def predicted() -> Iterator[tuple[Item, np.ndarray, np.ndarray | None]]:
+        # A batch is copied, finished and written while the network works on the next one.
+        for batch, found, done in one_ahead(queued()):
+            finite = to_host.copy(found.finite, done)
+            for position, item in enumerate(batch):
+                _refuse_unless(finite[position], job, item)
+                labels = to_host.copy(found.labels[position], done)
+                wanted = job.with_probabilities
+                yield item, labels, to_host.copy(found.probabilities[position], done) if wanted else None
+            del found  # its memory is wanted for the batch after the next
 
     for (item, _, _), result in load_ahead(predicted(), lambda one: job.finish(*one), workers=workers, ahead=workers):
         yield item, result
 
 
-def _on_host(
-    job: Job[Item, Any], item: Item, found: Prediction, position: int
-) -> tuple[Item, np.ndarray, np.ndarray | None]:
-    """Returns one frame of a batch as arrays."""
-    if not found.finite[position]:
+def _refuse_unless(finite: Any, job: Job[Item, Any], item: Item) -> None:
+    if not finite:
         raise UserError(f"{job.name(item)}: the model returned inf or nan; check its weights and precision")
-    labels = found.labels[position].cpu().numpy()
-    return item, labels, found.probabilities[position].cpu().numpy() if job.with_probabilities else None
+
+
+class ToHost:
+    """Copies tensors to the host without waiting for what the device was given to do since they were computed.
+
+    On a GPU: on a stream of its own, into pinned memory, which torch keeps and gives out again.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def after_this(self) -> torch.cuda.Event | None:
+        """Marks the end of what the device has been given to do so far."""
+        return None if self._stream is None else torch.cuda.current_stream(self._device).record_event()
+
+    def copy(self, tensor: Tensor, done: torch.cuda.Event | None) -> np.ndarray:
+        """Returns a tensor as an array, once `done` has been reached."""
+        if self._stream is None:
+            return tensor.cpu().numpy()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(done)
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+            self._stream.synchronize()
+        return host.numpy()

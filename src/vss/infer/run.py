@@ -95,17 +95,19 @@ def infer(
 def _job(root: Path, *, with_scores: bool) -> Job:
     return Job(
         read=lambda row: _read_frame(root, row),
-        finish=_labels_and_scores if with_scores else _labels_only,
+        finish=labels_and_scores if with_scores else labels_only,
         name=lambda row: f"video {row.video!r}, frame {row.frame!r}",
         with_probabilities=with_scores,
     )
 
 
-def _labels_only(row: Any, labels: np.ndarray, probabilities: None) -> tuple[np.ndarray, None]:
+def labels_only(row: Any, labels: np.ndarray, probabilities: None) -> tuple[np.ndarray, None]:
+    """Finishes a frame of which only the label map is kept."""
     return labels, None
 
 
-def _labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, codec.Encoded]:
+def labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, codec.Encoded]:
+    """Finishes a frame of which class scores are kept as well: encodes them."""
     return labels, codec.encode(probabilities, labels)
 
 

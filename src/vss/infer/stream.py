@@ -34,6 +34,16 @@ def load_ahead(
                 future.cancel()
 
 
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields every item after the next one has been made."""
+    waiting: list[Item] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting
+
+
 class WriteBehind:
     """Runs calls one after the other in a background thread, at most `waiting` of them queued.
 

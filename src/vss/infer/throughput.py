@@ -6,17 +6,23 @@ sampling inside DCNv3 and deformable attention is not counted. MFU = FLOPs a fra
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vss import progress
+from vss import formats, progress
 from vss.infer.engine import Engine
 from vss.infer.predictions import Job, predictions
+from vss.infer.run import labels_and_scores, labels_only
+from vss.infer.stream import WriteBehind
 from vss.infer.views import parse_tta, views_of
 from vss.models.build import build_segmentor
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
@@ -34,8 +40,11 @@ def throughput(
     precision: str = "bfloat16",
     size: tuple[int, int] = (480, 853),
     frames: int = 16,
+    with_scores: bool = False,
 ) -> dict[str, Any]:
-    """Returns {row, device, precision, size, views, frames_per_second, tflops_per_frame, mfu} for random weights.
+    """Returns {row, device, precision, size, views, with_scores, frames_per_second, tflops_per_frame, mfu}.
+
+    The weights are random. JPEG files are decoded and prediction files written, as in a run.
 
     Args:
         row: a model row.
@@ -44,6 +53,7 @@ def throughput(
         precision: key of `vss.infer.engine.PRECISIONS`.
         size: (height, width) of the frames.
         frames: how many are timed, after as many that are not.
+        with_scores: whether class scores are encoded and written as well, as for a member of an ensemble.
 
     `mfu` is None on a device whose peak is not known.
     """
@@ -52,14 +62,12 @@ def throughput(
     tta = parse_tta(views)
     engine = Engine(segmentor, tta=tta, mean=IMAGE_MEAN, std=IMAGE_STD, device=device, precision=precision)
     flops = sum(_flops(engine, segmentor, view.padded) for view in views_of(*size, tta, "paper"))
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    job = Job(read=lambda item: image, finish=lambda item, labels, _: None)
-    for _ in predictions(engine, range(frames), job):
-        pass
-    start = time.perf_counter()
-    for _ in predictions(engine, range(frames), job):  # labels are on the host when this ends
-        pass
-    fps = frames / (time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        run = functools.partial(_run, engine, Path(folder), size, frames, config["classes"], with_scores)
+        run()
+        start = time.perf_counter()
+        run()
+        fps = frames / (time.perf_counter() - start)
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
     peak = next((peak for part, peak in _PEAKS.items() if part in name), None)
     progress.say(f"{row}, {name}, {precision}: {fps:.2f} frames/s, {flops / 1e12:.2f} TFLOPs a frame")
@@ -69,10 +77,35 @@ def throughput(
         "precision": precision,
         "size": list(size),
         "views": dict(views),
+        "with_scores": with_scores,
         "frames_per_second": round(fps, 4),
         "tflops_per_frame": flops / 1e12,
         "mfu": None if peak is None else round(flops * fps / peak, 4),
     }
+
+
+def _run(
+    engine: Engine, folder: Path, size: tuple[int, int], frames: int, classes: Sequence[str], with_scores: bool
+) -> None:
+    """Predicts one JPEG file some times and writes what the infer stage writes."""
+    picture = folder / "frame.jpg"
+    if not picture.exists():
+        cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    job = Job(
+        read=lambda number: formats.read_image(picture),
+        finish=labels_and_scores if with_scores else labels_only,
+        with_probabilities=with_scores,
+    )
+    header = {"classes": classes, "provenance": {}}
+    with (
+        formats.LabelsWriter(folder / "0.labels.h5", **header) as labels_writer,
+        formats.ScoresWriter(folder / "0.scores.h5", **header) as scores_writer,
+        WriteBehind(waiting=4) as writing,
+    ):
+        for number, (labels, encoded) in predictions(engine, range(frames), job):
+            writing.put(labels_writer.write, "video", str(number), labels)
+            if with_scores:
+                writing.put(scores_writer.write_encoded, "video", str(number), encoded)
 
 
 def _flops(engine: Engine, segmentor: torch.nn.Module, size: tuple[int, int]) -> int:
