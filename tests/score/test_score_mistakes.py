@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_dataset import write_dataset, write_labels
 
+from tests.damaged_files import told_of_damage
 from vss.errors import UserError
 from vss.score.counts import load_counts
 from vss.score.shard import score_shard
@@ -58,6 +59,15 @@ def test_a_cut_index_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"short\.csv: not the index that .*dataset\.json was written for"):
         run(tmp_path, dataset, labels, index=tmp_path / "short.csv")
     assert not (tmp_path / "0.npz").exists()
+
+
+def test_a_damaged_score_shard_is_named(tmp_path):
+    dataset = write_dataset(tmp_path, {"a": [MASK]})
+    run(tmp_path, dataset, write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]}), out=tmp_path / "0.npz")
+    assert len(told_of_damage(tmp_path / "0.npz", range(120), load_counts)) > 60
+    (tmp_path / "1.npz").touch()
+    with pytest.raises(UserError, match=r"1\.npz: not a readable score shard"):
+        load_counts(tmp_path / "1.npz")
 
 
 def test_unknown_flow_is_refused(tmp_path):

@@ -216,20 +216,23 @@ class Contest:
 
 
 def _ascend(contest: Contest, given: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Returns weights (largest 1) no single change of which is better by `_LEAST_GAIN`, and the steps taken."""
+    """Returns weights (largest 1) no single change of which is better by `_LEAST_GAIN`, and the steps taken.
+
+    One member after the other gets the best of a few weights, until a round brings nothing.
+    """
     weights, best = given / given.max(), contest.miou(given)
     trace: list[dict[str, Any]] = []
     for _ in range(_MAX_ROUNDS):
         before = best
         for m in range(len(weights)):
             # A weight at 0 comes back as a part of the largest.
-            tried = [f * weights[m] for f in _FACTORS] if weights[m] else [0.1, 0.3, 1.0]
-            for value in tried:
-                attempt = weights.copy()
-                attempt[m] = value
-                if attempt.any() and (found := contest.miou(attempt)) > best + _LEAST_GAIN:
-                    weights, best = attempt / attempt.max(), found
-                    trace.append({"weights": weights.tolist(), "miou": best})
+            tried = [factor * weights[m] for factor in _FACTORS] if weights[m] else [0.1, 0.3, 1.0]
+            attempts = [np.where(np.arange(len(weights)) == m, value, weights) for value in tried]
+            scored = [(contest.miou(attempt), attempt) for attempt in attempts if attempt.any()]
+            found, attempt = max(scored, key=lambda pair: pair[0])
+            if found > best + _LEAST_GAIN:
+                weights, best = attempt / attempt.max(), found
+                trace.append({"weights": weights.tolist(), "miou": best})
         if best == before:
             break
     return weights, trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,18 @@ from vss.score.consistency import WINDOW_COLUMNS
 
 FORMAT = "vss-counts"
 VERSION = 1
+# What numpy and zipfile raise over a file that is cut or has changed.
+_BROKEN_ZIP = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 CELL_COLUMNS = ("video", "row", "column", "pixels")
 
 
@@ -97,20 +110,20 @@ def load_counts(path: str | os.PathLike) -> Counts:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             tables = {name: file[name] for name in ("frames", "cells", "flow_cells", "windows")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable score shard ({error})") from None
-    found = (about.get("format"), about.get("version"))
-    if found != (FORMAT, VERSION):
-        raise UserError(f"{path}: format is {found}, expected {(FORMAT, VERSION)}")
-    return Counts(
-        split=about["split"],
-        shards=about["shards"],
-        members=tuple(about["members"]),
-        classes=tuple(about["classes"]),
-        flow=about["flow"],
-        videos=tuple(about["videos"]),
-        **tables,
-    )
+        found = (about.get("format"), about.get("version"))
+        if found != (FORMAT, VERSION):
+            raise UserError(f"{path}: format is {found}, expected {(FORMAT, VERSION)}")
+        return Counts(
+            split=about["split"],
+            shards=about["shards"],
+            members=tuple(about["members"]),
+            classes=tuple(about["classes"]),
+            flow=about["flow"],
+            videos=tuple(about["videos"]),
+            **tables,
+        )
+    except _BROKEN_ZIP as error:
+        raise UserError(f"{path}: not a readable score shard ({error or type(error).__name__})") from None
 
 
 def merge_counts(parts: Sequence[Counts]) -> Counts:
