@@ -130,10 +130,27 @@ def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
         ({"cfg_options": {"scale": [853, 0]}}, "scale is .*, must be a list of two positive numbers"),
         ({"cfg_options": {"micro_batch": 1.5}}, "micro_batch is 1.5, must be a whole number of at least 1, or null"),
         ({"cfg_options": {"stop_iter": 201}}, "stop_iter is 201, after the schedule's end, max_iters 200"),
-        ({"cfg_options": {"ema": 2}}, "ema is 2, must be a number between 0 and 1, or null"),
+        ({"cfg_options": {"ema": 0.9999}}, "ema is 0.9999, must be the new weights' share .*up to 0.5"),
+        ({"cfg_options": {"flip": 3}}, "flip is 3, must be a number from 0 to 1"),
+        ({"cfg_options": {"warmup_ratio": 0.0}}, "warmup_ratio is 0.0, must be a number above 0, up to 1"),
+        ({"cfg_options": {"power": -1.0}}, "power is -1.0, must be a number above 0"),
+        ({"cfg_options": {"ratio_range": [2, 0.5]}}, r"ratio_range is \[2, 0.5\], must be \[least, most\]"),
+        ({"cfg_options": {"max_iters": True}}, "max_iters is True, must be a whole number"),
+        ({"cfg_options": {"model.backbone.with_cp": True}}, "with_cp follows from grad_checkpoint"),
+        ({"cfg_options": {"optim_wrapper.constructor": "LayerDecay"}}, "'LayerDecay', allowed are InternImageLayerD"),
+        ({"cfg_options": {"optim_wrapper.paramwise_cfg.norm_decay": 0}}, r"\(no constructor\) takes no 'norm_decay'"),
+        ({"cfg_options": {"optim_wrapper.clip_grad": {"max_nrom": 1}}}, "clip_grad takes no 'max_nrom'.*did you mean"),
+        ({"cfg_options": {"optim_wrapper.clip_grad": 3}}, "clip_grad"),
     ],
 )
 def test_mistakes_are_named(settings: dict, message: str) -> None:
     row = {} if message.startswith("key") else {"config": "upernet_swin-nano_vspw"}
     with pytest.raises(UserError, match=message):
         resolve({**row, **settings})
+
+
+def test_where_embeddings_of_the_head_count_is_checked() -> None:
+    with pytest.raises(UserError, match="head_embeddings is 'frist', allowed are last, first"):
+        load("upernet_internimage-t_vspw", {"optim_wrapper.paramwise_cfg.head_embeddings": "frist"})
+    with pytest.raises(UserError, match=r"paramwise_cfg \(InternImageLayerDecay\) takes no 'decay_rat'"):
+        load("upernet_internimage-t_vspw", {"optim_wrapper.paramwise_cfg.decay_rat": 0.9})

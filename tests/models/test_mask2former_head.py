@@ -292,6 +292,23 @@ def test_one_empty_image_in_a_batch():
     assert losses["loss_mask"].item() > 0
 
 
+def test_losses_of_pieces_average_to_those_of_the_batch(monkeypatch):
+    """Although one image has a single class and the other five: both divide by what the batch holds."""
+    points = torch.rand(4096, 2, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(torch, "rand", lambda shape, device: points[: shape[1]].expand(shape))
+    label_maps = torch.stack(
+        (torch.zeros(64, 96, dtype=torch.long), torch.arange(5).repeat_interleave(20)[:96].repeat(64, 1))
+    )
+    head, features, images = nano(), feature_maps(), samples(label_maps)
+    whole = head.loss(features, images, {})
+    apart = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
+    assert abs(sum(float(piece["loss_dice"]) for piece in apart) / 2 - float(whole["loss_dice"])) > 0.05
+    head.share_denominators(images, pieces=2)
+    pieces = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
+    for name, value in whole.items():
+        assert sum(float(piece[name]) for piece in pieces) / 2 == pytest.approx(float(value), rel=1e-4), name
+
+
 def test_a_prediction_that_is_not_finite_is_named():
     targets = Targets.from_label_map(torch.zeros(4, 4, dtype=torch.long), ignore_index=255)
     with pytest.raises(FloatingPointError, match="NaN"):

@@ -65,17 +65,39 @@ def test_what_cannot_fit_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch,
     assert "gradients" in capsys.readouterr().err
 
 
+def images_at_once(config: dict) -> int:
+    return estimate.check_training(config, gpus=0, what="toy")["training"]["micro_batch"]
+
+
+def test_activations_are_recomputed_where_they_would_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    row, deep = "upernet_internimage-nano-xl_vspw", {"model.backbone.depths": [4, 4, 8, 4]}
+    config = config_of(row, batch_size=4, cfg_options=deep)
+    kept, recomputed = (
+        estimate.training(config_of(row, cfg_options={**deep, "grad_checkpoint": on}), images=4).total
+        for on in (False, True)
+    )
+    for room, on in ((kept, False), ((kept + recomputed) // 2, True)):
+        monkeypatch.setattr(estimate, "_device", lambda gpus, room=room: ("toy", room))
+        chosen = estimate.check_training(config, gpus=0, what="toy")
+        assert (chosen["training"]["grad_checkpoint"], chosen["training"]["micro_batch"]) == (on, 4)
+        assert chosen["model"]["backbone"]["with_cp"] == on
+        assert ("activations recomputed" in capsys.readouterr().err) == on
+    chosen = estimate.check_training(config_of(row, cfg_options={**deep, "grad_checkpoint": True}), gpus=0, what="toy")
+    assert chosen["model"]["backbone"]["with_cp"]
+
+
 def test_the_batch_is_cut_into_pieces_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    config = config_of(ROWS[0], batch_size=12)
+    config = config_of(ROWS[0], batch_size=12, cfg_options={"grad_checkpoint": False})
     one, six = estimate.training(config, images=1), estimate.training(config, images=6)
     room = int((six.total + estimate.training(config, images=12).total) / 2)
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", room))
-    assert estimate.check_training(config, gpus=0, what="toy") == 6
-    assert "in pieces of 6" in capsys.readouterr().err
+    assert images_at_once(config) == 6
+    said = capsys.readouterr().err
+    assert "in pieces of 6" in said and "recomputed" not in said
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", 100 * one.total))
-    assert estimate.check_training(config, gpus=0, what="toy") == 12
+    assert images_at_once(config) == 12
     one_by_one = config_of(ROWS[2], cfg_options={"micro_batch": 1})
-    assert estimate.check_training(one_by_one, gpus=0, what="toy") == 1
+    assert images_at_once(one_by_one) == 1
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", one.total))
     with pytest.raises(UserError, match="with 2 images at once"):
         estimate.check_training(config, gpus=0, what="toy")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from train.tiny import MASK2FORMER, UPERNET
@@ -33,7 +34,8 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
 
 def losses(path: Path) -> list[dict[str, Any]]:
     return [
-        {key: value for key, value in line.items() if key not in ("seconds", "memory_mib")} for line in log_lines(path)
+        {key: value for key, value in line.items() if key not in ("seconds", "data_seconds", "memory_mib")}
+        for line in log_lines(path)
     ]
 
 
@@ -72,6 +74,8 @@ def test_outputs(run_train: Train) -> None:
     assert [line["iter"] for line in lines if "loss" in line] == [1, 2, 3]
     assert [line["iter"] for line in lines if "val/miou" in line] == [2, 3]
     assert all(0 <= line["val/miou"] <= 1 for line in lines if "val/miou" in line)
+    assert all(0 <= line["data_seconds"] <= line["seconds"] for line in lines if "loss" in line)
+    assert all(line["grad_norm"] > 0 for line in lines if "loss" in line)
 
 
 def test_loss_falls(run_train: Train) -> None:
@@ -157,6 +161,28 @@ def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None
     options["micro_batch"] = 2
     pieces = load_file(run_train(max_iters=3, cfg_options=options, to="other", work="other")["weights"])
     assert max(float((whole[name] - pieces[name]).abs().max()) for name in whole) < 2e-4
+
+
+def test_what_only_watches_a_training_starts_none(run_train: Train, tmp_path: Path) -> None:
+    first = run_train(max_iters=2)
+    again = run_train(max_iters=2, cfg_options={"val_interval": 1, "val_frames": 2}, to="again")
+    assert digest(first) == digest(again)
+    assert first["fingerprint"].read_bytes() == again["fingerprint"].read_bytes()
+    assert len(list((tmp_path / "work").iterdir())) == 1
+    run_train(max_iters=2, cfg_options={"val_interval": 1, "val_frames": 2, "select": "best"}, to="best")
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+def test_an_infinite_gradient_stops_the_step_it_would_be_taken_in(run_train: Train, monkeypatch: Any) -> None:
+    steps = []
+
+    def infinite(parameters: list, **_: Any) -> torch.Tensor:
+        steps.append(len(parameters))
+        return torch.tensor(float("inf") if len(steps) == 2 else 1.0)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
+    with pytest.raises(UserError, match=r"stopped at iteration 2: the gradient's norm is inf on frames video\d/"):
+        run_train(max_iters=4)
 
 
 def test_finetuning_takes_over_what_fits(run_train: Train) -> None:

@@ -5,7 +5,6 @@ from vss.models import rows
 
 model = rows.segmentor_config("internimage-b", rows.upernet_config("internimage-b", num_classes=124))
 batch_size = 16
-grad_checkpoint = False
 optim_wrapper = dict(
     optimizer=dict(lr=6e-5),
     paramwise_cfg=dict(depths=(4, 4, 21, 4), decay_rate=1.0),

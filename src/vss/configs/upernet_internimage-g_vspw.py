@@ -8,5 +8,5 @@ scale = (1920, 480)
 batch_size = 3
 max_iters = 197253
 optim_wrapper = dict(paramwise_cfg=dict(depths=(2, 2, 48, 4), decay_rate=0.95))
-as_published = {"grad_checkpoint": False, "precision": "float32"}
+as_published = {"precision": "float32"}
 published_weights = ["InternImage-G 22k (OpenGVLab)"]

@@ -10,6 +10,6 @@ model = rows.segmentor_config("internimage-h", rows.upernet_config("internimage-
 scale = (1920, 480)
 max_iters = 25000
 optim_wrapper = dict(paramwise_cfg=dict(depths=(6, 6, 32, 6), decay_rate=0.95))
-as_published = {"grad_checkpoint": False, "precision": "float32"}
+as_published = {"precision": "float32"}
 paper_miou = dict(val=64.62, test1=59.15)
 published_weights = ["UperNet InternImage-H ADE20K (OpenGVLab)", "InternImage-H joint 427M (OpenGVLab)"]

@@ -5,7 +5,6 @@ from vss.models import rows
 
 model = rows.segmentor_config("internimage-l", rows.upernet_config("internimage-l", num_classes=124))
 batch_size = 16
-grad_checkpoint = False
 optim_wrapper = dict(
     optimizer=dict(lr=2e-5),
     paramwise_cfg=dict(depths=(5, 5, 22, 5), decay_rate=0.94),

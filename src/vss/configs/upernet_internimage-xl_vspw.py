@@ -14,7 +14,6 @@ as_published = {
     "crop_size": (512, 512),
     "model.decode_head.sampler": rows.ohem_sampler(thresh=0.7, min_kept=300000),
     "model.auxiliary_head.sampler": rows.ohem_sampler(thresh=0.7, min_kept=300000),
-    "grad_checkpoint": False,
     "precision": "float32",
 }
 paper_miou = dict(val=56.12, test1=49.24)

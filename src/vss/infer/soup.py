@@ -26,7 +26,7 @@ from vss.formats import (
     write_json,
     write_text,
 )
-from vss.train.workdir import network_that_counts
+from vss.train.config import with_checkpointing
 
 
 def average_weights(parts: Sequence[str | os.PathLike]) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def soup(
             f"soup {model}: found {len(parts)} weights and {len(configs)} configs, expected two or more each"
         )
     resolved = [read_json(path) for path in configs]
-    first, *others = [{**one, "model": network_that_counts(one["model"])} for one in resolved]
+    first, *others = [{**one, "model": with_checkpointing(one["model"], False)} for one in resolved]
     for path, other in zip(configs[1:], others, strict=True):
         for key in ("model", "classes", "normalisation"):
             if other.get(key) != first.get(key):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vss.models.attention import sine_position
 from vss.models.layers import at_least_float32, without_autocast
 from vss.models.pixel_decoder import PixelDecoder
-from vss.models.set_loss import SetLoss, Targets
+from vss.models.set_loss import Denominators, SetLoss, Targets
 from vss.models.transformer_decoder import TransformerDecoder
 
 _NUM_LEVELS = 3
@@ -108,6 +108,7 @@ class Mask2FormerHead(BaseModule):
             nn.ReLU(inplace=True),
             nn.Linear(feat_channels, feat_channels),
         )
+        self._denominators: Denominators | None = None
         self.set_loss = SetLoss(
             num_classes=num_classes,
             num_points=num_points,
@@ -176,7 +177,19 @@ class Mask2FormerHead(BaseModule):
         targets = [
             Targets.from_label_map(sample.gt_sem_seg.data[0], ignore_index=self.ignore_index) for sample in data_samples
         ]
-        return self.set_loss(*self(features), targets)
+        return self.set_loss(*self(features), targets, self._denominators)
+
+    def share_denominators(self, data_samples: SampleList, pieces: int) -> None:
+        """Makes the losses of the pieces that a batch is cut into add up to the batch's, whatever classes are where.
+
+        Args:
+            data_samples: all of the batch; with several processes, of this one's share.
+            pieces: equal parts of it, whose losses come next and are averaged.
+        """
+        present = [int((sample.gt_sem_seg.data.unique() != self.ignore_index).sum()) for sample in data_samples]
+        device = self.query_feat.weight.device
+        whole = self.set_loss.denominators(present, self.query_feat.num_embeddings, device)
+        self._denominators = Denominators(whole.masks / pieces, whole.class_weight / pieces)
 
     def predict(self, features: Sequence[Tensor], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:
         """Returns class scores [N, C, H, W] at the size of the network's input, as MMSegmentation's heads do."""

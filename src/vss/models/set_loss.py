@@ -7,6 +7,7 @@ for each prediction layer one set of matching points an image, then the oversamp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,19 @@ class Match:
     cost: Tensor
     query: Tensor
     target: Tensor
+
+
+@dataclass(frozen=True)
+class Denominators:
+    """What the losses of every prediction layer are divided by. Both follow from the labels alone.
+
+    Attributes:
+        masks: matched masks, mean over processes; at least 1.
+        class_weight: sum of the class weights of all queries.
+    """
+
+    masks: Tensor
+    class_weight: Tensor
 
 
 def point_sample(maps: Tensor, points: Tensor) -> Tensor:
@@ -107,8 +121,25 @@ class SetLoss:
         self.num_uncertain = int(importance_sample_ratio * num_points)
         self.class_weight = [1.0] * num_classes + [no_object_weight]
 
+    def denominators(self, present: Sequence[int], num_queries: int, device: torch.device) -> Denominators:
+        """Returns what the losses of a batch are divided by; with several processes, all have to call it.
+
+        Args:
+            present: classes present in each image.
+        """
+        matched = torch.tensor(float(sum(min(classes, num_queries) for classes in present)), device=device)
+        unmatched = len(present) * num_queries - matched
+        return Denominators(
+            masks=_mean_over_processes(matched.clone()).clamp(min=1),
+            class_weight=matched + self.class_weight[-1] * unmatched,
+        )
+
     def __call__(
-        self, class_logits: list[Tensor], mask_logits: list[Tensor], targets: list[Targets]
+        self,
+        class_logits: list[Tensor],
+        mask_logits: list[Tensor],
+        targets: list[Targets],
+        denominators: Denominators | None = None,
     ) -> dict[str, Tensor]:
         """Returns loss_cls, loss_mask, loss_dice of the last layer, and d{i}.* of the layers before it.
 
@@ -116,21 +147,26 @@ class SetLoss:
             class_logits: one [N, Q, C + 1] a prediction layer.
             mask_logits: one [N, Q, h, w] a prediction layer.
             targets: one an image.
+            denominators: where this is a piece of a batch; None: those of these images.
         """
         losses = {}
+        if denominators is None:
+            present = [len(image.labels) for image in targets]
+            denominators = self.denominators(present, class_logits[0].shape[1], class_logits[0].device)
         with without_autocast(class_logits[0].device):
             for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
                 prefix = "" if i == len(class_logits) - 1 else f"d{i}."
-                layer = self.layer_losses(at_least_float32(classes), at_least_float32(masks), targets)
+                layer = self.layer_losses(at_least_float32(classes), at_least_float32(masks), targets, denominators)
                 losses |= {f"{prefix}{name}": value for name, value in layer.items()}
         return losses
 
-    def layer_losses(self, class_logits: Tensor, mask_logits: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+    def layer_losses(
+        self, class_logits: Tensor, mask_logits: Tensor, targets: list[Targets], denominators: Denominators
+    ) -> dict[str, Tensor]:
         """Returns the three losses of one prediction layer, float32 [N, Q, C + 1] and [N, Q, h, w]."""
         matches = [self.match(*image) for image in zip(class_logits, mask_logits, targets, strict=True)]
         matched = torch.cat([masks[m.query] for masks, m in zip(mask_logits, matches, strict=True)])  # [M, h, w]
-        loss_cls = self._class_loss(class_logits, targets, matches)
-        average = _mean_over_processes(matched.new_tensor(float(len(matched)))).clamp(min=1)
+        loss_cls = self._class_loss(class_logits, targets, matches) / denominators.class_weight
         if len(matched) == 0:
             nothing = mask_logits.sum() * 0  # keeps every parameter in the graph
             return {"loss_cls": loss_cls, "loss_mask": nothing, "loss_dice": nothing}
@@ -139,9 +175,11 @@ class SetLoss:
         with torch.no_grad():
             masks = torch.cat([t.masks[m.target] for t, m in zip(targets, matches, strict=True)])
             truth = point_sample(masks[:, None].float(), points)[:, 0]  # [M, P]
-        by_mask = F.binary_cross_entropy_with_logits(predicted, truth, reduction="sum") / (average * self.num_points)
+        by_mask = F.binary_cross_entropy_with_logits(predicted, truth, reduction="sum") / (
+            denominators.masks * self.num_points
+        )
         mask = predicted.sigmoid()
-        by_dice = (1 - (2 * (mask * truth).sum(1) + 1) / (mask.sum(1) + truth.sum(1) + 1)).sum() / average
+        by_dice = (1 - (2 * (mask * truth).sum(1) + 1) / (mask.sum(1) + truth.sum(1) + 1)).sum() / denominators.masks
         return {"loss_cls": loss_cls, "loss_mask": self.weights[1] * by_mask, "loss_dice": self.weights[2] * by_dice}
 
     @torch.no_grad()
@@ -183,8 +221,9 @@ class SetLoss:
         for row, image, match in zip(labels, targets, matches, strict=True):
             row[match.query] = image.labels[match.target]
         weight = class_logits.new_tensor(self.class_weight)
-        # The "mean" of PyTorch's weighted cross entropy divides by the sum of the targets' weights.
-        return self.weights[0] * F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), weight=weight)
+        return self.weights[0] * F.cross_entropy(
+            class_logits.flatten(0, 1), labels.flatten(), weight=weight, reduction="sum"
+        )
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

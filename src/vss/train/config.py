@@ -32,6 +32,14 @@ _LEAST = {
     **dict.fromkeys(("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames"), 1),
     **dict.fromkeys(("seed", "warmup_iters", "num_workers", "checkpoint_interval", "val_interval"), 0),
 }
+# Numbers, and the bounds each lies within; a bound itself is allowed where it says so.
+_BETWEEN = {
+    "flip": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "cat_max_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
+    "warmup_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
+    "power": ("above 0", lambda value: value > 0),
+    "min_lr": ("of at least 0", lambda value: value >= 0),
+}
 # What torch's optimizers take, written out because a dry run checks it without torch; others are not checked.
 OPTIMIZERS = {
     "AdamW": (
@@ -43,6 +51,16 @@ OPTIMIZERS = {
         *("maximize", "foreach", "differentiable", "fused"),
     ),
 }
+# What MMEngine's, MMSegmentation's and our constructors read of paramwise_cfg; null is MMEngine's.
+CONSTRUCTORS = {
+    None: (
+        *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
+        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"),
+    ),
+    "InternImageLayerDecay": ("depths", "decay_rate", "head_embeddings"),
+    "LearningRateDecayOptimizerConstructor": ("decay_rate", "decay_type", "num_layers"),
+}
+_CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach")
 # The rest of a wrapper follows from precision and micro_batch.
 _WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
 
@@ -108,7 +126,7 @@ def train_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def param_scheduler(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns MMEngine schedulers whose product is mmcv 1.x's poly policy with linear warm-up.
+    """Returns MMEngine schedulers whose product is mmcv 1.x's poly policy with linear warm-up (exactly for min_lr 0).
 
     At iteration i (from 0), with w warm-up iterations: (1 - i / max_iters)^power, times
     1 - (1 - i / w) * (1 - warmup_ratio) while i < w. MMEngine reaches a schedule's end one step before `end`.
@@ -155,9 +173,17 @@ def _size_model(config: Config) -> None:
     preprocessor.pop("size_divisor", None)
     preprocessor.size = tuple(config.crop_size)
     config.model.test_cfg.protocol = config.protocol
-    config.model.backbone.with_cp = config.grad_checkpoint
-    if "with_cp" in config.model.decode_head:
-        config.model.decode_head.with_cp = config.grad_checkpoint
+    for part in (config.model.backbone, config.model.decode_head):
+        if part is config.model.backbone or "with_cp" in part:
+            part.with_cp = bool(config.grad_checkpoint)  # None: `estimate.check_training` decides
+
+
+def with_checkpointing(model: Mapping[str, Any], on: bool) -> dict[str, Any]:
+    """Returns a model's config with gradient checkpointing (`with_cp`) on or off in every part that has it."""
+    return {
+        key: {**part, "with_cp": on} if isinstance(part, Mapping) and "with_cp" in part else part
+        for key, part in model.items()
+    }
 
 
 def _what_stands_at(config: Config, key: str) -> Any:
@@ -214,22 +240,33 @@ def _check_values(name: str, config: Config) -> None:
         if config[key] not in choices:
             raise UserError(f"{name}: {key} is {config[key]!r}, allowed are {', '.join(choices)}")
     for key, least in _LEAST.items():
-        if not isinstance(config[key], int) or config[key] < least:
+        if not _is_whole(config[key]) or config[key] < least:
             raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least {least}")
     for key, types in _PAIRS.items():
         found = config[key]
         pair = found if isinstance(found, (list, tuple)) else ()
         if len(pair) != 2 or not all(isinstance(number, types) and number > 0 for number in pair):
             raise UserError(f"{name}: {key} is {found!r}, must be a list of two positive numbers")
+    if config.ratio_range[0] > config.ratio_range[1]:
+        raise UserError(f"{name}: ratio_range is {list(config.ratio_range)}, must be [least, most]")
+    for key, (words, fits) in _BETWEEN.items():
+        if not _is_number(config[key]) or not fits(config[key]):
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a number {words}")
+    if not isinstance(config.grad_checkpoint, (bool, type(None))):
+        raise UserError(f"{name}: 'grad_checkpoint' is {config.grad_checkpoint!r}, must be true or false, or null")
+    if any(part.get("with_cp") for part in config.model.values() if isinstance(part, Mapping)):
+        raise UserError(f"{name}: with_cp follows from grad_checkpoint; set that")
     for key in ("micro_batch", "stop_iter"):
-        if config[key] is not None and not (isinstance(config[key], int) and config[key] >= 1):
+        if config[key] is not None and not (_is_whole(config[key]) and config[key] >= 1):
             raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1, or null")
     if config.stop_iter is not None and config.stop_iter > config.max_iters:
         raise UserError(
             f"{name}: stop_iter is {config.stop_iter}, after the schedule's end, max_iters {config.max_iters}"
         )
-    if config.ema is not None and not (isinstance(config.ema, float) and 0 < config.ema < 1):
-        raise UserError(f"{name}: ema is {config.ema!r}, must be a number between 0 and 1, or null")
+    if config.ema is not None and not (_is_number(config.ema) and 0 < config.ema <= 0.5):
+        raise UserError(
+            f"{name}: ema is {config.ema!r}, must be the new weights' share in the average (above 0, up to 0.5) or null"
+        )
     if config.select == "best" and not config.val_interval:
         raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
 
@@ -239,16 +276,40 @@ def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
     if not isinstance(optimizer, Mapping) or "type" not in optimizer:
         raise UserError(f"{name}: optim_wrapper.optimizer is {optimizer!r}, must be a map with type and lr")
     arguments = ("type", *OPTIMIZERS.get(optimizer["type"], optimizer))
-    found = f".optimizer ({optimizer['type']})"
-    for where, table, known in (("", wrapper, _WRAPPER), (found, optimizer, arguments)):
-        if unknown := next((key for key in table if key not in known), None):
+    constructor = wrapper.get("constructor")
+    if constructor not in CONSTRUCTORS:
+        known = ", ".join(str(key) for key in CONSTRUCTORS if key)
+        raise UserError(f"{name}: optim_wrapper.constructor is {constructor!r}, allowed are {known}, or null")
+    tables = (
+        ("", wrapper, _WRAPPER),
+        (f".optimizer ({optimizer['type']})", optimizer, arguments),
+        (
+            f".paramwise_cfg ({constructor or 'no constructor'})",
+            wrapper.get("paramwise_cfg"),
+            CONSTRUCTORS[constructor],
+        ),
+        (".clip_grad", wrapper.get("clip_grad"), _CLIP_GRAD),
+    )
+    for where, table, known in tables:
+        if not isinstance(table, (Mapping, type(None))):
+            raise UserError(f"{name}: optim_wrapper{where} is {table!r}, must be a map or null")
+        if unknown := next((key for key in table or () if key not in known), None):
             near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
             raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
+    embeddings = (wrapper.get("paramwise_cfg") or {}).get("head_embeddings", "last")
+    if embeddings not in ("last", "first"):
+        raise UserError(
+            f"{name}: optim_wrapper.paramwise_cfg.head_embeddings is {embeddings!r}, allowed are last, first"
+        )
     rate, decay = optimizer.get("lr"), optimizer.get("weight_decay", 0)
     if not _is_number(rate) or rate <= 0:
         raise UserError(f"{name}: optim_wrapper.optimizer.lr is {rate!r}, must be a number above 0")
     if not _is_number(decay) or decay < 0:
         raise UserError(f"{name}: optim_wrapper.optimizer.weight_decay is {decay!r}, must be a number of at least 0")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

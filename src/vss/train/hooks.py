@@ -20,6 +20,7 @@ from vss.errors import UserError
 from vss.progress import say
 from vss.train.state import StateHook
 
+GRAD_NORM = "train/grad_norm"  # where MMEngine keeps it
 STOPPED = 143  # exit status of a process that ended by SIGTERM
 
 
@@ -27,9 +28,11 @@ STOPPED = 143  # exit status of a process that ended by SIGTERM
 class LogHook(Hook):
     """Writes one JSON line every `interval` iterations, TensorBoard scalars, and a progress line now and then.
 
-    Line: iter, lr, seconds (of one iteration, mean since the line before), memory_mib (peak of the GPU, or of the
-    process), and every loss (mean since the line before). Validation adds lines with iter and its metrics. On resume,
-    lines after the checkpoint are dropped, so that the log reads as if nothing had happened.
+    Line: iter, lr (of parameters without a factor of their own), seconds (of one iteration, mean since the line
+    before), data_seconds (of them waiting for samples), memory_mib (peak of the GPU, or of the process), grad_norm
+    (before clipping, where gradients are clipped) and every loss (means since the line before). Validation adds lines
+    with iter and its metrics. On resume, lines after the checkpoint are dropped, so that the log reads as if nothing
+    had happened.
 
     Args:
         path: of the JSON lines.
@@ -63,7 +66,10 @@ class LogHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Adds up losses; writes when a line is due."""
-        for key, value in outputs.items():
+        facts = {"data_seconds": getattr(runner.train_loop.dataloader_iterator, "waited", 0.0)}
+        if runner.optim_wrapper.clip_grad_kwargs and GRAD_NORM in runner.message_hub.log_scalars:
+            facts["grad_norm"] = runner.message_hub.get_scalar(GRAD_NORM).current()
+        for key, value in {**facts, **outputs}.items():
             self._sums[key] = self._sums.get(key, 0.0) + float(value)
         self._count += 1
         done = batch_idx + 1
@@ -71,7 +77,7 @@ class LogHook(Hook):
             now = time.monotonic()
             line = {
                 "iter": done,
-                "lr": runner.optim_wrapper.get_lr()["lr"][0],
+                "lr": _base_rate(runner.optim_wrapper),
                 "seconds": round((now - self._mark) / self._count, 4),
                 "memory_mib": round(_peak_memory() / 2**20),
                 **{key: round(value / self._count, 6) for key, value in self._sums.items()},
@@ -187,6 +193,12 @@ def frame_name(sample: Any) -> str:
     if "video" in info and "frame" in info:
         return f"{info['video']}/{info['frame']}"
     return str(info.get("img_path", "?"))
+
+
+def _base_rate(optim_wrapper: Any) -> float:
+    """Returns the learning rate that layer-wise factors multiply."""
+    rates = optim_wrapper.get_lr()
+    return max(rates.get("base_lr") or rates["lr"])
 
 
 def _peak_memory() -> int:

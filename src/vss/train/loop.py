@@ -7,6 +7,7 @@ model in pieces that fit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmseg.registry import LOOPS
 
 from vss.errors import UserError
 from vss.train.hooks import not_finite
+from vss.train.state import bare
 
 Batch = dict[str, list]
 
@@ -46,6 +48,7 @@ class MicroBatchLoop(IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Trains and returns the model."""
         self._count_from(self._iter)
+        self.dataloader_iterator = TimedIterator(self.dataloader_iterator)
         try:
             return super().run()
         finally:
@@ -67,6 +70,9 @@ class MicroBatchLoop(IterBasedTrainLoop):
             UserError: the model's predictions are not finite, or the GPU's memory is full.
         """
         torch.manual_seed(_mix(self._seed, self._iter, get_rank()))
+        head = bare(self.runner.model).decode_head
+        if self._accumulate > 1 and hasattr(head, "share_denominators"):
+            head.share_denominators(data_batch["data_samples"], self._accumulate)
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
         try:
             steps = [
@@ -81,9 +87,33 @@ class MicroBatchLoop(IterBasedTrainLoop):
                 f"training stopped at iteration {self._iter + 1}: the GPU's memory is full with {images} images at "
                 f"once; lower micro_batch or crop_size, set grad_checkpoint, or use precision bfloat16"
             ) from error
-        outputs = {key: torch.stack([step[key].detach().float() for step in steps]).mean() for key in steps[0]}
+        losses = torch.stack([torch.stack([step[key].detach().float() for key in steps[0]]) for step in steps])
+        outputs = dict(zip(steps[0], losses.mean(0).tolist(), strict=True))  # one wait for the GPU
         self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+
+class TimedIterator:
+    """Batches of a data loader, and how long each was waited for.
+
+    Attributes:
+        waited: seconds, of the last batch.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self.waited = batches, 0.0
+
+    def __getattr__(self, name: str) -> Any:  # the rest is the loader's
+        return getattr(self._batches, name)
+
+    def __next__(self) -> Batch:
+        start = time.monotonic()
+        try:
+            return next(self._batches)
+        except UserError as error:  # of a loading process: torch makes its whole traceback the message
+            raise UserError(str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()) from None
+        finally:
+            self.waited = time.monotonic() - start
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ ConvNeXt's stage-wise decay and Swin's norm rule are MMSeg's and MMEngine's own 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 
@@ -72,12 +73,25 @@ class InternImageLayerDecay(DefaultOptimWrapperConstructor):
                     "weight_decay": self.base_wd if decays else 0.0,
                 }
             groups[layer, decays]["params"].append(parameter)
-        # Fastest first: MMEngine reports the first group's rate as the training's.
-        params.extend(groups[key] for key in sorted(groups, reverse=True))
+        params.extend(groups.values())
 
 
 @OPTIM_WRAPPERS.register_module()
-class BFloat16OptimWrapper(OptimWrapper):
+class FiniteOptimWrapper(OptimWrapper):
+    """Refuses a step along gradients that are not finite, which clipping would make NaN and write into the weights.
+
+    float16's gradient scaler skips such steps and goes on, so that it is not for this wrapper.
+    """
+
+    def _clip_grad(self) -> None:
+        super()._clip_grad()
+        history = self.message_hub.log_scalars.get(f"train/{self.grad_name}")  # None where single values are clipped
+        if history is not None and not math.isfinite(history.current()):
+            raise FloatingPointError(f"the gradient's norm is {history.current()}")
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(FiniteOptimWrapper):
     """Runs the forward pass under bfloat16 autocast, on GPU or CPU.
 
     MMEngine's AmpOptimWrapper needs a GPU and scales the loss, which bfloat16's range makes needless.

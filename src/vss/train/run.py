@@ -102,11 +102,11 @@ def _train_in(
 
     _check_gpus(gpus)
     gpus = _even_share(gpus, resolved["training"]["batch_size"])
+    _check_running(resolved["training"], gpus)
     formats.write_json(folder / CONFIG, resolved)
-    images = _images_at_once(resolved, gpus, f"{stage} {model}")
     job = Job(
         what=f"{stage} {model}",
-        config={**resolved, "training": {**resolved["training"], "micro_batch": images}},
+        config=_fitted(resolved, gpus, f"{stage} {model}"),
         index=str(index),
         card=str(card),
         init=None if init is None else str(init),
@@ -132,8 +132,16 @@ def _even_share(gpus: int, batch_size: int) -> int:
     return used
 
 
-def _images_at_once(resolved: dict[str, Any], gpus: int, what: str) -> int:
-    """Returns how many images a process holds at once, after the estimate was printed.
+def _check_running(training: Mapping[str, Any], gpus: int) -> None:
+    if training["precision"] == "float16" and not gpus:
+        raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
+    share = training["batch_size"] // max(gpus, 1)
+    if training["micro_batch"] and share % min(training["micro_batch"], share):
+        raise UserError(f"micro_batch {training['micro_batch']} does not divide a GPU's share of the batch, {share}")
+
+
+def _fitted(resolved: dict[str, Any], gpus: int, what: str) -> dict[str, Any]:
+    """Returns the config with what has to be chosen for it to fit into memory, after the estimate was printed.
 
     With several GPUs the estimate, which measures the first one, runs in a process of its own: this one only waits for
     the ranks, and would keep memory of that GPU (or the GPU itself, where it takes one process only).

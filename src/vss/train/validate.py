@@ -51,13 +51,15 @@ def validate(
     rows = rows[(rows["split"] == split) & (rows["mask"] != "")]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, num=min(frames, len(rows)), dtype=int))]
     device, num_classes = next(model.parameters()).device, len(config["classes"])
-    was_training = model.training
+    precision, was_training = config["training"]["precision"], model.training
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     model.eval()
     counts = np.zeros((num_classes, num_classes + 1), np.int64)
     for row in rows.itertuples():
         image = formats.read_image(Path(info.root, row.image))
         truth = formats.read_mask(Path(info.root, row.mask), info.label_map)
-        logits = model.class_logits(frame_to_input(image, config["test"], config["normalisation"]).to(device))
+        with autocast:  # as it is trained, and as it will be tested
+            logits = model.class_logits(frame_to_input(image, config["test"], config["normalisation"]).to(device))
         resized = F.interpolate(logits.float(), size=truth.shape, mode="bilinear", align_corners=False)
         labels = resized.argmax(1)[0].to(torch.uint8).cpu().numpy()
         counts += confusion_matrix(labels, truth, num_classes)

@@ -17,9 +17,11 @@ from typing import Any
 
 from vss import formats
 from vss.progress import say
+from vss.train.config import with_checkpointing
 
-# What changes where and how a training runs but not what it computes, up to rounding; only batch norm, whose statistics
-# are those of the images held at once, sees a smaller micro_batch (and fewer GPUs).
+# What changes where and how a training runs but not what it computes, up to rounding and to the random numbers drawn;
+# only batch norm and hard example mining, which see the images held at once, notice a smaller micro_batch (and fewer
+# GPUs).
 _NOT_IN_HASH = (
     "num_workers",
     "micro_batch",
@@ -28,6 +30,10 @@ _NOT_IN_HASH = (
     "log_interval",
     "grad_checkpoint",
 )
+_VALIDATION = ("val_interval", "val_frames")  # watch a training, unless the best of the validations is published
+_DERIVED = ("train_pipeline", "param_scheduler")  # follow from the other settings
+# Settings that came later, and the value that means what was there before: without it they would retrain everything.
+ABSENT: dict[str, Any] = {}
 _FINISHED = "finished.json"
 
 
@@ -39,26 +45,23 @@ def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: M
 
 def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a resolved config without what changes only where and how a training runs."""
-    return {
-        **config,
-        "model": network_that_counts(config["model"]),
-        "training": settings_that_count(config["training"]),
+    counted = settings_that_count(config["training"])
+    training = {
+        key: value
+        for key, value in counted.items()
+        if key not in _DERIVED and not (key in ABSENT and ABSENT[key] == value)
     }
-
-
-def network_that_counts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a model's config without gradient checkpointing (`with_cp`), which `grad_checkpoint` switches on."""
-    return {
-        key: {**part, "with_cp": False} if isinstance(part, Mapping) and "with_cp" in part else part
-        for key, part in model.items()
-    }
+    return {**config, "model": with_checkpointing(config["model"], False), "training": training}
 
 
 def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns training settings without what changes only where and how a training runs, cfg_options included."""
-    counted = {key: value for key, value in settings.items() if key not in _NOT_IN_HASH}
-    if "cfg_options" in counted:
-        counted["cfg_options"] = settings_that_count(counted["cfg_options"] or {})
+    options = settings.get("cfg_options") or {}
+    published = options.get("select", settings.get("select", "last"))
+    ignored = {*_NOT_IN_HASH, *(_VALIDATION if published == "last" else ())}
+    counted = {key: value for key, value in settings.items() if key not in {*ignored, "cfg_options"}}
+    if options := {key: value for key, value in options.items() if key not in ignored}:
+        counted["cfg_options"] = options
     return counted
 
 

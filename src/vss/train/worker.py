@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import os
 import shutil
 import signal
@@ -46,7 +48,7 @@ class Job:
 
     Attributes:
         what: starts the progress lines: stage and model.
-        config: as `published_settings` returns it.
+        config: as `published_settings` returns it, with what `estimate.check_training` chose filled in.
         index, card: the dataset.
         init: weights to start from, or None.
         init_classes: class names of `init`'s outputs where they are known, for init_classes "copy".
@@ -109,6 +111,10 @@ class _TrainRunner(Runner):
     def _init_model_weights(self) -> None:
         pass  # `_initialise` did; every rank did the same
 
+    def build_optim_wrapper(self, optim_wrapper: dict) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # MMSeg's constructor for ConvNeXt prints every parameter
+            return super().build_optim_wrapper(optim_wrapper)
+
 
 def _initialise(model: nn.Module, job: Job) -> None:
     """Loads the weights to start from, and writes the audit; on resume the checkpoint replaces them anyway."""
@@ -168,14 +174,11 @@ def _leave_signals_to_the_parent(worker_id: int) -> None:
 
 def _optim_wrapper(job: Job) -> dict[str, Any]:
     training = job.config["training"]
-    precision = training["precision"]
-    if precision == "float16" and not job.gpus:
-        raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
     wrapper = {
-        "float32": dict(type="OptimWrapper"),
+        "float32": dict(type="FiniteOptimWrapper"),
         "bfloat16": dict(type="BFloat16OptimWrapper"),
         "float16": dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16"),
-    }[precision]
+    }[training["precision"]]
     return {**training["optim_wrapper"], **wrapper, "accumulative_counts": _pieces(job)}
 
 
@@ -217,7 +220,7 @@ def _wrapping(job: Job) -> dict[str, Any]:
     """Returns what the Runner reads from `cfg`: how the model is wrapped for several processes."""
     if _processes(job) == 1:
         return {}
-    wrapper = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
+    wrapper = dict(type="MMDistributedDataParallel", broadcast_buffers=False, gradient_as_bucket_view=True)
     if not job.gpus:
         return dict(model_wrapper_cfg={**wrapper, "device_ids": None})
     return dict(sync_bn="torch", model_wrapper_cfg=wrapper)
@@ -228,10 +231,7 @@ def _pieces(job: Job) -> int:
     training = job.config["training"]
     share, rest = divmod(training["batch_size"], _processes(job))
     assert rest == 0, (training["batch_size"], _processes(job))  # run.py chose the number of processes
-    piece = min(training["micro_batch"] or share, share)
-    if share % piece:
-        raise UserError(f"micro_batch {piece} does not divide a GPU's share of the batch, {share}")
-    return share // piece
+    return share // min(training["micro_batch"] or share, share)  # run.py checked that it divides
 
 
 def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None:

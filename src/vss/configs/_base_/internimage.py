@@ -7,7 +7,6 @@ _base_ = "./vspw.py"
 
 batch_size = 4
 max_iters = 160000
-grad_checkpoint = True
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=2e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="InternImageLayerDecay",

@@ -20,9 +20,10 @@ stop_iter = None  # iteration after which training ends, the schedule unfinished
 # ---- running
 seed = 0
 precision = "bfloat16"  # float32, bfloat16 or float16; what the paper used is in `as_published`
-grad_checkpoint = False  # recompute activations in the backward pass: less memory, about a third more time
-micro_batch = None  # images a GPU holds at once; None: its whole share of the batch
-ema = None  # momentum of a moving average of the weights, which is then what is published
+# Recompute activations in the backward pass: less memory, about a third more time. None: where they would not fit.
+grad_checkpoint = None
+micro_batch = None  # images a GPU holds at once; None: its whole share of the batch, or the largest part that fits
+ema = None  # share of the new weights in a moving average, such as 0.0002, which is then what is published
 num_workers = 4  # loading processes a GPU
 init_classes = "new"  # rows of class layers: "new", or "copy" from the classes of the same name
 

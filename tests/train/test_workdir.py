@@ -1,0 +1,60 @@
+"""What the name of a work folder depends on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from vss.formats import canonical_json
+from vss.train import workdir
+from vss.train.config import published_settings, resolve
+
+# Of the paper's rows. One that changes starts every training of it anew, from iteration 0: where a new setting's
+# default means what was there before, `workdir.ABSENT` is its place, and these stay.
+DIGESTS = {
+    "mask2former_internimage-h_coco_stuff": "9309a84ae733",
+    "mask2former_internimage-h_coco_stuff2vspw": "c8a5fd42c360",
+    "mask2former_internimage-h_vspw": "23df3c6075fa",
+    "upernet_convnext-xl_vspw": "6b33dd7c1580",
+    "upernet_internimage-h_coco_stuff": "edc7da233559",
+    "upernet_internimage-h_vspw": "2d08f2c3156b",
+    "upernet_internimage-xl_vspw": "7120664bfeb4",
+    "upernet_swin-l_vspw": "99d6c2d64f73",
+}
+
+
+def digest(settings: dict) -> str:
+    counted = workdir.what_counts(published_settings(resolve(settings)))
+    return hashlib.sha256(canonical_json(counted).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("row", DIGESTS)
+def test_running_trainings_find_their_folders_after_an_update(row: str) -> None:
+    assert digest({"config": row}) == DIGESTS[row]
+
+
+def test_a_later_setting_changes_no_folder_while_it_means_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = published_settings(resolve({"config": "upernet_swin-nano_vspw"}))
+    before = workdir.folder_for("work", config, {})
+    monkeypatch.setitem(workdir.ABSENT, "mixup", None)
+    for value, same in ((None, True), (0.5, False)):
+        later = {**config, "training": {**config["training"], "mixup": value}}
+        assert (workdir.folder_for("work", later, {}) == before) == same
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"val_interval": 100}, True),
+        ({"val_interval": 100, "select": "best"}, False),
+        ({"grad_checkpoint": True, "micro_batch": 2, "num_workers": 1}, True),
+        ({"warmup_iters": 3}, False),
+        ({"crop_size": [32, 32]}, False),
+    ],
+)
+def test_what_counts(options: dict, same: bool) -> None:
+    row = {"config": "mask2former_internimage-nano-h_vspw"}
+    assert (digest({**row, "cfg_options": options}) == digest(row)) == same
+    counted = workdir.settings_that_count({**row, "cfg_options": options})
+    assert (counted == workdir.settings_that_count({**row, "cfg_options": {}})) == same
