@@ -85,7 +85,6 @@ class CascadePSP:
         name, network = load_network(weights, device=device)
         return cls(network, resolve_settings(settings, classes=classes, suits=NETWORKS[name].settings))
 
-    @torch.inference_mode()
     def refine(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns the refined label map.
 
@@ -93,7 +92,15 @@ class CascadePSP:
             image: [H, W, 3] uint8 RGB. (The package's own demo passes BGR; the network was trained on RGB.)
             labels: [H, W] uint8 train ids, 255 = unknown.
         """
-        parts = [part for part in self._split(labels) if not self._too_pure(part)]
+        return self.refine_parts(image, labels, self.parts_of(labels))
+
+    def parts_of(self, labels: np.ndarray) -> list[Part]:
+        """Returns the parts of a label map that are to be refined; without the network, so that a thread can do it."""
+        return [part for part in self._split(labels) if not self._too_pure(part)]
+
+    @torch.inference_mode()
+    def refine_parts(self, image: np.ndarray, labels: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+        """Returns the label map with some of its parts refined; see `refine` and `parts_of`."""
         if not parts:
             return labels
         dtype = _PRECISIONS[self._settings["precision"]]

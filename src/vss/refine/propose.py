@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from vss import formats, progress
+from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.proposal_file import ProposalsWriter
 from vss.refine.proposals import build_proposer, proposal_method
 
@@ -51,7 +52,12 @@ def propose(
         "shard": shard,
         "shards": shards,
     }
-    with ProposalsWriter(out, provenance=provenance) as writer:
-        for row in progress.track(list(rows.itertuples()), what=what):
-            image = formats.read_image(os.path.join(dataset.root, row.image))
-            writer.write(row.video, row.frame, proposer.propose(image))
+    with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
+        images = load_ahead(
+            rows.itertuples(),
+            lambda row: formats.read_image(os.path.join(dataset.root, row.image)),
+            workers=1,
+            ahead=2,
+        )
+        for row, image in progress.track(images, what=what, total=len(rows)):
+            writing.put(writer.write, row.video, row.frame, proposer.propose(image))

@@ -13,6 +13,8 @@ import numpy as np
 
 from vss import formats, progress
 from vss.errors import UserError
+from vss.infer.stream import WriteBehind, load_ahead
+from vss.refine.parts import Part
 from vss.refine.proposal_file import ProposalsReader
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.ssa import vote_proposals
@@ -56,13 +58,17 @@ class Refiner:
     """A refiner ready for work.
 
     Attributes:
-        refine: maps a frame to its refined labels [H, W] uint8.
+        prepare: what can be done for a frame ahead of its turn, in a background thread.
+        refine: maps a frame and what `prepare` returned to its refined labels [H, W] uint8.
         device: what it runs on, for the message.
     """
 
-    refine: Callable[[Frame], np.ndarray]
+    prepare: Callable[[Frame], Any]
+    refine: Callable[[Frame, Any], np.ndarray]
     device: str = "cpu"
 
+
+_WORKERS = 2  # frames prepared side by side
 
 SSA_DEFAULTS = {"min_purity": 0.0, "keep_area": 0}
 
@@ -75,13 +81,13 @@ def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
         raise UserError("refine ssa: no proposals file, run propose first")
     with ProposalsReader(resources.proposals) as reader:
 
-        def refine_frame(frame: Frame) -> np.ndarray:
+        def voted(frame: Frame) -> np.ndarray:
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
             return vote_proposals(frame.labels, found, **options)
 
-        yield Refiner(refine_frame)
+        yield Refiner(prepare=voted, refine=lambda frame, labels: labels)
 
 
 @contextlib.contextmanager
@@ -92,7 +98,15 @@ def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Re
     refiner = CascadePSP.from_settings(
         settings, weights=resources.weights, classes=resources.classes, device=resources.device
     )
-    yield Refiner(lambda frame: refiner.refine(formats.read_image(frame.image), frame.labels), str(refiner.device))
+
+    def image_and_parts(frame: Frame) -> tuple[np.ndarray, list[Part]]:
+        return formats.read_image(frame.image), refiner.parts_of(frame.labels)
+
+    def refined(frame: Frame, prepared: tuple[np.ndarray, list[Part]]) -> np.ndarray:
+        image, parts = prepared
+        return refiner.refine_parts(image, frame.labels, parts)
+
+    yield Refiner(image_and_parts, refined, str(refiner.device))
 
 
 # A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
@@ -151,10 +165,16 @@ def refine(
             "of": reader.provenance,
         }
         writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
-        for row in progress.track(list(rows.itertuples()), what=what):
-            before = _read_labels(reader, row)
-            frame = Frame(row.video, row.frame, os.path.join(dataset.root, row.image), before)
-            writer.write(row.video, row.frame, refiner.refine(frame))
+        writing = stack.enter_context(WriteBehind(waiting=4))
+
+        def prepared(row: Any) -> tuple[Frame, Any]:
+            image = os.path.join(dataset.root, row.image)
+            frame = Frame(row.video, row.frame, image, _read_labels(reader, row))
+            return frame, refiner.prepare(frame)
+
+        ready = load_ahead(rows.itertuples(), prepared, workers=_WORKERS, ahead=2 * _WORKERS)
+        for row, ahead in progress.track(ready, what=what, total=len(rows)):
+            writing.put(writer.write, row.video, row.frame, refiner.refine(*ahead))
 
 
 def _provenance_of(proposals: str | os.PathLike) -> dict[str, Any]:

@@ -57,12 +57,11 @@ class SeededDataset(Dataset):
     Args:
         dataset: MMSeg dataset or its config.
         seed: of order and augmentations.
-        shuffle: False keeps the dataset's order in every epoch.
     """
 
-    def __init__(self, *, dataset: dict | Sequence, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, *, dataset: dict | Sequence, seed: int) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self._seed, self._shuffle = seed, shuffle
+        self._seed = seed
         self._epoch, self._order = -1, np.arange(0)
 
     @property
@@ -79,8 +78,7 @@ class SeededDataset(Dataset):
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.arange(len(self))
-            if self._shuffle:
-                np.random.default_rng([self._seed, epoch]).shuffle(self._order)
+            np.random.default_rng([self._seed, epoch]).shuffle(self._order)
         return int(self._order[place])
 
     def __getitem__(self, position: int) -> Any:
