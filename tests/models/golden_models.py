@@ -29,7 +29,8 @@ def load_weights32(path: Path, *, prefix: str = "") -> dict[str, torch.Tensor]:
 
 def intern_image_arguments(constructor: dict[str, Any]) -> dict[str, Any]:
     """Drops upstream's arguments that choose an implementation, not a function."""
-    return {name: value for name, value in constructor.items() if name not in ("type", "core_op", "norm_layer")}
+    names = [name for name in constructor if name not in ("type", "core_op", "norm_layer")]
+    return {name: constructor[name] for name in names if constructor[name] is not None}  # None: the default
 
 
 def mask2former_arguments(head: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,6 @@ def score(tmp_path: Path):
             )  # fmt: skip
         out = [folder / name for name in ("scores.json", "per_class.csv", "per_video.csv")]
         summarise(shards=parts, card=dataset.card, scores=out[0], per_class=out[1], per_video=out[2])
-        return Scored(formats.read_json(out[0]), *(pd.read_csv(path) for path in out[1:]))
+        return Scored(formats.read_json(out[0]), *(pd.read_csv(path, dtype={"video": str}) for path in out[1:]))
 
     return run

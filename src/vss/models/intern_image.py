@@ -56,7 +56,9 @@ class InternImageLayer(nn.Module):
         with_cp: bool,
     ) -> None:
         super().__init__()
-        self.post_norm, self.res_post_norm, self.with_cp = post_norm, res_post_norm, with_cp
+        self.post_norm, self.with_cp = post_norm, with_cp
+        # As published: layer scale and post norm leave the residual norms aside (which are parameters nevertheless).
+        self.res_post_norm = res_post_norm and layer_scale is None and not post_norm
         self.norm1 = layer_norm(channels)
         self.dcn = DCNv3(
             channels=channels,

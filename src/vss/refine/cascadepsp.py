@@ -269,7 +269,7 @@ def high_res(
         wanted = torch.nonzero((share >= _CROP_FOREGROUND[0]) & (share <= _CROP_FOREGROUND[1])).flatten()
         inner = _inner(y, size[0], L), _inner(x, size[1], L)
         target = np.s_[y + inner[0].start : y + inner[0].stop, x + inner[1].start : x + inner[1].stop]
-        for chunk in wanted.split(batch_size):
+        for chunk in wanted.split(batch_size) if len(wanted) else ():  # split() of nothing is one empty chunk
             part = image[(..., *crop)].expand(len(chunk), -1, -1, -1)
             output = padded_forward(network, part, given[(chunk, ..., *crop)], intermediate[(chunk, ..., *crop)])
             total[(chunk, ..., *target)] += output["pred_224"][(..., *inner)].float()
