@@ -10,7 +10,7 @@ min_version("9.27")
 # would merge the two and the default's small models would leak into the other run.
 if not workflow.config_settings.configfiles:
 
-    configfile: "config.yaml"
+    configfile: f"{workflow.basedir}/config.yaml"
 
 
 report: "workflow/report/workflow.rst"

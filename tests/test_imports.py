@@ -32,7 +32,7 @@ ORDER = [
     "report",
 ]
 # The workflow's side of the package: used by rules, not by stages.
-WORKFLOW_SIDE = {"config", "plan", "resolved", "lease", "cli", "__main__"}
+WORKFLOW_SIDE = {"config", "plan", "resolved", "signals", "lease", "cli", "__main__"}
 LIGHT = (
     "data.prepare",
     "score.shard",
@@ -45,6 +45,7 @@ LIGHT = (
     "digest",
     "train.config",
     "train.workdir",
+    "signals",
     "lease",
 )
 

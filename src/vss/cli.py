@@ -112,6 +112,10 @@ def _settings(text: str) -> dict[str, Any]:
     return value
 
 
+def _path_or_none(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def _add_settings(parser: Any) -> None:
     parser.add_argument("--settings", required=True, type=_settings, metavar="JSON", help="settings as a JSON object")
 
@@ -171,7 +175,7 @@ def _add_training(commands: Any) -> None:
     for stage, dataset in (("pretrain", "COCO-Stuff"), ("finetune", "VSPW")):
         parser = _command(commands, stage, run, f"Train a model on {dataset}.", "index", "card", *outputs, "work_dir")
         parser.add_argument("--model", required=True)
-        parser.add_argument("--init", type=Path, help="weights to start from")
+        parser.add_argument("--init", type=_path_or_none, help="weights to start from (default, or '': none)")
         parser.add_argument("--init-card", type=Path, help="card of the dataset those weights were trained on")
         parser.add_argument("--gpus", type=int, default=0)
         parser.add_argument("--code", help="digest of the training code: finished weights of another are trained anew")
@@ -335,7 +339,7 @@ def _add_propose(commands: Any) -> None:
         )
 
     parser = _command(commands, "propose", run, "Cache mask proposals of frames.", "index", "card", "out")
-    parser.add_argument("--weights", type=Path, help="SAM weights")
+    parser.add_argument("--weights", type=_path_or_none, help="SAM weights (default, or '': none)")
     _add_settings(parser)
     _add_shard(parser)
     _add_device(parser)
@@ -379,7 +383,7 @@ def _add_refine(commands: Any) -> None:
         )
 
     parser = _command(commands, "refine", run, "Refine label maps.", "labels", "index", "card", "out")
-    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--weights", type=_path_or_none, help="of the network (default, or '': none)")
     parser.add_argument("--proposals", type=Path)
     _add_settings(parser)
     _add_shard(parser)

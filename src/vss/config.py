@@ -6,6 +6,7 @@ able to ask the same.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,17 @@ def check_schema(config: dict[str, Any], schema_file: str | Path) -> dict[str, A
     errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
     if errors:
         raise UserError("config: " + _one_line(errors[0]))
-    return _filled(config, schema, schema["$defs"])
+    filled = _filled(config, schema, schema["$defs"])
+    return {**filled, **{key: _one_spelling(filled[key]) for key in ("results", "work")}}
+
+
+def _one_spelling(folder: str) -> str:
+    """Returns a folder's shortest path, below the working directory a relative one.
+
+    Snakemake knows files by their names, and would take those of another spelling for files it knows nothing of.
+    """
+    path = os.path.normpath(os.path.expanduser(folder))
+    return os.path.relpath(path) if os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()) else path
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:

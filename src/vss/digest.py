@@ -10,9 +10,11 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
@@ -127,7 +129,23 @@ def code_without_prose(source: str) -> str:
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(node: Any) -> str:
+    """Returns a syntax tree as text that every Python writes alike.
+
+    Later ones know more fields, mostly empty; 3.12 leaves pieces of an f-string apart, or empty, that others join.
+    """
+    if isinstance(node, ast.JoinedStr):
+        values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
+        groups = itertools.groupby(values, key=lambda value: isinstance(value, ast.Constant))
+        pieces = [["".join(text.value for text in group)] if plain else list(group) for plain, group in groups]
+        return f"JoinedStr({_dump([piece for group in pieces for piece in group])})"
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({','.join(f'{name}={_dump(value)}' for name, value in fields)})"
+    return f"[{','.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
 
 
 def content_mark(path: str | Path) -> str:

@@ -121,7 +121,8 @@ def _open_shared(path: Path) -> int:
 def visible_cards() -> list[str]:
     """Returns the ids of the cards this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [card.strip() for card in visible.split(",") if card.strip()]
+        cards = [card.strip() for card in visible.split(",")]
+        return [card for card in cards if card and not card.startswith("-")]  # -1: none
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vss.digest import content_mark
 from vss.errors import UserError, did_you_mean
 from vss.formats import canonical_json
 from vss.labels import VSPW
@@ -188,7 +189,8 @@ class Plan:
         """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
         chosen = self.refiners[refiner]
         source = "superpixels" if chosen["weights"] is None else "sam"
-        made_by = canonical_json({"settings": chosen["proposals"], "weights": chosen["weights"]})
+        weights = None if chosen["weights"] is None else content_mark(chosen["weights"])
+        made_by = canonical_json({"settings": chosen["proposals"], "weights": weights})
         return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
 
     def proposal_sets(self) -> dict[str, str]:

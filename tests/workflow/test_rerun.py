@@ -179,6 +179,55 @@ def test_scheduling_changes_nothing(finished: Project) -> None:
     assert finished.planned(*words) == {}
 
 
+@pytest.mark.parametrize("spelling", ["results/", "./results", "{here}/results"])
+def test_another_spelling_of_the_folders_reruns_nothing(finished: Project, spelling: str) -> None:
+    def respell(config: dict) -> None:
+        config["results"] = spelling.format(here=finished.folder)
+        config["work"] = config["results"].replace("results", "work")
+
+    with finished.changed_config(respell):
+        assert finished.planned() == {}
+
+
+def test_lost_records_of_snakemake_are_no_silent_miss(finished: Project) -> None:
+    """Without them Snakemake cannot see that a parameter has changed."""
+    kept = finished.folder / ".snakemake"
+    kept.rename(finished.folder / "elsewhere")
+    try:
+        done = finished.snakemake("--dry-run")
+        assert "settings have changed" not in done.stderr
+        with finished.changed_config(change_max_iters):
+            done = finished.snakemake("--dry-run")
+            assert "settings have changed since these were trained: finetune/convnext." in done.stderr
+            assert finished.planned("--forcerun", "settings")["finetune"] >= 1
+    finally:
+        shutil.rmtree(kept)
+        (finished.folder / "elsewhere").rename(kept)
+
+
+def test_published_weights_may_move(finished: Project) -> None:
+    published = [finished.folder / name / "published.safetensors" for name in ("here", "there")]
+    published[0].parent.mkdir()
+    shutil.copy(finished.folder / "results/finetune/convnext/weights.safetensors", published[0])
+
+    def import_from(path: Path) -> Callable[[dict], None]:
+        def change(config: dict) -> None:
+            config["models"]["done"] = {"weights": str(path), "config": "upernet_convnext-nano_vspw"}
+            config["models"]["tuned"] = {"finetune": {"config": "upernet_convnext-nano_vspw", "init": str(path)}}
+
+        return change
+
+    with finished.changed_config(import_from(published[0])):
+        finished.snakemake("results/finetune/done/fingerprint.json", "results/finetune/tuned/settings.json")
+    published[0].parent.rename(published[1].parent)
+    with finished.changed_config(import_from(published[1])):
+        wanted = ("results/finetune/done/fingerprint.json", "results/finetune/tuned/settings.json")
+        assert finished.planned(*wanted) == {}
+        published[1].write_bytes(published[1].read_bytes()[::-1])
+        assert finished.planned(*wanted) == {"import_weights": 1, "settings": 1}
+    shutil.rmtree(published[1].parent)
+
+
 def test_a_fresh_clone_beside_kept_results_reruns_nothing(finished: Project, tmp_path: Path) -> None:
     clone = Project(tmp_path / "clone")
     for kept in ("results", "work", ".snakemake"):

@@ -6,6 +6,7 @@ Nothing here may import torch: this file is read for every dry run and again for
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 REPOSITORY = Path(workflow.basedir)
 
@@ -23,8 +24,14 @@ from vss.resolved import (
     counted_settings,
     training_digests,
 )
+from vss.signals import pass_on_to_jobs
 
 lead_jobs_to(REPOSITORY)
+
+if workflow.remote_exec:
+    pass_on_to_jobs()
+    # What does not listen for SIGUSR1 goes on until the time limit.
+    shell.prefix("set -euo pipefail; trap '' USR1; ")
 
 try:
     config.update(
@@ -71,6 +78,10 @@ def training_code(stage):
 def work_dir(name):
     """Where a training keeps its resumable state."""
     return os.path.join(config["work"], name)
+
+
+# Snakemake deletes the log of a job that it starts again, and with it why a training failed the time before.
+KEEP_LOG = " || {{ status=$?; mkdir -p {params.work_dir:q}; cat {log:q} >> {params.work_dir:q}/failed.log; exit $status; }}"
 
 
 def shards(split):
@@ -154,8 +165,33 @@ def what_a_training_is(wildcards):
 
 
 def published_content(path):
-    """A mark of a published file's content, as a parameter: another file under the same name is noticed."""
+    """A mark of a published file's content, as a parameter: another file under the same name is noticed.
+
+    The path itself is a resource, which Snakemake does not compare: where a file lies changes nothing.
+    """
     return None if path is None else content_mark(path)
+
+
+def trained_with_other_settings():
+    """The trainings whose settings are not those that `rule settings` noted."""
+    refiners = [f"refine/{name}" for name in plan.refiners if plan.trains_refiner(name)]
+    found = []
+    for training in [*plan.trainings(), *refiners]:
+        noted = Path(config["results"], training, "settings.json")
+        stage, name = training.split("/")
+        today = what_a_training_is(SimpleNamespace(training=stage, name=name))
+        if noted.exists() and noted.read_text(encoding="utf-8").strip() != today:
+            found.append(training)
+    return found
+
+
+if not workflow.remote_exec:
+    if other_settings := trained_with_other_settings():
+        print(
+            f"note: settings have changed since these were trained: {', '.join(other_settings)}. They are trained again"
+            " where Snakemake knows how they were made; where .snakemake was lost, add --forcerun settings",
+            file=sys.stderr,
+        )
 
 
 # ---- pretrain
@@ -179,17 +215,27 @@ def training_gpus(stage):
     return lambda wildcards: plan.training_gpus(stage, wildcards.model)
 
 
-def published_init(stage, model):
-    """Published weights are `ancient`: what counts is their content, followed by `published_content`."""
-    path = plan.published_init(stage, model)
-    return {} if path is None else {"init": ancient(path)}
+def init_path(stage):
+    """Where the weights are that a training starts from, as a resource; empty where it starts from none.
+
+    Behind `=` in the shell: what is empty is not even quoted there.
+    """
+
+    def path(wildcards):
+        if stage == "finetune" and wildcards.model in plan.pretrained():
+            return os.path.join(
+                config["results"], "pretrain", wildcards.model, "weights.safetensors"
+            )
+        return plan.published_init(stage, wildcards.model) or ""
+
+    return path
 
 
 def training_options(stage):
     """The optional arguments of a training, as words to be quoted one by one."""
 
     def words(wildcards, input):
-        options = optional_inputs("init", "init_card")(wildcards, input)
+        options = optional_inputs("init_card")(wildcards, input)
         if config["retrain_on_code_change"]:
             options += ["--code", training_code(stage)]
         return options
@@ -201,12 +247,12 @@ def training_options(stage):
 
 
 def finetune_init(wildcards):
-    """The pretrained weights of a model with a pretrain, the published ones that its config names, or nothing.
+    """The pretrained weights of a model with a pretrain.
 
     Weights are `ancient`: their content is followed through the fingerprint, not through the file's time.
     """
     if wildcards.model not in plan.pretrained():
-        return published_init("finetune", wildcards.model)
+        return {}
     return {
         "init": ancient(f"<results>/pretrain/{wildcards.model}/weights.safetensors"),
         "init_card": ancient("<results>/prepare/coco_stuff/dataset.json"),
@@ -302,24 +348,29 @@ def proposer(wildcards):
     return plan.refiners[plan.proposal_sets()[wildcards.proposals]]
 
 
-def proposer_weights(wildcards):
-    weights = proposer(wildcards)["weights"]
-    return {} if weights is None else {"weights": ancient(weights)}
-
-
-def refiner_weights(wildcards):
-    """CascadePSP's weights: published ones as they are, the small network's through its fingerprint."""
+def refiner_inputs(wildcards):
+    """Mask proposals, or the weights of the small network, which are followed through their fingerprint."""
     refiner = plan.refiners[wildcards.refiner]
     if refiner["method"] != "cascadepsp":
         return {
             "proposals": proposals_file(plan.proposal_set(wildcards.refiner), wildcards)
         }
     if refiner["weights"] is not None:
-        return {"weights": ancient(refiner["weights"])}
+        return {}
     return {
         "weights": ancient(f"<results>/refine/{wildcards.refiner}/weights.safetensors"),
         "fingerprint": f"<results>/refine/{wildcards.refiner}/fingerprint.json",
     }
+
+
+def refiner_weights(wildcards):
+    """Where CascadePSP's weights are, as a resource; empty where none are needed."""
+    refiner = plan.refiners[wildcards.refiner]
+    if refiner["method"] != "cascadepsp":
+        return ""
+    return refiner["weights"] or os.path.join(
+        config["results"], "refine", wildcards.refiner, "weights.safetensors"
+    )
 
 
 def refiner_gpu(wildcards):

@@ -24,8 +24,9 @@ rule finetune:
         "../../envs/vss.yaml"
     resources:
         gpu=training_gpus("finetune"),
-        # All settings, as what the job takes: Snakemake does not compare resources. What it compares are the params.
+        # What the job takes: Snakemake does not compare resources. What it compares are the params.
         settings=training_settings("finetune"),
+        init=init_path("finetune"),
     params:
         settings=training_settings_that_count("finetune"),
         options=training_options("finetune"),
@@ -34,14 +35,13 @@ rule finetune:
         "Finetune {wildcards.model} on VSPW"
     shell:
         "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {resources.settings:q}"
-        " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
+        " --index {input.index:q} --card {input.card:q} --init={resources.init:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
+        + KEEP_LOG
 
 
 rule import_weights:
-    input:
-        checkpoint=lambda wildcards: ancient(plan.models[wildcards.model]["weights"]),
     output:
         weights="<results>/finetune/{model}/weights.safetensors",
         config="<results>/finetune/{model}/config.json",
@@ -54,6 +54,8 @@ rule import_weights:
         model=any_of(plan.imported()),
     conda:
         "../../envs/vss.yaml"
+    resources:
+        checkpoint=lambda wildcards: plan.models[wildcards.model]["weights"],
     params:
         settings=import_settings,
         row=lambda wildcards: ROWS[f"import/{wildcards.model}"],
@@ -64,7 +66,7 @@ rule import_weights:
     message:
         "Import the weights of {wildcards.model}"
     shell:
-        "vss import-checkpoint {input.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
+        "vss import-checkpoint {resources.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"
 

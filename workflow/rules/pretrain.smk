@@ -3,7 +3,6 @@
 
 rule pretrain:
     input:
-        unpack(lambda wildcards: published_init("pretrain", wildcards.model)),
         index=ancient("<results>/prepare/coco_stuff/index.csv"),
         card=ancient("<results>/prepare/coco_stuff/dataset.json"),
         settings="<results>/pretrain/{model}/settings.json",
@@ -25,8 +24,9 @@ rule pretrain:
         "../../envs/vss.yaml"
     resources:
         gpu=training_gpus("pretrain"),
-        # All settings, as what the job takes: Snakemake does not compare resources. What it compares are the params.
+        # What the job takes: Snakemake does not compare resources. What it compares are the params.
         settings=training_settings("pretrain"),
+        init=init_path("pretrain"),
     params:
         settings=training_settings_that_count("pretrain"),
         options=training_options("pretrain"),
@@ -35,6 +35,7 @@ rule pretrain:
         "Pretrain {wildcards.model} on COCO-Stuff"
     shell:
         "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {resources.settings:q}"
-        " --index {input.index:q} --card {input.card:q} {params.options:q} --gpus {resources.gpu}"
+        " --index {input.index:q} --card {input.card:q} --init={resources.init:q} {params.options:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
+        + KEEP_LOG

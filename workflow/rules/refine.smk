@@ -29,11 +29,11 @@ rule train_refiner:
         "vss lease {resources.gpu} -- vss train-refiner --settings {params.settings:q} --index {input.index:q}"
         " --card {input.card:q} --weights {output.weights:q} --fingerprint {output.fingerprint:q}"
         " --log {output.log:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
+        + KEEP_LOG
 
 
 rule propose:
     input:
-        unpack(proposer_weights),
         index=INDEX,
         card=CARD,
     output:
@@ -44,23 +44,23 @@ rule propose:
         "../../envs/vss.yaml"
     resources:
         gpu=lambda wildcards: int(proposer(wildcards)["weights"] is not None),
+        weights=lambda wildcards: proposer(wildcards)["weights"] or "",
     params:
         settings=lambda wildcards: canonical_json(proposer(wildcards)["proposals"]),
-        weights=optional_inputs("weights"),
         published=lambda wildcards: published_content(proposer(wildcards)["weights"]),
         shards=shard_count,
         code=code_of("propose"),
     message:
         "Propose masks ({wildcards.proposals}) on {wildcards.split} shard {wildcards.shard}"
     shell:
-        "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} {params.weights:q}"
+        "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} --weights={resources.weights:q}"
         " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"
         " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
 
 rule refine:
     input:
-        unpack(refiner_weights),
+        unpack(refiner_inputs),
         labels="<results>/predictions/{prediction}/{split}/{shard}.labels.h5",
         index=INDEX,
         card=CARD,
@@ -74,9 +74,10 @@ rule refine:
         "../../envs/vss.yaml"
     resources:
         gpu=refiner_gpu,
+        weights=refiner_weights,
     params:
         settings=refiner_settings("method", "settings"),
-        inputs=optional_inputs("weights", "proposals"),
+        inputs=optional_inputs("proposals"),
         published=lambda wildcards: published_content(
             plan.refiners[wildcards.refiner]["weights"]
         ),
@@ -86,5 +87,5 @@ rule refine:
         "Refine {wildcards.prediction} by {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss lease {resources.gpu} -- vss refine --settings {params.settings:q} --labels {input.labels:q}"
-        " {params.inputs:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
+        " --weights={resources.weights:q} {params.inputs:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
         " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
