@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from vss_ops import build
+from vss_ops import build, reference
 from vss_ops.compiled import _numbers
 
 from tests.cuda_ops.conftest import compile_emulated
@@ -162,12 +162,14 @@ def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):
     problem = Attention(1, 5, 1, 4, 2, ((4, 4),))
     value, locations, weights = problem.tensors(torch.float32)
     sizes = (ctypes.c_int64 * 7)(1, 16, 5, 1, 4, 1, 2)
-    for height, width, start in ((2**32, 2**32, 16), (4, 4, 2**63 - 1), (2**40, 1, 0), (1, 2**62, 0)):
+    absurd = ((2**32, 2**32, 16), (4, 4, 2**63 - 1), (2**40, 1, 0), (1, 2**62, 0), (2, 2, -1), (-2, -2, 0))
+    for height, width, start in absurd:
         levels = torch.tensor([[height, width]]), torch.tensor([start])
         out = torch.full((1, 5, 4), float("nan"))
         tensors = (*levels, value, locations, weights, out)
         _check(kernels.attention_forward(sizes, *map(_address, levels), 0, 0, *map(_address, tensors[2:]), 0))
         assert not out.any()
+        assert not reference.ms_deform_attn(value, *levels, locations, weights).any()
 
 
 def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):
@@ -178,6 +180,7 @@ def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):
     shapes[1, 0] = 6  # one line more than the table holds
     out = torch.empty(1, 5, 16)
     _check(kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, (*tensors, out)), 0))
+    assert_close([out], [reference.ms_deform_attn(tensors[0], shapes, starts, *tensors[1:])], 1e-6)
     weights = tensors[2].clone()
     weights[..., 1, :] = 0
     assert_close([out], [problem.exact(tensors[0], tensors[1], weights)], 1e-6)
