@@ -148,13 +148,32 @@ def test_without_wide_atomics(emulator: Path, tmp_path: Path):
         _run(kernels, problem, problem.tensors(torch.float32))
 
 
-def test_too_many_samples_are_refused(kernels: ctypes.CDLL):
+def test_too_many_samples_are_refused_by_name(kernels: ctypes.CDLL):
     problem = Attention(1, 1, 1, 4, 2048, ((4, 4),))
     shapes, starts = problem.levels()
     sizes = (ctypes.c_int64 * 7)(1, 16, 1, 1, 4, 1, 2048)
     tensors = [*problem.tensors(torch.float32), torch.zeros(4)]
     message = kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, tensors), 0)
-    assert message == b"a row has too many samples"
+    assert message == b"sampling_locations has too many levels x points for a GPU, at most 2047"
+    sizes = [1, 50, 50, 1, 1, *_numbers(window((46, 45), padding=0, group=1, group_channels=4))]
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 0, 0]
+    message = kernels.dcnv3_forward(*head, *map(_address, tensors[1:]), _address(tensors[0]), 0)
+    assert message == b"kernel_size has too many points for a GPU, at most 2047"
+
+
+def test_too_large_tables_are_refused_by_name(kernels: ctypes.CDLL):
+    """Refused before anything is read: there is no memory behind these sizes."""
+    nothing = [ctypes.c_void_p(0)] * 7
+    side = 11585  # pixels, of 520 channels: more than 2^31 vectors of 16 bytes, fewer than 2^31 pixels
+    sizes = [1, side, side, 1, 1, *_numbers(window(1, stride=side, padding=0, group=1, group_channels=520))]
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 1, 1]
+    assert kernels.dcnv3_forward(*head, *nothing[:4], 0) == b"input has too many elements an image for a GPU"
+    assert kernels.dcnv3_backward(*head, *nothing, 0) == b"input has too many elements an image for a GPU"
+    head = [(ctypes.c_int64 * 7)(1, side**2, 1, 1, 520, 1, 1), nothing[0], nothing[0], 1, 1]
+    assert kernels.attention_forward(*head, *nothing[:4], 0) == b"value has too many elements an image for a GPU"
+    head[0] = (ctypes.c_int64 * 7)(1, 4, 2**33, 4096, 8, 1, 1)
+    named = b"sampling_locations has too many queries and heads for one launch on a GPU"
+    assert kernels.attention_forward(*head, *nothing[:4], 0) == named
 
 
 def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):

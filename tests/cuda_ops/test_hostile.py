@@ -123,9 +123,12 @@ def test_offset_scale_must_be_finite(scale: float):
 
 
 @BOTH
-def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyPatch, problem: Dcn | Attention):
+def test_deterministic_algorithms_do_without_atomics(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: Dcn | Attention
+):
     """As if on a GPU: with kernels whose sums depend on the order of threads, backward is left to pure PyTorch."""
     ran = []
+    monkeypatch.setattr(paths, "_told", set())
     monkeypatch.setattr(paths, "path_for", lambda device, dtype: "cuda")
     for name in ("dcnv3", "ms_deform_attn"):
         forward = getattr(ops.reference, name)
@@ -135,12 +138,15 @@ def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyP
     tensors = problem.tensors(torch.float32)
     with_gradients(problem.run, tensors)
     assert ran == ["forward", "backward"]
+    assert caplog.records == []
     torch.use_deterministic_algorithms(True)
     try:
-        with_gradients(problem.run, tensors)
+        for _ in range(2):
+            with_gradients(problem.run, tensors)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert ran == ["forward", "backward", "forward"]
+    assert ran == ["forward", "backward", "forward", "forward"]
+    assert len(caplog.records) == 1 and "backward passes on CUDA run pure PyTorch" in caplog.text
 
 
 @pytest.mark.slow

@@ -59,13 +59,13 @@ inline const char* last_error() {
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
-// Why the kernels cannot take the problem in one launch, "" where they can.
+// Why the kernels cannot take the problem in one launch, "" where they can. Names are those of the ops' arguments.
 template <typename View>
 const char* too_large(const View& view, int channels) {
-  if (view.blocks() > kMostBlocks) return "the output has too many rows for one launch";
-  if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return "a row has too many samples";
+  if (view.blocks() > kMostBlocks) return View::kTooManyRows;
+  if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return View::kTooManySamples;
   // Place counts vectors in 32 bits: 32 GB an image, or 2^31 elements where they do not split into vectors
-  if (view.image_elements() / channels > kMostVectors) return "the table has too many elements an image";
+  if (view.image_elements() / channels > kMostVectors) return View::kTooManyElements;
   return "";
 }
 

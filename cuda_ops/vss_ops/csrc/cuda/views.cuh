@@ -37,6 +37,9 @@ __device__ __forceinline__ Sample sample_of(const Dcn& p, const DcnPoint& point,
 // columns, then lines.
 struct DcnView {
   using Point = DcnPoint;
+  static constexpr const char* kTooManyRows = "offset has too many pixels and groups for one launch on a GPU";
+  static constexpr const char* kTooManySamples = "kernel_size has too many points for a GPU, at most 2047";
+  static constexpr const char* kTooManyElements = "input has too many elements an image for a GPU";
 
   Dcn p;
   int32_t log_w, log_h, log_g;
@@ -101,6 +104,9 @@ struct AttentionView {
   struct Point {  // the level of a sample
     int32_t width, height, start;
   };
+  static constexpr const char* kTooManyRows = "sampling_locations has too many queries and heads for one launch on a GPU";
+  static constexpr const char* kTooManySamples = "sampling_locations has too many levels x points for a GPU, at most 2047";
+  static constexpr const char* kTooManyElements = "value has too many elements an image for a GPU";
 
   Attention p;
   int32_t log_q, log_m;
