@@ -213,13 +213,15 @@ def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
     assert _runtime_calls(made) <= CAPTURED, "a CUDA graph could not capture a call that waits or allocates"
 
 
-# What a library may call of the CUDA runtime inside the capture of a graph: launches, and questions to the host.
+# What a library may call of the CUDA runtime inside the capture of a graph: launches, and questions to the host. What a
+# kernel was compiled for is one (libraries such as CUB ask it before every first launch); the answer is kept.
 CAPTURED = {
     "cudaLaunchKernel",
     "cudaGetLastError",
     "cudaGetErrorString",
     "cudaGetDevice",
     "cudaDeviceGetAttribute",
+    "cudaFuncGetAttributes",
 }
 
 
