@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from vss_ops import build, reference
 from vss_ops.compiled import _numbers
+from vss_ops.geometry import Window
 
 from tests.cuda_ops.conftest import compile_emulated
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, seed_of, window, with_gradients
@@ -65,6 +67,7 @@ def _loaded(emulator: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(emulator))
     for name in ("dcnv3_forward", "dcnv3_backward", "attention_forward", "attention_backward"):
         getattr(loaded, name).restype = ctypes.c_char_p
+    loaded.filled_sectors.restype = ctypes.c_double
     return loaded
 
 
@@ -139,13 +142,59 @@ def test_tensors_that_begin_anywhere(kernels: ctypes.CDLL, problem: Dcn | Attent
         _run(kernels, problem, moved)
 
 
+@pytest.fixture
+def many_processors(kernels: ctypes.CDLL) -> Iterator[None]:
+    """A GPU on which few blocks would leave most of it idle."""
+    kernels.set_processors(132)
+    yield
+    kernels.set_processors(0)
+
+
+def _tile(kernels: ctypes.CDLL, N: int, H: int, W: int, window: Window) -> int:
+    """Returns the output pixels of a tile of the window kernel."""
+    sizes = [N, H, W, *window.output_size(H, W), *_numbers(window)]
+    return kernels.window_tile((ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(window.offset_scale))
+
+
+@pytest.mark.parametrize("name", ["vectors", "16 channels, softmax", "odd channels", "stride and dilation", "one group"])
+def test_small_tiles(kernels: ctypes.CDLL, many_processors: None, name: str):
+    problem = DCN[name]
+    assert _tile(kernels, problem.N, problem.H, problem.W, problem.window) == 16
+    _run(kernels, problem, problem.tensors(torch.float32))
+
+
+def test_tiles_follow_the_number_of_blocks(kernels: ctypes.CDLL, many_processors: None):
+    """InternImage-H at 896 x 896: 3168 blocks of 8 warps are three rounds of 132 processors."""
+    tiles = [_tile(kernels, 1, 896 // s, 896 // s, window(group=c // 32, group_channels=32)) for s, c in STAGES]
+    assert tiles == [64, 64, 32, 16]
+    kernels.set_processors(0)
+    assert _tile(kernels, 1, 28, 28, window(group=80, group_channels=32)) == 64
+
+
+STAGES = ((4, 320), (8, 640), (16, 1280), (32, 2560))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_additions_fill_the_sectors_they_touch(kernels: ctypes.CDLL, dtype: torch.dtype):
+    _assert_sectors_are_filled(kernels, dtype)
+
+
+def _assert_sectors_are_filled(kernels: ctypes.CDLL, dtype: torch.dtype) -> None:
+    problem = ATTENTION["three levels"]
+    kernels.watch_additions()
+    _run(kernels, problem, problem.tensors(dtype))
+    assert kernels.filled_sectors() >= 1.0  # more where rows of a warp meet
+
+
 @pytest.mark.slow
 def test_without_wide_atomics(emulator: Path, tmp_path: Path):
-    """As on GPUs before compute capability 9."""
+    """As on GPUs before compute capability 9, and on later ones where the code is PTX for those."""
     made = compile_emulated("entry.cpp", tmp_path / "kernels.so", "-shared", "-fPIC", "-DVSS_EMULATED_MAJOR=8")
     kernels = _loaded(made)
     for problem in (*DCN.values(), *ATTENTION.values()):
         _run(kernels, problem, problem.tensors(torch.float32))
+    for dtype in TYPES:
+        _assert_sectors_are_filled(kernels, dtype)
 
 
 def test_too_many_samples_are_refused_by_name(kernels: ctypes.CDLL):
