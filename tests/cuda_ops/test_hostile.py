@@ -177,5 +177,39 @@ def test_tables_of_more_than_2_to_the_31_elements(cpp_kernels: None, op: str):
             assert out.sum() == channels
 
 
+@pytest.mark.gpu
+def test_values_of_more_than_2_to_the_31_elements_on_a_gpu(cuda_kernels: None):
+    """Queries look at the last positions alone; the first of these begins behind 2^31 elements."""
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip("needs 40 GB of free GPU memory")
+    side, heads, channels = 2920, 8, 32
+    first = side - 40  # line
+    assert first * side * heads * channels > 2**31
+    value = torch.zeros(1, side * side, heads, channels, dtype=torch.bfloat16, device="cuda")
+    small = torch.randn(1, 40 * side, heads, channels, device="cuda").bfloat16()
+    value[:, first * side :] = small
+    weights = torch.randn(1, 500, heads, 1, 4, device="cuda")
+    x, y = torch.rand(2, *weights.shape, device="cuda", dtype=torch.float64)
+    # Lines within the small level. A location is off by 2^-24 of the image's height, 2e-4 pixels; gradients jump at whole
+    # pixels.
+    y = torch.floor(1 + 37 * y) + 0.1 + 0.8 * (370 * y).frac()
+    inside = torch.stack((x, (y + 0.5) / 40), -1).float()
+    far = torch.stack((x, (first + y + 0.5) / side), -1).float()
+
+    def run(table: torch.Tensor, lines: int, where: torch.Tensor) -> list[torch.Tensor]:
+        levels = torch.tensor([[lines, side]], device="cuda"), torch.tensor([0], device="cuda")
+        leaves = [t.requires_grad_() for t in (table, where, weights)]
+        out = vss_ops.ms_deform_attn(leaves[0], *levels, *leaves[1:], softmax=True)
+        return [out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)]
+
+    with vss_ops.backend("cuda"):
+        expected = run(small, 40, inside)
+        out, grad_value, grad_locations, grad_weights = run(value, side, far)
+    assert not grad_value[:, : first * side].any()
+    scale = torch.tensor([1.0, 40 / side], device="cuda")
+    results = [out, grad_value[:, first * side :], grad_locations * scale, grad_weights]
+    assert_close(results, expected, 3e-2)
+
+
 def _points(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(1, side, side, 2), torch.ones(1, side, side, 1)
