@@ -166,8 +166,8 @@ def _implementation(table: Tensor, *, backward: bool = False):
     if path == "cuda" and backward and torch.are_deterministic_algorithms_enabled():
         paths.tell(
             "deterministic",
-            "vss_ops: torch.use_deterministic_algorithms is set: backward passes on CUDA run pure PyTorch, slower, since "
-            "the kernels add in the order in which threads arrive",
+            "vss_ops: torch.use_deterministic_algorithms is set: backward passes on CUDA run pure PyTorch, slower, "
+            "since the kernels add in the order in which threads arrive",
         )
         return reference
     return compiled

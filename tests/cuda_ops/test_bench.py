@@ -9,10 +9,11 @@ import pytest
 import torch
 import vss_ops
 from torch import Tensor
-from vss.models.attention import MultiScaleDeformableAttention
-from vss.models.dcnv3 import DCNv3
 from vss_ops import bench, reference
 from vss_ops.geometry import Window
+
+from vss.models.attention import MultiScaleDeformableAttention
+from vss.models.dcnv3 import DCNv3
 
 
 def _calls_of_models(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[torch.dtype], bool]]:

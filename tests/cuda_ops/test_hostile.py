@@ -190,8 +190,8 @@ def test_values_of_more_than_2_to_the_31_elements_on_a_gpu(cuda_kernels: None):
     value[:, first * side :] = small
     weights = torch.randn(1, 500, heads, 1, 4, device="cuda")
     x, y = torch.rand(2, *weights.shape, device="cuda", dtype=torch.float64)
-    # Lines within the small level. A location is off by 2^-24 of the image's height, 2e-4 pixels; gradients jump at whole
-    # pixels.
+    # lines within the small level, and away from whole pixels, where gradients jump: a location is off by 2^-24 of the
+    # image's height, 2e-4 pixels
     y = torch.floor(1 + 37 * y) + 0.1 + 0.8 * (370 * y).frac()
     inside = torch.stack((x, (y + 0.5) / 40), -1).float()
     far = torch.stack((x, (first + y + 0.5) / side), -1).float()

@@ -22,6 +22,7 @@ vss::Attention attention(const int64_t* s, const int64_t* shapes, const int64_t*
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 void set_processors(int count) { vss_emulator::processors = count; }
@@ -72,3 +73,4 @@ const char* attention_backward(const int64_t* sizes, const int64_t* shapes, cons
                               weights, grad_value, grad_locations, grad_weights, softmax, nullptr);
 }
 }
+#pragma GCC visibility pop
