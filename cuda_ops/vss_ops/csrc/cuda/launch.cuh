@@ -34,8 +34,8 @@ inline int log_rows_of(int lanes, int samples) {
 // kernels, not the GPU: what a newer GPU compiles of PTX for an older one does not.
 template <typename View>
 bool wide_atomics() {
-  constexpr int kDevices = 64;                        // more than a machine has; beyond, one float at a time
-  static std::atomic<int> versions[kDevices];         // of PTX, 0: not asked yet. Asking takes microseconds
+  constexpr int kDevices = 64;  // more than a machine has; beyond, one float at a time
+  static std::atomic<int> versions[kDevices];  // of PTX, 0: not asked yet; kept, since asking may load the kernel
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) return false;
   if (versions[device] == 0) {
@@ -76,7 +76,8 @@ template <typename View>
 const char* too_large(const View& view, int channels) {
   if (view.blocks() > kMostBlocks) return View::kTooManyRows;
   if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return View::kTooManySamples;
-  // Place counts vectors in 32 bits: 32 GB an image, or 2^31 elements where they do not split into vectors
+  // Place counts vectors in 32 bits: 32 GB an image, half of that where half precision is scattered four channels at a
+  // time, or 2^31 elements where they do not split into vectors
   if (view.image_elements() / channels > kMostVectors) return View::kTooManyElements;
   return "";
 }
