@@ -1,10 +1,12 @@
 """Times the compiled kernels against pure PyTorch: `python -m vss_ops.bench`.
 
 Every layer shape of InternImage-H (DCNv3) and of the Mask2Former pixel decoders (multi-scale deformable attention), at
-480x853 and 896x896, forward and backward, batch 1. Offsets are normal with a standard deviation of one pixel, as in a
-trained network. The floor is what the tensors alone cost at the memory bandwidth measured by a copy: every input read
-once, every output written once. On a GPU the second-level cache is emptied before every run, and the public CUDA op is
-timed too where `import DCNv3` works (cuda_ops/README.md says how to build it).
+480x853 and 896x896, forward and backward, batch 1, called as the models call them under autocast: input and value in
+--dtype, offsets, locations and logits in float32, the softmax inside. Offsets are normal with a standard deviation of
+one pixel, as in a trained network. The floor is what the tensors alone cost at the memory bandwidth measured by a copy:
+every input read once, every output written once, each in its dtype. On a GPU the second-level cache is emptied before
+every run, and the public CUDA op is timed too where `import DCNv3` works (cuda_ops/README.md says how to build it);
+in those rows ours too gets what that op takes: all tensors in --dtype, weights that are softmaxed already.
 
 Prints a table and writes a JSON list of {case, ours, peer, unit, ratio, equal, floor}; ratio = peer / ours, equal tells
 whether output and gradients agree within rounding.
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,12 +45,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Case:
-    """One layer: its name, its float tensors (made when asked for) and the call."""
+    """One layer: its name, its float tensors (made when asked for, the last are logits) and the models' call."""
 
     name: str
     tensors: Callable[[torch.device, torch.dtype], list[Tensor]]
     run: Callable[..., Tensor]
-    window: Window | None = None
+    window: Window | None = None  # of DCNv3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,10 +121,9 @@ def _dcnv3_case(name: str, H: int, W: int, channels: int, group: int) -> Case:
         input, offset, mask = (
             torch.randn(1, H, W, c, device=device, generator=generator, dtype=torch.float32) for c in sizes
         )
-        mask = mask.view(1, H, W, group, -1).softmax(-1).flatten(3)
-        return [t.to(dtype) for t in (input, offset, mask)]
+        return [input.to(dtype), offset, mask]
 
-    return Case(name, tensors, lambda *t: ops.dcnv3(*t, **window._asdict()), window)
+    return Case(name, tensors, lambda *t: ops.dcnv3(*t, **window._asdict(), softmax=True), window)
 
 
 def _attention_case(name: str, levels: list[tuple[int, int]], heads: int, head_channels: int) -> Case:
@@ -141,53 +143,88 @@ def _attention_case(name: str, levels: list[tuple[int, int]], heads: int, head_c
         queries, count = centres.shape[0], len(levels)
         drawn = torch.randn(1, queries, heads, count, 4, 2, device=device, generator=generator) * 2
         locations = centres.view(1, queries, 1, 1, 1, 2) + drawn / on[device][0].flip(1).view(count, 1, 2)
-        weights = torch.randn(1, queries, heads, count * 4, device=device, generator=generator).softmax(-1)
+        weights = torch.randn(1, queries, heads, count, 4, device=device, generator=generator)
         value = torch.randn(1, queries, heads, head_channels, device=device, generator=generator)
-        # locations in half precision would be off by pixels; models keep points in float32
-        return [value.to(dtype), locations, weights.view(1, queries, heads, count, 4)]
+        return [value.to(dtype), locations, weights]
 
-    return Case(name, tensors, lambda v, p, w: ops.ms_deform_attn(v, *on[v.device], p, w))
+    return Case(name, tensors, lambda v, p, w: ops.ms_deform_attn(v, *on[v.device], p, w, softmax=True))
 
 
 def _rows(case: Case, device: torch.device, dtype: torch.dtype, timer: Callable, bandwidth: float) -> Iterator[dict]:
-    leaves = [t.requires_grad_() for t in case.tensors(device, dtype)]
-    out = case.run(*leaves)
-    grad = torch.randn_like(out)
-    moved = sum(t.numel() * t.element_size() for t in (*leaves, out))
-    backward_moved = moved + sum(t.numel() * t.element_size() for t in leaves)
+    tensors = case.tensors(device, dtype)
+    dtype_name = str(dtype).removeprefix("torch.")
+
+    def rows(ours: Measured, theirs: Measured, tensors: list[Tensor], peer: str) -> Iterator[dict]:
+        equal = _equal(ours.results, theirs.results, dtype)
+        inputs, output = _bytes(*tensors), _bytes(ours.results[0])
+        for direction, moved in (("forward", inputs + output), ("backward", 2 * inputs + output)):
+            times = getattr(ours, direction), getattr(theirs, direction)
+            yield _row(f"{case.name} {direction} {dtype_name} vs {peer}", *times, moved / bandwidth, equal)
+
+    compiled = paths.COMPILED[device.type]
+    measured = [_measured(case.run, tensors, choice, timer) for choice in (compiled, "reference")]
+    yield from rows(*measured, tensors, "PyTorch")
+    if device.type == "cuda" and case.window is not None and (public := _public_op(dtype)):
+        window, tensors = case.window, in_the_public_form(tensors, case.window)
+        ours = _measured(lambda *t: ops.dcnv3(*t, **window._asdict()), tensors, compiled, timer)
+        yield from rows(ours, _measured_public(public, tensors, window, timer), tensors, "DCNv3")
+
+
+class Measured(NamedTuple):
+    """Seconds of a forward and of a backward pass, and the output and the gradients of the inputs."""
+
+    forward: float
+    backward: float
+    results: list[Tensor]
+
+
+def _measured(run: Callable[..., Tensor], tensors: list[Tensor], choice: str, timer: Callable) -> Measured:
+    leaves = [t.detach().requires_grad_() for t in tensors]
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return case.run(*leaves)
+            return run(*leaves)
 
-    def timed(choice: str) -> tuple[float, float, list[Tensor]]:
-        with paths.backend(choice):
-            out = case.run(*leaves)
+    with paths.backend(choice):
+        out = run(*leaves)
+        grad = _gradient_of(out)
 
-            def backward() -> tuple[Tensor, ...]:
-                return torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        def backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
-            times = timer(forward), timer(backward)
-            return *times, [out.detach(), *backward()]
+        return Measured(timer(forward), timer(backward), [out.detach(), *backward()])
 
-    ours, theirs = timed(paths.COMPILED[device.type]), timed("reference")
-    equal = _equal(ours[2], theirs[2], dtype)
-    dtype_name = str(dtype).removeprefix("torch.")
-    directions = (("forward", 0, moved / bandwidth), ("backward", 1, backward_moved / bandwidth))
-    for direction, number, floor in directions:
-        yield _row(f"{case.name} {direction} {dtype_name} vs PyTorch", ours[number], theirs[number], floor, equal)
-    if device.type == "cuda" and case.window is not None and (public := _public_op(dtype)):
-        tensors = [t.detach() for t in leaves]
-        numbers = _numbers_of_the_public_op(case.window)
-        runs = (
-            lambda: (public.dcnv3_forward(*tensors, *numbers),),
-            lambda: public.dcnv3_backward(*tensors, *numbers[:-1], grad, numbers[-1]),
-        )
-        results = [*runs[0](), *runs[1]()]
-        agrees = _equal(ours[2], results, dtype)
-        for direction, number, floor in directions:
-            name = f"{case.name} {direction} {dtype_name} vs DCNv3"
-            yield _row(name, ours[number], timer(runs[number]), floor, agrees)
+
+def _measured_public(public, tensors: list[Tensor], window: Window, timer: Callable) -> Measured:
+    # images at once, the last number, comes after the gradient in its backward
+    pairs = (*window.kernel_size, *window.stride, *window.padding, *window.dilation)
+    numbers = (*pairs, window.group, window.group_channels, window.offset_scale)
+
+    def forward() -> Tensor:
+        return public.dcnv3_forward(*tensors, *numbers, 256)
+
+    out = forward()
+    grad = _gradient_of(out)
+
+    def backward() -> Sequence[Tensor]:
+        return public.dcnv3_backward(*tensors, *numbers, grad, 256)
+
+    return Measured(timer(forward), timer(backward), [out, *backward()])
+
+
+def in_the_public_form(tensors: list[Tensor], window: Window) -> list[Tensor]:
+    """Returns input, offset and mask as the public op takes them: of one dtype, the mask softmaxed."""
+    input, offset, mask = tensors
+    mask = mask.unflatten(3, (window.group, -1)).softmax(-1).flatten(3)
+    return [input, offset.to(input.dtype), mask.to(input.dtype)]
+
+
+def _gradient_of(out: Tensor) -> Tensor:
+    return torch.randn(out.shape, generator=torch.Generator(out.device).manual_seed(1), device=out.device).to(out.dtype)
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _row(name: str, ours: float, peer: float, floor: float, equal: bool) -> dict:
@@ -215,24 +252,19 @@ def _public_op(dtype: torch.dtype):
         return None
 
 
-def _numbers_of_the_public_op(window: Window) -> tuple:
-    """What follows the tensors; the last, images at once, comes after the gradient in its backward."""
-    pairs = (*window.kernel_size, *window.stride, *window.padding, *window.dilation)
-    return *pairs, window.group, window.group_channels, window.offset_scale, 256
-
-
 def _time(run: Callable, device: torch.device, seconds: float, clock: Callable[[], float]) -> float:
     """Returns the time in seconds of the fastest run, the one least disturbed: 3 runs and more, until the cap."""
     run()
     times: list[float] = []
-    sweep = torch.empty(64 * 2**20, device=device) if device.type == "cuda" else None  # 256 MB, above any cache
+    # 256 MB, above any cache; read, not written: the run would have to write changed lines back
+    sweep = torch.zeros(64 * 2**20, device=device) if device.type == "cuda" else None
     while len(times) < 3 or (sum(times) < seconds and len(times) < 100):
         if sweep is None:
             start = clock()
             run()
             times.append(clock() - start)
         else:
-            sweep.zero_()
+            sweep.sum()
             torch.cuda._sleep(HOLD)
             events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             events[0].record()

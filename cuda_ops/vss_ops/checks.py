@@ -13,6 +13,13 @@ PIXELS = 2**27 - 1  # of one image, or positions of `value`: kernels count these
 HALF = (torch.float16, torch.bfloat16)
 
 
+def check_tensors(op: str, **tensors: Tensor) -> None:
+    """Raises TypeError where an argument is no tensor; the operators' own message would be a RuntimeError."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"vss_ops.{op}: {name} must be a tensor, got {type(tensor).__name__}")
+
+
 def check_dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window) -> None:
     """Checks the arguments of `dcnv3`.
 
@@ -37,6 +44,11 @@ def check_dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window) -> 
         raise ValueError(
             f"vss_ops.dcnv3: input of {H} x {W} pixels is smaller than kernel_size {list(window.kernel_size)} "
             f"with padding {list(window.padding)} and dilation {list(window.dilation)}"
+        )
+    if Ho * Wo > PIXELS:
+        raise ValueError(
+            f"vss_ops.dcnv3: padding {list(window.padding)} gives {Ho} x {Wo} pixels an output image, more than "
+            f"{PIXELS} are not supported"
         )
     points = window.group * window.points
     _check_shape("dcnv3", "offset", offset, (N, Ho, Wo, points * 2), "[N, Ho, Wo, group * points * 2]")
@@ -102,12 +114,19 @@ def _check_window(window: Window) -> None:
         sizes = getattr(window, name)
         if min(sizes) < least:
             raise ValueError(f"vss_ops.dcnv3: {name} must be at least {least}, got {list(sizes)}")
+        if max(sizes) > PIXELS:  # kernels count in 32 bits
+            raise ValueError(f"vss_ops.dcnv3: {name} must be at most {PIXELS}, got {list(sizes)}")
     if not math.isfinite(window.offset_scale):
         raise ValueError(f"vss_ops.dcnv3: offset_scale must be finite, got {window.offset_scale}")
     for name in ("group", "group_channels"):
-        if getattr(window, name) < 1:
-            raise ValueError(f"vss_ops.dcnv3: {name} must be at least 1, got {getattr(window, name)}")
+        number = getattr(window, name)
+        if not 1 <= number <= PIXELS:
+            raise ValueError(f"vss_ops.dcnv3: {name} must be from 1 to {PIXELS}, got {number}")
     kernel_h, kernel_w = window.kernel_size
+    if kernel_h * kernel_w > PIXELS:
+        raise ValueError(
+            f"vss_ops.dcnv3: kernel_size {kernel_h} x {kernel_w} has more points than the {PIXELS} that are supported"
+        )
     if window.remove_center and (kernel_h * kernel_w % 2 == 0 or kernel_h * kernel_w == 1):
         raise ValueError(
             f"vss_ops.dcnv3: remove_center needs a kernel_size of odd numbers above 1, got {list(window.kernel_size)}"

@@ -39,19 +39,6 @@ class Window(NamedTuple):
         half_y, half_x = self.half()
         return half_x - self.padding[1], half_y - self.padding[0]
 
-    def point_offsets(self) -> list[tuple[int, int]]:
-        """Returns (x, y) of every kernel point relative to the centre, before `offset_scale`; x is the slow axis."""
-        half_y, half_x = self.half()
-        kernel_h, kernel_w = self.kernel_size
-        points = [
-            (ix * self.dilation[1] - half_x, iy * self.dilation[0] - half_y)
-            for ix in range(kernel_w)
-            for iy in range(kernel_h)
-        ]
-        if self.remove_center:
-            del points[len(points) // 2]
-        return points
-
 
 def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Returns (height, width) of an int or a pair; ValueError names the argument otherwise."""

@@ -92,9 +92,10 @@ def dcnv3(
         [N, Ho, Wo, group * group_channels] in the dtype of `input` (under autocast: the autocast dtype).
 
     Raises:
-        TypeError: a tensor's dtype is not allowed.
+        TypeError: an argument is no tensor, or its dtype is not allowed.
         ValueError: a shape, device or number is not allowed. Both name the argument.
     """
+    checks.check_tensors("dcnv3", input=input, offset=offset, mask=mask)
     return torch.ops.vss_ops.dcnv3(
         input,
         offset,
@@ -136,9 +137,17 @@ def ms_deform_attn(
         [N, Q, M * D] in the dtype of `value` (under autocast: the autocast dtype).
 
     Raises:
-        TypeError: a tensor's dtype is not allowed.
+        TypeError: an argument is no tensor, or its dtype is not allowed.
         ValueError: a shape, device or number is not allowed. Both name the argument.
     """
+    checks.check_tensors(
+        "ms_deform_attn",
+        value=value,
+        spatial_shapes=spatial_shapes,
+        level_start_index=level_start_index,
+        sampling_locations=sampling_locations,
+        attention_weights=attention_weights,
+    )
     return torch.ops.vss_ops.ms_deform_attn(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights, softmax
     )
@@ -155,7 +164,12 @@ def _implementation(table: Tensor, *, backward: bool = False):
     if path == "reference" or table.numel() == 0:  # kernels want a row they may read
         return reference
     if path == "cuda" and backward and torch.are_deterministic_algorithms_enabled():
-        return reference  # the kernels add in the order in which threads arrive
+        paths.tell(
+            "deterministic",
+            "vss_ops: torch.use_deterministic_algorithms is set: backward passes on CUDA run pure PyTorch, slower, "
+            "since the kernels add in the order in which threads arrive",
+        )
+        return reference
     return compiled
 
 

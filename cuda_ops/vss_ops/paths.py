@@ -70,15 +70,21 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
         return compiled
     if _choice == compiled:
         raise RuntimeError(f"vss_ops: VSS_OPS={compiled} asks for compiled kernels, but {reason}; {CURE}")
-    if compiled not in _told:
-        _told.add(compiled)
-        _log.warning(
-            "vss_ops: no compiled %s kernels (%s): running pure PyTorch, same results but slower; %s",
-            device.type.upper(),
-            reason,
-            CURE,
-        )
+    tell(
+        compiled,
+        "vss_ops: no compiled %s kernels (%s): running pure PyTorch, same results but slower; %s",
+        device.type.upper(),
+        reason,
+        CURE,
+    )
     return "reference"
+
+
+def tell(about: str, message: str, *arguments: str) -> None:
+    """Logs a line, once a process for everything it is `about`."""
+    if about not in _told:
+        _told.add(about)
+        _log.warning(message, *arguments)
 
 
 def status() -> dict[str, dict]:

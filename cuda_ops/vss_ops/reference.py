@@ -153,12 +153,12 @@ def _dcnv3_samples(input: Tensor, offset: Tensor, window: Window) -> Samples:
     Ho, Wo = offset.shape[1:3]
     group, device, dtype = C // window.group_channels, input.device, offset.dtype
     offset = offset.reshape(N, Ho, Wo, group, window.points, 2)
-    base = torch.tensor(window.point_offsets(), device=device, dtype=dtype)  # [P, 2]
+    base_x, base_y = _kernel_points(window, device)
     first_x, first_y = window.first_centre()
     centre_x = torch.arange(Wo, device=device, dtype=dtype) * window.stride[1] + first_x
     centre_y = torch.arange(Ho, device=device, dtype=dtype) * window.stride[0] + first_y
-    x = centre_x.view(1, 1, Wo, 1, 1) + (offset[..., 0] + base[:, 0]) * window.offset_scale
-    y = centre_y.view(1, Ho, 1, 1, 1) + (offset[..., 1] + base[:, 1]) * window.offset_scale
+    x = centre_x.view(1, 1, Wo, 1, 1) + (offset[..., 0] + base_x) * window.offset_scale
+    y = centre_y.view(1, Ho, 1, 1, 1) + (offset[..., 1] + base_y) * window.offset_scale
     # the table has one row a (image, pixel, group): row = (image * H * W + pixel) * group + g
     image = torch.arange(N, device=device).view(N, 1, 1, 1, 1) * (H * W * group)
     start = image + torch.arange(group, device=device).view(1, 1, 1, group, 1)
@@ -166,13 +166,28 @@ def _dcnv3_samples(input: Tensor, offset: Tensor, window: Window) -> Samples:
     return _corners(x.reshape(-1, window.points), y.reshape(-1, window.points), W, H, start, group)
 
 
+def _kernel_points(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns x and y of the kernel points relative to the centre, integers [P]; x is the slow axis.
+
+    Made where they are needed: a copy from the host would wait for the device, and cannot be captured in a CUDA graph.
+    """
+    kernel_h, kernel_w = window.kernel_size
+    half_y, half_x = window.half()
+    number = torch.arange(window.points, device=device)
+    if window.remove_center:
+        number = number + (number >= kernel_h * kernel_w // 2)
+    return number // kernel_h * window.dilation[1] - half_x, number % kernel_h * window.dilation[0] - half_y
+
+
 def _attention_samples(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor) -> Samples:
     N, S, M, _ = value.shape
     Q, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
     device = value.device
     shapes, starts = shapes.to(device), starts.to(device)
-    filled = shapes.prod(1) > 0  # an empty level may start beyond the table, and may still be wide
-    shapes, starts = torch.where(filled.unsqueeze(1), shapes, 0), torch.where(filled, starts, 0)
+    # A level that is not inside the table is empty, as on a GPU, where the host cannot look before; an empty level may
+    # start beyond the table, and may still be wide. Where the sizes are at most S their product is no overflow.
+    inside = (shapes >= 1).all(1) & (shapes <= S).all(1) & (starts >= 0) & (starts <= S - shapes.prod(1))
+    shapes, starts = torch.where(inside.unsqueeze(1), shapes, 0), torch.where(inside, starts, 0)
     height, width = (shapes[:, i].view(L, 1) for i in (0, 1))
     x = locations[..., 0] * width - 0.5
     y = locations[..., 1] * height - 0.5

@@ -87,6 +87,8 @@ def compile_emulated(source: str, made: Path, *flags: str) -> Path:
         pytest.skip(f"needs a C++ compiler and the headers of a CUDA toolkit: {error}")
     includes = [f"-I{here}", f"-I{library.SOURCES / 'cuda'}", "-isystem", str(nvcc.parents[1] / "include")]
     aligned = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # as a GPU does: it ends the program
-    command = [compiler, "-std=c++17", "-O1", '-DVSS_EMULATED="emulator.h"', *includes, *aligned, *flags, "-x", "c++"]
+    # hidden, as in the build: what is static in an inline function is otherwise one in all libraries of a process
+    basic = ["-std=c++17", "-O1", "-fvisibility=hidden", '-DVSS_EMULATED="emulator.h"']
+    command = [compiler, *basic, *includes, *aligned, *flags, "-x", "c++"]
     subprocess.run([*command, str(here / source), "-o", str(made)], check=True)
     return made

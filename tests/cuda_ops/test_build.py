@@ -155,8 +155,11 @@ def test_direct_calls_of_kernels_are_guarded(cpp_kernels: None):
     torch.ops.vss_ops.dcnv3_forward_out(*arguments, numbers, 1.0, False, out)
     with pytest.raises(RuntimeError, match="weights must be dense with 144 elements"):
         torch.ops.vss_ops.dcnv3_forward_out(*arguments[:2], torch.zeros(3), numbers, 1.0, False, out)
-    with pytest.raises(RuntimeError, match="number 0 of window must be positive"):
-        torch.ops.vss_ops.dcnv3_forward_out(*arguments, [0, *numbers[1:]], 1.0, False, out)
+    for number in (0, 2**32 + 3):
+        with pytest.raises(RuntimeError, match="number 0 of window must be from 1 to 134217727"):
+            torch.ops.vss_ops.dcnv3_forward_out(*arguments, [number, *numbers[1:]], 1.0, False, out)
+    with pytest.raises(RuntimeError, match="too many points"):
+        torch.ops.vss_ops.dcnv3_forward_out(*arguments, [2**14, 2**14, *numbers[2:]], 1.0, False, out)
     with pytest.raises(RuntimeError, match="one dtype"):
         torch.ops.vss_ops.dcnv3_forward_out(arguments[0].double(), *arguments[1:], numbers, 1.0, False, out.double())
     with pytest.raises(RuntimeError, match="nothing to sample"):
@@ -210,13 +213,15 @@ def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
     assert _runtime_calls(made) <= CAPTURED, "a CUDA graph could not capture a call that waits or allocates"
 
 
-# What a library may call of the CUDA runtime inside the capture of a graph: launches, and questions to the host.
+# What a library may call of the CUDA runtime inside the capture of a graph: launches, and questions to the host. What a
+# kernel was compiled for is one (libraries such as CUB ask it before every first launch); the answer is kept.
 CAPTURED = {
     "cudaLaunchKernel",
     "cudaGetLastError",
     "cudaGetErrorString",
     "cudaGetDevice",
     "cudaDeviceGetAttribute",
+    "cudaFuncGetAttributes",
 }
 
 

@@ -6,13 +6,15 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from vss_ops import build
+from vss_ops import build, reference
 from vss_ops.compiled import _numbers
+from vss_ops.geometry import Window
 
 from tests.cuda_ops.conftest import compile_emulated
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, seed_of, window, with_gradients
@@ -65,6 +67,7 @@ def _loaded(emulator: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(emulator))
     for name in ("dcnv3_forward", "dcnv3_backward", "attention_forward", "attention_backward"):
         getattr(loaded, name).restype = ctypes.c_char_p
+    loaded.filled_sectors.restype = ctypes.c_double
     return loaded
 
 
@@ -139,22 +142,87 @@ def test_tensors_that_begin_anywhere(kernels: ctypes.CDLL, problem: Dcn | Attent
         _run(kernels, problem, moved)
 
 
+@pytest.fixture
+def many_processors(kernels: ctypes.CDLL) -> Iterator[None]:
+    """A GPU on which few blocks would leave most of it idle."""
+    kernels.set_processors(132)
+    yield
+    kernels.set_processors(0)
+
+
+def _tile(kernels: ctypes.CDLL, N: int, H: int, W: int, window: Window) -> int:
+    """Returns the output pixels of a tile of the window kernel."""
+    sizes = [N, H, W, *window.output_size(H, W), *_numbers(window)]
+    return kernels.window_tile((ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(window.offset_scale))
+
+
+@pytest.mark.parametrize("name", ["vectors", "16 channels, softmax", "odd channels", "stride and dilation"])
+def test_small_tiles(kernels: ctypes.CDLL, many_processors: None, name: str):
+    problem = DCN[name]
+    assert _tile(kernels, problem.N, problem.H, problem.W, problem.window) == 16
+    _run(kernels, problem, problem.tensors(torch.float32))
+
+
+def test_tiles_follow_the_number_of_blocks(kernels: ctypes.CDLL, many_processors: None):
+    """InternImage-H at 896 x 896: 3168 blocks of 8 warps are three rounds of 132 processors."""
+    tiles = [_tile(kernels, 1, 896 // s, 896 // s, window(group=c // 32, group_channels=32)) for s, c in STAGES]
+    assert tiles == [64, 64, 32, 16]
+    kernels.set_processors(0)
+    assert _tile(kernels, 1, 28, 28, window(group=80, group_channels=32)) == 64
+
+
+STAGES = ((4, 320), (8, 640), (16, 1280), (32, 2560))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_additions_fill_the_sectors_they_touch(kernels: ctypes.CDLL, dtype: torch.dtype):
+    _assert_sectors_are_filled(kernels, dtype)
+
+
+def _assert_sectors_are_filled(kernels: ctypes.CDLL, dtype: torch.dtype) -> None:
+    problem = ATTENTION["three levels"]
+    kernels.watch_additions()
+    _run(kernels, problem, problem.tensors(dtype))
+    assert kernels.filled_sectors() >= 1.0  # more where rows of a warp meet
+
+
 @pytest.mark.slow
 def test_without_wide_atomics(emulator: Path, tmp_path: Path):
-    """As on GPUs before compute capability 9."""
+    """As on GPUs before compute capability 9, and on later ones where the code is PTX for those."""
     made = compile_emulated("entry.cpp", tmp_path / "kernels.so", "-shared", "-fPIC", "-DVSS_EMULATED_MAJOR=8")
     kernels = _loaded(made)
     for problem in (*DCN.values(), *ATTENTION.values()):
         _run(kernels, problem, problem.tensors(torch.float32))
+    for dtype in TYPES:
+        _assert_sectors_are_filled(kernels, dtype)
 
 
-def test_too_many_samples_are_refused(kernels: ctypes.CDLL):
+def test_too_many_samples_are_refused_by_name(kernels: ctypes.CDLL):
     problem = Attention(1, 1, 1, 4, 2048, ((4, 4),))
     shapes, starts = problem.levels()
     sizes = (ctypes.c_int64 * 7)(1, 16, 1, 1, 4, 1, 2048)
     tensors = [*problem.tensors(torch.float32), torch.zeros(4)]
     message = kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, tensors), 0)
-    assert message == b"a row has too many samples"
+    assert message == b"sampling_locations has too many levels x points for a GPU, at most 2047"
+    sizes = [1, 50, 50, 1, 1, *_numbers(window((46, 45), padding=0, group=1, group_channels=4))]
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 0, 0]
+    message = kernels.dcnv3_forward(*head, *map(_address, tensors[1:]), _address(tensors[0]), 0)
+    assert message == b"kernel_size has too many points for a GPU, at most 2047"
+
+
+def test_too_large_tables_are_refused_by_name(kernels: ctypes.CDLL):
+    """Refused before anything is read: there is no memory behind these sizes."""
+    nothing = [ctypes.c_void_p(0)] * 7
+    side = 11585  # pixels, of 520 channels: more than 2^31 vectors of 16 bytes, fewer than 2^31 pixels
+    sizes = [1, side, side, 1, 1, *_numbers(window(1, stride=side, padding=0, group=1, group_channels=520))]
+    head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 1, 1]
+    assert kernels.dcnv3_forward(*head, *nothing[:4], 0) == b"input has too many elements an image for a GPU"
+    assert kernels.dcnv3_backward(*head, *nothing, 0) == b"input has too many elements an image for a GPU"
+    head = [(ctypes.c_int64 * 7)(1, side**2, 1, 1, 520, 1, 1), nothing[0], nothing[0], 1, 1]
+    assert kernels.attention_forward(*head, *nothing[:4], 0) == b"value has too many elements an image for a GPU"
+    head[0] = (ctypes.c_int64 * 7)(1, 4, 2**33, 4096, 8, 1, 1)
+    named = b"sampling_locations has too many queries and heads for one launch on a GPU"
+    assert kernels.attention_forward(*head, *nothing[:4], 0) == named
 
 
 def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):
@@ -162,12 +230,14 @@ def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):
     problem = Attention(1, 5, 1, 4, 2, ((4, 4),))
     value, locations, weights = problem.tensors(torch.float32)
     sizes = (ctypes.c_int64 * 7)(1, 16, 5, 1, 4, 1, 2)
-    for height, width, start in ((2**32, 2**32, 16), (4, 4, 2**63 - 1), (2**40, 1, 0), (1, 2**62, 0)):
+    absurd = ((2**32, 2**32, 16), (4, 4, 2**63 - 1), (2**40, 1, 0), (1, 2**62, 0), (2, 2, -1), (-2, -2, 0))
+    for height, width, start in absurd:
         levels = torch.tensor([[height, width]]), torch.tensor([start])
         out = torch.full((1, 5, 4), float("nan"))
         tensors = (*levels, value, locations, weights, out)
         _check(kernels.attention_forward(sizes, *map(_address, levels), 0, 0, *map(_address, tensors[2:]), 0))
         assert not out.any()
+        assert not reference.ms_deform_attn(value, *levels, locations, weights).any()
 
 
 def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):
@@ -178,6 +248,7 @@ def test_levels_outside_the_table_read_as_zero(kernels: ctypes.CDLL):
     shapes[1, 0] = 6  # one line more than the table holds
     out = torch.empty(1, 5, 16)
     _check(kernels.attention_forward(sizes, *map(_address, (shapes, starts)), 0, 0, *map(_address, (*tensors, out)), 0))
+    assert_close([out], [reference.ms_deform_attn(tensors[0], shapes, starts, *tensors[1:])], 1e-6)
     weights = tensors[2].clone()
     weights[..., 1, :] = 0
     assert_close([out], [problem.exact(tensors[0], tensors[1], weights)], 1e-6)

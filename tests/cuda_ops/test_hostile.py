@@ -123,9 +123,12 @@ def test_offset_scale_must_be_finite(scale: float):
 
 
 @BOTH
-def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyPatch, problem: Dcn | Attention):
+def test_deterministic_algorithms_do_without_atomics(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: Dcn | Attention
+):
     """As if on a GPU: with kernels whose sums depend on the order of threads, backward is left to pure PyTorch."""
     ran = []
+    monkeypatch.setattr(paths, "_told", set())
     monkeypatch.setattr(paths, "path_for", lambda device, dtype: "cuda")
     for name in ("dcnv3", "ms_deform_attn"):
         forward = getattr(ops.reference, name)
@@ -135,12 +138,15 @@ def test_deterministic_algorithms_do_without_atomics(monkeypatch: pytest.MonkeyP
     tensors = problem.tensors(torch.float32)
     with_gradients(problem.run, tensors)
     assert ran == ["forward", "backward"]
+    assert caplog.records == []
     torch.use_deterministic_algorithms(True)
     try:
-        with_gradients(problem.run, tensors)
+        for _ in range(2):
+            with_gradients(problem.run, tensors)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert ran == ["forward", "backward", "forward"]
+    assert ran == ["forward", "backward", "forward", "forward"]
+    assert len(caplog.records) == 1 and "backward passes on CUDA run pure PyTorch" in caplog.text
 
 
 @pytest.mark.slow
@@ -169,6 +175,40 @@ def test_tables_of_more_than_2_to_the_31_elements(cpp_kernels: None, op: str):
                 table.view(1, -1, 1, channels), shapes, starts, where, torch.ones(1, 1, 1, 1, 1)
             )
             assert out.sum() == channels
+
+
+@pytest.mark.gpu
+def test_values_of_more_than_2_to_the_31_elements_on_a_gpu(cuda_kernels: None):
+    """Queries look at the last positions alone; the first of these begins behind 2^31 elements."""
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip("needs 40 GB of free GPU memory")
+    side, heads, channels = 2920, 8, 32
+    first = side - 40  # line
+    assert first * side * heads * channels > 2**31
+    value = torch.zeros(1, side * side, heads, channels, dtype=torch.bfloat16, device="cuda")
+    small = torch.randn(1, 40 * side, heads, channels, device="cuda").bfloat16()
+    value[:, first * side :] = small
+    weights = torch.randn(1, 500, heads, 1, 4, device="cuda")
+    x, y = torch.rand(2, *weights.shape, device="cuda", dtype=torch.float64)
+    # lines within the small level, and away from whole pixels, where gradients jump: a location is off by 2^-24 of the
+    # image's height, 2e-4 pixels
+    y = torch.floor(1 + 37 * y) + 0.1 + 0.8 * (370 * y).frac()
+    inside = torch.stack((x, (y + 0.5) / 40), -1).float()
+    far = torch.stack((x, (first + y + 0.5) / side), -1).float()
+
+    def run(table: torch.Tensor, lines: int, where: torch.Tensor) -> list[torch.Tensor]:
+        levels = torch.tensor([[lines, side]], device="cuda"), torch.tensor([0], device="cuda")
+        leaves = [t.requires_grad_() for t in (table, where, weights)]
+        out = vss_ops.ms_deform_attn(leaves[0], *levels, *leaves[1:], softmax=True)
+        return [out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)]
+
+    with vss_ops.backend("cuda"):
+        expected = run(small, 40, inside)
+        out, grad_value, grad_locations, grad_weights = run(value, side, far)
+    assert not grad_value[:, : first * side].any()
+    scale = torch.tensor([1.0, 40 / side], device="cuda")
+    results = [out, grad_value[:, first * side :], grad_locations * scale, grad_weights]
+    assert_close(results, expected, 3e-2)
 
 
 def _points(side: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from vss_ops import reference
 
 from tests.cuda_ops.problems import Attention, Dcn, assert_close, window, with_gradients
@@ -106,3 +109,53 @@ def test_backward_in_small_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch):
     whole = reference.dcnv3_backward(seed, *tensors, DCN.window)
     monkeypatch.setitem(reference.CHUNK_ELEMENTS, "cpu", 200)
     assert_close(list(reference.dcnv3_backward(seed, *tensors, DCN.window)), list(whole), 1e-13)
+
+
+class _OnTheHost(TorchDispatchMode):
+    """Notes the operators that take or return a tensor in host memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(t, Tensor) and t.device.type == "cpu" for t in tree_leaves((args, kwargs, out))):
+            self.seen.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize(
+    "problem", [DCN, Dcn(1, 5, 5, window(remove_center=True, group_channels=2)), ATTENTION], ids=str
+)
+def test_nothing_comes_from_the_host(problem: Dcn | Attention):
+    """A copy from the host waits for the device and cannot be captured; seen on tensors without data."""
+    shapes = [t.shape for t in problem.tensors(torch.float32)]
+    levels = [t.shape for t in problem.levels()] if isinstance(problem, Attention) else []
+    with FakeTensorMode(), _OnTheHost() as host:
+        table, *points = (torch.empty(s, device="cuda") for s in shapes)
+        if isinstance(problem, Dcn):
+            out = reference.dcnv3(table, *points, problem.window, True)
+            reference.dcnv3_backward(out, table, *points, problem.window, True)
+        else:
+            arguments = [table, *(torch.empty(s, dtype=torch.long, device="cuda") for s in levels), *points, True]
+            out = reference.ms_deform_attn(*arguments)
+            reference.ms_deform_attn_backward(out, *arguments)
+    assert host.seen == []
+
+
+@pytest.mark.parametrize("level", [(3, 3, 16), (2, 2, -1), (2**32, 2**32, 0), (-2, -2, 0), (1, 4, 2**63 - 1)], ids=str)
+def test_a_level_that_is_not_inside_the_table_reads_as_zero(level: tuple[int, int, int]):
+    """As the kernels on a GPU, where nobody can look at the levels before."""
+    height, width, start = level
+    problem = Attention(2, 5, 2, 3, 4, ((4, 4), (2, 2)), softmax=True)
+    value, locations, weights = problem.tensors(torch.float64)  # 20 positions
+    shapes, starts = torch.tensor([[4, 4], [height, width]]), torch.tensor([0, start])
+    leaves = [t.requires_grad_() for t in (value, locations, weights)]
+    out = reference.ms_deform_attn(value, shapes, starts, locations, weights, softmax=True)
+    scaled = weights.flatten(3).softmax(-1).view_as(weights)[..., :1, :]
+    first = reference.ms_deform_attn(value, shapes[:1], starts[:1], locations[:, :, :, :1], scaled)
+    assert_close([out], [first], 1e-13)
+    seed = torch.ones_like(out)
+    grads = reference.ms_deform_attn_backward(seed, value, shapes, starts, locations, weights, softmax=True)
+    assert_close(list(grads), list(torch.autograd.grad(first, leaves, seed)), 1e-12)

@@ -29,12 +29,25 @@ inline void check_device(const Tensor& t, const Tensor& table, const char* name)
                   " must be on the device of the table");
 }
 
+inline void check_pixels(int64_t height, int64_t width, const char* name) {
+  STD_TORCH_CHECK(height <= kMostPixels && width <= kMostPixels && height * width <= kMostPixels, "vss_ops: ", name,
+                  " has more than ", kMostPixels, " pixels an image");
+}
+
 // window: kernel, stride, padding, dilation as (height, width) each, group, group_channels, remove_center
 inline Dcn dcn_of(const Tensor& input, const Tensor& offset, const std::vector<int64_t>& window, double offset_scale) {
   STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4 && window.size() == 11, "vss_ops: bad arguments of dcnv3");
+  for (int i = 0; i < 10; ++i) {
+    const int64_t least = i == 4 || i == 5 ? 0 : 1;  // padding
+    STD_TORCH_CHECK(window[i] >= least && window[i] <= kMostPixels, "vss_ops: number ", i, " of window must be from ",
+                    least, " to ", kMostPixels);
+  }
+  const int64_t points = window[0] * window[1];
+  STD_TORCH_CHECK(points <= kMostPixels, "vss_ops: the window has too many points");
+  STD_TORCH_CHECK(window[10] == 0 || (window[10] == 1 && points > 1), "vss_ops: remove_center leaves no point");
+  check_pixels(input.size(1), input.size(2), "input");
+  check_pixels(offset.size(1), offset.size(2), "offset");
   auto at = [&](int i) { return static_cast<int32_t>(window[i]); };
-  for (int i : {0, 1, 2, 3, 6, 7, 8, 9}) STD_TORCH_CHECK(at(i) >= 1, "vss_ops: number ", i, " of window must be positive");
-  STD_TORCH_CHECK(at(10) == 0 || (at(10) == 1 && at(0) * at(1) > 1), "vss_ops: remove_center leaves no point");
   return Dcn{input.size(0), input.size(1), input.size(2), offset.size(1), offset.size(2), at(8), at(9),
              at(0),         at(1),         at(2),         at(3),          at(4),          at(5), at(6),
              at(7),         at(10),        offset_scale};
@@ -47,6 +60,7 @@ inline Attention attention_of(const Tensor& value, const Tensor& shapes, const T
                       shapes.is_contiguous() && starts.is_contiguous() && shapes.numel() == 2 * locations.size(3) &&
                       starts.numel() == locations.size(3),
                   "vss_ops: spatial_shapes and level_start_index must be dense int64");
+  check_pixels(value.size(1), 1, "value");
   check_device(shapes, value, "spatial_shapes");
   check_device(starts, value, "level_start_index");
   auto at = [](int64_t v) { return static_cast<int32_t>(v); };

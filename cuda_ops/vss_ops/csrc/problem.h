@@ -15,6 +15,10 @@
 
 namespace vss {
 
+// Of one image, and at most of every number of a window: these are counted in 32 bits, everything else in 64.
+// PIXELS of vss_ops/checks.py.
+constexpr int64_t kMostPixels = (int64_t{1} << 27) - 1;
+
 // DCNv3: table = input [N, H, W, G, D], coordinates = offset [N, Ho, Wo, G, P, 2], weights = mask [N, Ho, Wo, G, P].
 struct Dcn {
   int64_t N, H, W, Ho, Wo;

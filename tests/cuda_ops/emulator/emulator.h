@@ -13,11 +13,13 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <set>
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -33,7 +35,7 @@
 #define VSS_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
   vss_emulator::launch(blocks, threads, shared_bytes, [&] { (*kernel)(__VA_ARGS__); })
 #ifndef VSS_EMULATED_MAJOR
-#define VSS_EMULATED_MAJOR 9  // compute capability
+#define VSS_EMULATED_MAJOR 9  // compute capability the code is for; the device's is 9
 #endif
 #if VSS_EMULATED_MAJOR >= 9
 #define VSS_WIDE_ATOMICS
@@ -42,7 +44,10 @@
 #define cudaGetLastError() cudaSuccess  // declared by the CUDA headers, defined in a library that is not linked
 #define cudaGetErrorString(error) ""
 #define cudaGetDevice(device) cudaSuccess
-#define cudaDeviceGetAttribute(value, attribute, device) (*(value) = VSS_EMULATED_MAJOR, cudaSuccess)
+#define cudaDeviceGetAttribute(value, attribute, device) \
+  (*(value) = (attribute) == cudaDevAttrMultiProcessorCount ? vss_emulator::processors : 9, cudaSuccess)
+#define cudaFuncGetAttributes(attributes, kernel) \
+  ((attributes)->ptxVersion = VSS_EMULATED_MAJOR * 10, (kernel) != nullptr ? cudaSuccess : cudaErrorInvalidValue)
 
 namespace vss_emulator {
 
@@ -57,8 +62,11 @@ struct Fiber {
   ucontext_t context;
   void* seen_as;  // by ThreadSanitizer
   unsigned barriers, shuffles;  // it has been through
+  unsigned additions;  // to global memory, of this thread so far
   bool done;
 };
+
+inline int processors = 0;  // 0: no number of blocks is too few
 
 inline Index thread_index, block_index;
 inline unsigned char* shared;
@@ -132,7 +140,7 @@ VSS_UNSEEN inline void run_block(unsigned block, unsigned threads, unsigned char
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& fiber = fibers[i];
     fiber.done = false;
-    fiber.barriers = fiber.shuffles = 0;
+    fiber.barriers = fiber.shuffles = fiber.additions = 0;
     fiber.seen_as = new_fiber();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = stacks + i * kStack;
@@ -175,6 +183,30 @@ inline void launch(unsigned blocks, unsigned threads, size_t shared_bytes, std::
   receive(&finished);
 }
 
+// What the additions of warps to global memory move and touch: a GPU moves sectors of 32 bytes, once an instruction of a
+// warp. The n-th additions of its threads count as one instruction.
+inline bool watching = false;
+inline size_t moved;
+inline std::set<std::array<size_t, 4>> touched;
+
+VSS_UNSEEN inline void note_addition(const void* to, size_t bytes) {
+  if (!watching) return;
+  const size_t number = fibers[thread_index.x].additions++;
+  moved += bytes;
+  touched.insert({block_index.x, thread_index.x / 32, number, reinterpret_cast<size_t>(to) / 32});
+}
+
+inline void add(float* to, float value) {
+  float before, after;
+  uint32_t bits = __atomic_load_n(reinterpret_cast<uint32_t*>(to), __ATOMIC_RELAXED), sum;
+  do {
+    std::memcpy(&before, &bits, sizeof before);
+    after = before + value;
+    std::memcpy(&sum, &after, sizeof sum);
+  } while (!__atomic_compare_exchange_n(reinterpret_cast<uint32_t*>(to), &bits, sum, true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED));
+}
+
 }  // namespace vss_emulator
 
 #define threadIdx vss_emulator::thread_index
@@ -191,21 +223,18 @@ VSS_UNSEEN inline float __shfl_xor_sync(unsigned, float value, int mask) {
 }
 
 inline void atomicAdd(float* to, float value) {
-  float before, after;
-  uint32_t bits = __atomic_load_n(reinterpret_cast<uint32_t*>(to), __ATOMIC_RELAXED), sum;
-  do {
-    std::memcpy(&before, &bits, sizeof before);
-    after = before + value;
-    std::memcpy(&sum, &after, sizeof sum);
-  } while (!__atomic_compare_exchange_n(reinterpret_cast<uint32_t*>(to), &bits, sum, true, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED));
+  vss_emulator::note_addition(to, sizeof value);
+  vss_emulator::add(to, value);
 }
 inline void atomicAdd(float4* to, float4 value) {
-  atomicAdd(&to->x, value.x);
-  atomicAdd(&to->y, value.y);
-  atomicAdd(&to->z, value.z);
-  atomicAdd(&to->w, value.w);
+  vss_emulator::note_addition(to, sizeof value);
+  vss_emulator::add(&to->x, value.x);
+  vss_emulator::add(&to->y, value.y);
+  vss_emulator::add(&to->z, value.z);
+  vss_emulator::add(&to->w, value.w);
 }
+
+inline int __float2int_rd(float value) { return static_cast<int>(std::floor(value)); }
 
 inline float __uint_as_float(uint32_t bits) {
   float value;

@@ -22,7 +22,28 @@ vss::Attention attention(const int64_t* s, const int64_t* shapes, const int64_t*
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
+
+void set_processors(int count) { vss_emulator::processors = count; }
+
+// Output pixels of a tile whose gradients are added up in shared memory, 0 where they are not.
+int window_tile(const int64_t* sizes, double scale) {
+  vss::Windows windows{};
+  return vss::windows_of(dcn(sizes, scale), vss::enough_blocks(), windows) ? windows.pixels() : 0;
+}
+
+void watch_additions() {
+  vss_emulator::watching = true;
+  vss_emulator::moved = 0;
+  vss_emulator::touched.clear();
+}
+
+// Bytes that additions to global memory since watch_additions() move, a byte of the sectors they touch.
+double filled_sectors() {
+  vss_emulator::watching = false;
+  return vss_emulator::moved / (32.0 * vss_emulator::touched.size());
+}
 
 const char* dcnv3_forward(const int64_t* sizes, double scale, int table_type, int point_type, const void* input,
                           const void* offset, const void* mask, void* out, int softmax) {
@@ -52,3 +73,4 @@ const char* attention_backward(const int64_t* sizes, const int64_t* shapes, cons
                               weights, grad_value, grad_locations, grad_weights, softmax, nullptr);
 }
 }
+#pragma GCC visibility pop

@@ -55,6 +55,9 @@ int main() {
     run<__half>(name, p, elements(p), Dtype::kHalf, softmax, reach);
   };
   run_dcn("32 channels a group", dcn(1, 9, 10, 2, 32, 3), true, 1.5f);
+  vss_emulator::processors = 132;
+  run_dcn("small tiles", dcn(1, 9, 10, 2, 32, 3), true, 1.5f);
+  vss_emulator::processors = 0;
   run_dcn("16 channels a group, far outside", dcn(2, 8, 9, 3, 16, 3), true, 9.f);
   run_dcn("groups that 32 channels cut", dcn(1, 9, 9, 5, 12, 3), false, 1.5f);
   run_dcn("no window", dcn(1, 9, 9, 1, 8, 13), true, 1.5f);

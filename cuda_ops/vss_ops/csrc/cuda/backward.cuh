@@ -108,8 +108,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks - 1)
       });
 }
 
-// Gradient of the table, added to global memory corner by corner. For DCNv3 where its window fits: window.cuh. Where
-// global memory has no wide atomics `channels` is 1: the threads of a warp then add to neighbouring addresses.
+// Gradient of the table, added to global memory corner by corner. For DCNv3 where its window fits: window.cuh. `channels`
+// is what one addition takes, 4 where global memory has wide atomics, else 1: whatever the dtype of the gradient that is
+// read, neighbouring threads then add to neighbouring addresses, and an instruction of a warp fills the 32-byte sectors
+// it touches.
 template <typename View, typename T, typename O, int channels>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     scatter_kernel(View view, const T* grad, const O* coordinates, const O* weights, float* grad_table, bool softmax) {

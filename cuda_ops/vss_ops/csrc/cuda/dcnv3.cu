@@ -19,10 +19,21 @@ DcnView view_of(const Dcn& p, Dtypes dtypes) {
   return {p, (log_pixels + 1) / 2, log_pixels / 2, log_g};
 }
 
-// Finds the largest tile whose window fits in shared memory; false without one of at least 16 pixels, since a smaller
-// tile has more window than samples.
-bool windows_of(const Dcn& p, Windows& w) {
+// Blocks that keep the GPU busy: about 8 run on an SM at once, and after three rounds of them a last one that is not
+// full costs little.
+int64_t enough_blocks() {
+  int device = 0, processors = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return known ? int64_t{processors} * 8 * 3 : 0;
+}
+
+// Finds the largest tile whose window fits in shared memory, and a smaller one while there are fewer than `enough`
+// blocks. False without one of at least 16 pixels, since a smaller tile has more window than samples.
+bool windows_of(const Dcn& p, int64_t enough, Windows& found) {
+  Windows w{};
   w.p = p;
+  w.offset_scale = static_cast<float>(p.offset_scale);
   const bool whole = kWarp % p.D == 0 || p.D % kWarp == 0;  // else 32 channels may begin and end inside a group
   w.groups = std::min((kWarp - 1) / p.D + (whole ? 1 : 2), p.G);
   if (w.groups * p.samples() > kStaged) return false;
@@ -30,7 +41,8 @@ bool windows_of(const Dcn& p, Windows& w) {
   // int holds is too large in any case.
   const double scale = std::fabs(p.offset_scale), most = kSharedBytes;
   const double reach_x = std::ceil(p.half_w() * scale) + 1, reach_y = std::ceil(p.half_h() * scale) + 1;
-  for (int log_pixels = 6; log_pixels >= 4; --log_pixels) {
+  bool any = false;
+  for (int log_pixels = 6; log_pixels >= 4 && !(any && found.blocks() >= enough); --log_pixels) {
     w.log_w = (log_pixels + 1) / 2;
     w.log_h = log_pixels / 2;
     const double width = ((1 << w.log_w) - 1) * double(p.stride_w) + 2 * reach_x + 2;
@@ -41,9 +53,11 @@ bool windows_of(const Dcn& p, Windows& w) {
     w.dx = -static_cast<int>(reach_x);
     w.dy = -static_cast<int>(reach_y);
     w.batch = std::min(kStaged / (w.groups * p.samples()), w.pixels());
-    if (w.shared_bytes() <= kSharedBytes && w.blocks() <= kMostBlocks) return true;
+    if (w.shared_bytes() > kSharedBytes || w.blocks() > kMostBlocks) continue;
+    found = w;
+    any = true;
   }
-  return false;
+  return any;
 }
 
 const char* run_window(const Windows& w, Dtypes dtypes, const void* grad, const void* offset, const void* mask,
@@ -77,7 +91,7 @@ const char* launch_backward<Dcn>(const Dcn& p, Dtypes dtypes, const void* grad, 
                                    softmax, stream);
   if (*problem != 0) return problem;
   Windows windows{};
-  return windows_of(p, windows) && aligned(grad_table, 16)
+  return windows_of(p, enough_blocks(), windows) && aligned(grad_table, 16)
              ? run_window(windows, dtypes, grad, coordinates, weights, grad_table, softmax, stream)
              : run_scatter(view, dtypes, grad, coordinates, weights, grad_table, softmax, stream);
 }

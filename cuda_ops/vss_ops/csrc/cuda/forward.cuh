@@ -1,11 +1,12 @@
 // Forward kernel of both ops.
 //
-// Bytes, for one DCNv3 row of InternImage-H (9 points, 32 channels) in bfloat16. Device memory must move 64 of input,
-// 64 of output, 36 of offset, 18 of mask: 182 bytes, which at 4.8 TB/s (H200) is 38 ps. The 36 table rows that are read
-// are 2304 bytes. They must come from the first-level cache: at 128 bytes a clock and SM that is 18 clocks, on 132 SMs
-// 78 ps, so this load path, not device memory, bounds the forward pass, at twice the device memory floor; the second
-// level would be slower again. Converting 1152 values to float32 and multiplying them takes as long: 72 instructions of
-// a warp, four a clock. Hence:
+// Bytes, for one DCNv3 row of InternImage-H (9 points, 32 channels) in bfloat16, points in float32 as the models have
+// them. Device memory must move 64 of input, 64 of output, 72 of offset, 36 of mask: 236 bytes, which at 4.8 TB/s (H200)
+// is 49 ps. The 36 table rows that are read are 2304 bytes. They must come from the first-level cache: at 128 bytes a
+// clock and SM that is 18 clocks, on 132 SMs 78 ps, 1.6 times the device memory floor; the second level would be slower
+// again. Converting 1152 values to float32 and multiplying them takes as long: 72 instructions of a warp, four a clock.
+// With addresses, positions and the softmax a row takes about 190: 48 clocks, so that instructions bound the forward
+// pass. Hence:
 //  - a thread takes 16 bytes of channels, so that a warp's load moves 512 bytes in one instruction;
 //  - a block covers a tile of neighbouring pixels of few groups: neighbours sample the same table rows, so that a row
 //    enters the first-level cache once a block, about 4 times a tile pixel instead of 36;

@@ -1,6 +1,7 @@
 // Picks dtypes and vector width for a view and launches.
 #pragma once
 
+#include <atomic>
 #include <type_traits>
 
 #include "backward.cuh"
@@ -12,6 +13,8 @@ namespace vss {
 
 constexpr int64_t kMostBlocks = 2147483647;
 constexpr int64_t kMostVectors = 2147483647;
+constexpr int kWidest = 0;     // channels a thread takes at once: as many as 16 bytes hold
+constexpr int kScattered = 4;  // and where it adds them to float32: what one addition takes, see scatter_kernel
 
 // Threads that share a row (pick, below): one a 16-byte vector of its channels, or one a channel.
 inline int lanes_of(int channels, Dtypes dtypes) {
@@ -27,12 +30,21 @@ inline int log_rows_of(int lanes, int samples) {
   return log;
 }
 
-// True where the GPU adds four floats to global memory at once.
-inline bool wide_atomics() {
-  int device = 0, major = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
-  return known && major >= 9;
+// True where the code that runs here adds four floats to global memory at once. The code is asked, by one of its
+// kernels, not the GPU: what a newer GPU compiles of PTX for an older one does not.
+template <typename View>
+bool wide_atomics() {
+  constexpr int kDevices = 64;  // more than a machine has; beyond, one float at a time
+  static std::atomic<int> versions[kDevices];  // of PTX, 0: not asked yet; kept, since asking may load the kernel
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) return false;
+  if (versions[device] == 0) {
+    cudaFuncAttributes code{};
+    const auto* kernel = reinterpret_cast<const void*>(&scatter_kernel<View, float, float, kScattered>);
+    if (cudaFuncGetAttributes(&code, kernel) != cudaSuccess) return false;
+    versions[device] = code.ptxVersion;
+  }
+  return versions[device] >= 90;
 }
 
 template <typename T>
@@ -59,23 +71,24 @@ inline const char* last_error() {
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
-// Why the kernels cannot take the problem in one launch, "" where they can.
+// Why the kernels cannot take the problem in one launch, "" where they can. Names are those of the ops' arguments.
 template <typename View>
 const char* too_large(const View& view, int channels) {
-  if (view.blocks() > kMostBlocks) return "the output has too many rows for one launch";
-  if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return "a row has too many samples";
-  // Place counts vectors in 32 bits: 32 GB an image, or 2^31 elements where they do not split into vectors
-  if (view.image_elements() / channels > kMostVectors) return "the table has too many elements an image";
+  if (view.blocks() > kMostBlocks) return View::kTooManyRows;
+  if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return View::kTooManySamples;
+  // Place counts vectors in 32 bits: 32 GB an image, half of that where half precision is scattered four channels at a
+  // time, or 2^31 elements where they do not split into vectors
+  if (view.image_elements() / channels > kMostVectors) return View::kTooManyElements;
   return "";
 }
 
-// Calls run(Type<T>, Type<O>, width): threads take `width` channels of a row, 16 bytes, where `vectors` allows it, the
-// channels split and what is read and written that way, `a` and `b`, is aligned. Else they take one.
-template <typename View, typename Run>
+// Calls run(Type<T>, Type<O>, width): threads take `width` channels of a row where `vectors` allows it, the channels split
+// and what is read and written that way, `a` and `b`, is aligned. Else they take one.
+template <int width, typename View, typename Run>
 const char* pick(const View& view, Dtypes dtypes, bool vectors, const void* a, const void* b, Run run) {
   if (view.blocks() == 0) return "";
   return with_types(dtypes, [&](auto t, auto o) {
-    constexpr int wide = 16 / sizeof(typename decltype(t)::type);
+    constexpr int wide = width == kWidest ? 16 / sizeof(typename decltype(t)::type) : width;
     const bool split = vectors && view.D() % wide == 0 && aligned(a, 16) && aligned(b, 16);
     const char* problem = too_large(view, split ? wide : 1);
     if (*problem != 0) return problem;
@@ -99,7 +112,7 @@ void launch(void (*kernel)(View, Parameters...), const View& view, void* stream,
 template <typename View>
 const char* run_forward(const View& view, Dtypes dtypes, const void* table, const void* coordinates,
                         const void* weights, void* out, bool softmax, void* stream) {
-  return pick(view, dtypes, true, table, out, [&](auto t, auto o, auto width) {
+  return pick<kWidest>(view, dtypes, true, table, out, [&](auto t, auto o, auto width) {
     launch(&forward_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, table,
            coordinates, weights, out, softmax);
   });
@@ -109,7 +122,7 @@ const char* run_forward(const View& view, Dtypes dtypes, const void* table, cons
 template <typename View>
 const char* run_points(const View& view, Dtypes dtypes, const void* grad, const void* table, const void* coordinates,
                        const void* weights, void* grad_coordinates, void* grad_weights, bool softmax, void* stream) {
-  return pick(view, dtypes, true, table, grad, [&](auto t, auto o, auto width) {
+  return pick<kWidest>(view, dtypes, true, table, grad, [&](auto t, auto o, auto width) {
     launch(&points_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, grad,
            table, coordinates, weights, grad_coordinates, grad_weights, softmax);
   });
@@ -119,7 +132,7 @@ const char* run_points(const View& view, Dtypes dtypes, const void* grad, const 
 template <typename View>
 const char* run_scatter(const View& view, Dtypes dtypes, const void* grad, const void* coordinates,
                         const void* weights, void* grad_table, bool softmax, void* stream) {
-  return pick(view, dtypes, wide_atomics(), grad, grad_table, [&](auto t, auto o, auto width) {
+  return pick<kScattered>(view, dtypes, wide_atomics<View>(), grad, grad_table, [&](auto t, auto o, auto width) {
     launch(&scatter_kernel<View, typename decltype(t)::type, typename decltype(o)::type, width()>, view, stream, grad,
            coordinates, weights, grad_table, softmax);
   });

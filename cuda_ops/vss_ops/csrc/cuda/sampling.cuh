@@ -31,8 +31,8 @@ __device__ __forceinline__ Sample sample_at(float x, float y, int32_t width, int
   Sample s{};
   s.pixel = spare;
   if (x > -1.f && x < static_cast<float>(width) && y > -1.f && y < static_cast<float>(height)) {  // false for NaN
-    const float left = floorf(x), top = floorf(y), fx = x - left, fy = y - top;
-    const int32_t column = static_cast<int32_t>(left), line = static_cast<int32_t>(top);
+    const int32_t column = __float2int_rd(x), line = __float2int_rd(y);  // exact, as their way back to float is
+    const float fx = x - static_cast<float>(column), fy = y - static_cast<float>(line);
     const bool x0 = column >= 0, x1 = column + 1 < width, y0 = line >= 0, y1 = line + 1 < height;
     s.column = max(column, 0);
     s.line = max(line, 0);

@@ -20,12 +20,13 @@ __device__ __forceinline__ DcnPoint point_of(const Dcn& p, int s) {
   return {static_cast<float>(x), static_cast<float>(y)};
 }
 
-// The sample of a kernel point at output pixel (x, y), with its offset.
+// The sample of a kernel point at output pixel (x, y), with its offset. `scale` is the offset_scale of `p`: converting
+// that double takes a thread longer than all else here.
 template <typename O>
-__device__ __forceinline__ Sample sample_of(const Dcn& p, const DcnPoint& point, const O* offset, int x, int y) {
+__device__ __forceinline__ Sample sample_of(const Dcn& p, float scale, const DcnPoint& point, const O* offset, int x,
+                                            int y) {
   const auto width = static_cast<int32_t>(p.W), height = static_cast<int32_t>(p.H);
   const int centre_x = x * p.stride_w + p.half_w() - p.pad_w, centre_y = y * p.stride_h + p.half_h() - p.pad_h;
-  const float scale = static_cast<float>(p.offset_scale);
   // fmaf, so that a sample found twice is the same sample
   const float at_x = fmaf(to_float(offset[0]) + point.x, scale, static_cast<float>(centre_x));
   const float at_y = fmaf(to_float(offset[1]) + point.y, scale, static_cast<float>(centre_y));
@@ -37,17 +38,32 @@ __device__ __forceinline__ Sample sample_of(const Dcn& p, const DcnPoint& point,
 // columns, then lines.
 struct DcnView {
   using Point = DcnPoint;
+  static constexpr const char* kTooManyRows = "offset has too many pixels and groups for one launch on a GPU";
+  static constexpr const char* kTooManySamples = "kernel_size has too many points for a GPU, at most 2047";
+  static constexpr const char* kTooManyElements = "input has too many elements an image for a GPU";
 
   Dcn p;
+  float offset_scale;
   int32_t log_w, log_h, log_g;
+  uint32_t columns, lines, groups;  // tiles of an image
+  int64_t line_rows;                // rows of a line of the output
 
-  // of the block at hand
-  int64_t image;
+  // of the block at hand; what follows from these is not kept, to save registers
+  uint32_t image;
   int32_t first_x, first_y, first_g;
 
-  VSS_INLINE int64_t blocks() const {
-    return p.N * tiles(p.Ho, log_h) * tiles(p.Wo, log_w) * tiles(p.G, log_g);
-  }
+  DcnView(const Dcn& problem, int32_t log_w, int32_t log_h, int32_t log_g)
+      : p(problem),
+        offset_scale(static_cast<float>(p.offset_scale)),
+        log_w(log_w),
+        log_h(log_h),
+        log_g(log_g),
+        columns(static_cast<uint32_t>(tiles(p.Wo, log_w))),
+        lines(static_cast<uint32_t>(tiles(p.Ho, log_h))),
+        groups(static_cast<uint32_t>(tiles(p.G, log_g))),
+        line_rows(p.Wo * p.G) {}
+
+  VSS_INLINE int64_t blocks() const { return p.N * lines * columns * groups; }
   VSS_INLINE int rows_per_block() const { return 1 << (log_w + log_h + log_g); }
   VSS_INLINE int samples() const { return p.samples(); }
   VSS_INLINE int D() const { return p.D; }
@@ -56,8 +72,6 @@ struct DcnView {
 
   // Group tiles of one place are neighbours in the grid, so that they run together and share lines of the offsets.
   __device__ __forceinline__ void open(uint32_t block) {
-    const auto groups = static_cast<uint32_t>(tiles(p.G, log_g)), columns = static_cast<uint32_t>(tiles(p.Wo, log_w));
-    const auto lines = static_cast<uint32_t>(tiles(p.Ho, log_h));
     first_g = static_cast<int32_t>(block % groups) << log_g;
     block /= groups;
     first_x = static_cast<int32_t>(block % columns) << log_w;
@@ -72,25 +86,25 @@ struct DcnView {
 
   // Row of the output, -1 beyond its edge.
   __device__ __forceinline__ int64_t row(int local) const {
-    const int x = x_of(local), y = y_of(local), g = g_of(local), Wo = static_cast<int>(p.Wo);
-    if (x >= Wo || y >= static_cast<int>(p.Ho) || g >= p.G) return -1;
-    return (image * p.Ho * p.Wo + int64_t{y} * Wo + x) * p.G + g;
+    const int x = x_of(local), y = y_of(local), g = g_of(local);
+    if (x >= static_cast<int>(p.Wo) || y >= static_cast<int>(p.Ho) || g >= p.G) return -1;
+    return (int64_t{image} * static_cast<uint32_t>(p.Ho) + y) * line_rows + (int64_t{x} * p.G + g);
   }
 
   // First channel of the row's group in pixel 0 of its image.
   __device__ __forceinline__ int64_t table_at(int local) const {
-    return image * p.H * p.W * stride() + int64_t{g_of(local)} * p.D;
+    return image * image_elements() + int64_t{g_of(local)} * p.D;
   }
 
   __device__ __forceinline__ Point point(int s) const { return point_of(p, s); }
 
   template <typename O>
   __device__ __forceinline__ Sample locate(const Point& point, const O* offset, int local) const {
-    return sample_of(p, point, offset, x_of(local), y_of(local));
+    return sample_of(p, offset_scale, point, offset, x_of(local), y_of(local));
   }
 
   __device__ __forceinline__ float2 scale(const Point&) const {
-    return make_float2(static_cast<float>(p.offset_scale), static_cast<float>(p.offset_scale));
+    return make_float2(offset_scale, offset_scale);
   }
 };
 
@@ -101,15 +115,28 @@ struct AttentionView {
   struct Point {  // the level of a sample
     int32_t width, height, start;
   };
+  static constexpr const char* kTooManyRows = "sampling_locations has too many queries and heads for one launch on a GPU";
+  static constexpr const char* kTooManySamples = "sampling_locations has too many levels x points for a GPU, at most 2047";
+  static constexpr const char* kTooManyElements = "value has too many elements an image for a GPU";
 
   Attention p;
   int32_t log_q, log_m;
+  int64_t queries;  // tiles of an image
+  uint32_t heads;
 
   // of the block at hand
-  int64_t image, first_q;
-  int32_t first_m;
+  int64_t first_row;
+  uint32_t image;
+  int32_t first_m, count_q;  // queries from its first to the last of the image, not more than it takes
 
-  VSS_INLINE int64_t blocks() const { return p.N * tiles(p.Q, log_q) * tiles(p.M, log_m); }
+  AttentionView(const Attention& problem, int32_t log_q, int32_t log_m)
+      : p(problem),
+        log_q(log_q),
+        log_m(log_m),
+        queries(tiles(p.Q, log_q)),
+        heads(static_cast<uint32_t>(tiles(p.M, log_m))) {}
+
+  VSS_INLINE int64_t blocks() const { return p.N * queries * heads; }
   VSS_INLINE int rows_per_block() const { return 1 << (log_q + log_m); }
   VSS_INLINE int samples() const { return p.samples(); }
   VSS_INLINE int D() const { return p.D; }
@@ -117,25 +144,28 @@ struct AttentionView {
   VSS_INLINE int64_t image_elements() const { return p.S * stride(); }
 
   __device__ __forceinline__ void open(uint32_t block) {
-    const auto heads = static_cast<uint32_t>(tiles(p.M, log_m)), queries = static_cast<uint32_t>(tiles(p.Q, log_q));
     first_m = static_cast<int32_t>(block % heads) << log_m;
     block /= heads;
-    first_q = int64_t{block % queries} << log_q;
-    image = block / queries;
+    const auto launched = static_cast<uint32_t>(queries);  // fewer than 2^31, or nothing is launched
+    const int64_t first_q = int64_t{block % launched} << log_q;
+    count_q = static_cast<int32_t>(min(p.Q - first_q, int64_t{1} << log_q));
+    image = block / launched;
+    first_row = (image * p.Q + first_q) * p.M + first_m;
   }
 
-  __device__ __forceinline__ int m_of(int local) const { return first_m + (local & ((1 << log_m) - 1)); }
+  // Query and head of a row in the tile.
+  __device__ __forceinline__ int q_of(int local) const { return local >> log_m; }
+  __device__ __forceinline__ int m_of(int local) const { return local & ((1 << log_m) - 1); }
 
   // Row of the output, -1 beyond the queries or heads.
   __device__ __forceinline__ int64_t row(int local) const {
-    const int m = m_of(local);
-    const int64_t q = first_q + (local >> log_m);
-    return m < p.M && q < p.Q ? (image * p.Q + q) * p.M + m : -1;
+    const int q = q_of(local), m = m_of(local);
+    return first_m + m < p.M && q < count_q ? first_row + int64_t{q} * p.M + m : -1;
   }
 
   // First channel of the row's head in position 0 of its image.
   __device__ __forceinline__ int64_t table_at(int local) const {
-    return image * p.S * stride() + int64_t{m_of(local)} * p.D;
+    return image * image_elements() + int64_t{first_m + m_of(local)} * p.D;
   }
 
   // The host cannot look at device memory without waiting: a level that is not inside the table is empty. Samples of an

@@ -10,8 +10,8 @@
 // of the samples, and a lane's bank is its own, so that there are no conflicts wherever samples lie. 32 channels are one
 // group of InternImage-H or two of XL, whose samples then differ between the halves of the warp.
 // Shared memory moves 128 bytes a clock: 72 clocks of an SM a row for the additions, 18 for the samples. The few warps
-// that fit beside each other (25 KB each) have little to do while one waits; hence the next sample is loaded while one
-// is added, and the next pixel's gradient before that.
+// that fit beside each other (25 KB each), two a scheduler, cannot hide each other's waits: it will issue well below an
+// instruction a clock. Hence the next sample is loaded while one is added, and the next pixel's gradient before that.
 // Samples outside the window go to global memory directly.
 #pragma once
 
@@ -26,6 +26,7 @@ static_assert(kSharedBytes < 0xffff, "a place counts bytes of the window in 16 b
 
 struct Windows {
   Dcn p;
+  float offset_scale;
   int32_t log_w, log_h;   // tile of output pixels
   int32_t width, height;  // of the window
   int32_t dx, dy;         // from the first sample centre of the tile to the window's corner
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(kWarp)
             const int local = first + k, i = (k * groups + g) * samples + s;
             const int64_t pixel = pixel_of(local), sample = (pixel * p.G + first_group + g) * samples + s;
             if (pixel < 0) return;
-            const Sample at = sample_of(p, point, offsets + 2 * sample, x_of(local), y_of(local));
+            const Sample at = sample_of(p, w.offset_scale, point, offsets + 2 * sample, x_of(local), y_of(local));
             const Softmax of_row = softmax ? softmaxes[local * groups + g] : Softmax{};
             weights[i] = at.corners(weight_of(masks[sample], softmax, of_row));
             places[i] = w.place(at, at.column - window_x, at.line - window_y);
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(kWarp)
         if (place.x == kOutside) {
           const int64_t sample = (pixel * p.G + first_group + group) * samples + s;
           const int x = x_of(first + k), y = y_of(first + k);
-          const Sample at = sample_of(p, point_of(p, s), offsets + 2 * sample, x, y);
+          const Sample at = sample_of(p, w.offset_scale, point_of(p, s), offsets + 2 * sample, x, y);
           float* to = grad_input + (image * p.H * p.W + at.pixel) * C + channel;
           const int64_t right = at.right * C, down = at.down * C;
           if (weight.x != 0.f) atomicAdd(to, weight.x * g);
