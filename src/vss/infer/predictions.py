@@ -18,7 +18,9 @@ from vss.infer.stream import batches, load_ahead, one_ahead
 # Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
 # averaged, and where probabilities are wanted C x H x W float32 until they are on the host.
 _FRAMES_ON_GPU = 8
-_WORKERS_ON_GPU = 4
+# Threads beside a GPU: as many as the job was given, within these. A frame's class scores take one 0.15 s to encode, and
+# each holds 200 MB of them.
+_WORKERS_ON_GPU = (4, 8)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,7 +61,7 @@ def predictions(
         engine: what predicts.
         items: one a frame.
         job: what is done with each.
-        workers: None = torch's number of threads on a CPU, 4 on a GPU.
+        workers: None = torch's number of threads, on a GPU 4 to 8 of them.
         batch_frames: neighbouring frames of one size that a GPU may work on at once; None = 8.
 
     Raises:
@@ -69,7 +71,8 @@ def predictions(
     frames = frames_at_once(engine.device, workers, batch_frames)
     if engine.device.type == "cpu":
         return _on_cpu(engine, items, job, frames)
-    return _on_gpu(engine, items, job, workers or _WORKERS_ON_GPU, frames)
+    least, most = _WORKERS_ON_GPU
+    return _on_gpu(engine, items, job, workers or min(max(torch.get_num_threads(), least), most), frames)
 
 
 def frames_at_once(device: torch.device, workers: int | None, batch_frames: int | None) -> int:
