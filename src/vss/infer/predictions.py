@@ -18,8 +18,8 @@ from vss.infer.stream import batches, load_ahead, one_ahead
 # Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
 # averaged, and where probabilities are wanted C x H x W float32 until they are on the host.
 _FRAMES_ON_GPU = 8
-# Threads beside a GPU: as many as the job was given, within these. A frame's class scores take one 0.15 s to encode, and
-# each holds 200 MB of them.
+# Threads beside a GPU: as many as the job was given, within these. To encode the class scores of a frame, one needs
+# 0.15 s and 200 MB.
 _WORKERS_ON_GPU = (4, 8)
 
 Item = TypeVar("Item")
