@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from train.tiny import TINY, UPERNET, start
+from train.tiny import MASK2FORMER, TINY, UPERNET, start
 
 from vss import formats
 from vss.errors import UserError
@@ -151,6 +151,17 @@ def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path
     assert formats.sha256_of_file(tmp_path / "one" / "audit.json") == formats.sha256_of_file(
         tmp_path / "two" / "audit.json"
     )
+
+
+def test_two_processes_train_mask2former_in_pieces(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
+    """The processes count each other's masks once a step, in step."""
+    settings = {"config": MASK2FORMER, **TINY, "max_iters": 2, "cfg_options": {"micro_batch": 1}}
+    write_job(job_for(published_settings(resolve(settings)), prepared("vspw"), tmp_path / "two"), tmp_path / "job.json")
+    run_processes([sys.executable, "-m", "vss.train.worker", str(tmp_path / "job.json")], count=2)
+    lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert [line["iter"] for line in lines] == [1, 2]
+    assert all(0 < line["loss_dice"] <= 5 and line["loss_cls"] > 0 for line in lines)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "two" / "weights.safetensors").values())
 
 
 def run_in(folder: Path) -> None:
