@@ -217,6 +217,19 @@ def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, 
     plan_of(config)
 
 
+@pytest.mark.parametrize("spelling", ["out", "./out/", "{here}/out", "{link}/out"])
+def test_a_folder_has_one_name(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict) -> None:
+    here, link = tmp_path / "here", tmp_path / "link"
+    here.mkdir()
+    link.symlink_to(here)
+    (tmp_path / "disk").mkdir()
+    (here / "out").symlink_to(tmp_path / "disk")  # results kept elsewhere keep their name here
+    monkeypatch.chdir(here)
+    checked = check_schema(config | {"results": spelling.format(here=here, link=link), "work": "~/w"}, SCHEMA)
+    assert checked["results"] == "out"
+    assert checked["work"] == str(Path.home() / "w")
+
+
 def test_a_refiner_with_weights_is_not_trained(config: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     config["refiners"]["cascadepsp"] |= {"weights": str(tmp_path / "weights"), "training": {"max_iters": 9}}

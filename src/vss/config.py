@@ -47,8 +47,9 @@ def _one_spelling(folder: str) -> str:
 
     Snakemake knows files by their names, and would take those of another spelling for files it knows nothing of.
     """
-    path = os.path.normpath(os.path.expanduser(folder))
-    return os.path.relpath(path) if os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()) else path
+    path = Path(os.path.normpath(os.path.expanduser(folder)))
+    real = path.parent.resolve() / path.name  # it may itself be a link to a larger disk
+    return str(real.relative_to(Path.cwd())) if path.is_absolute() and real.is_relative_to(Path.cwd()) else str(path)
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:

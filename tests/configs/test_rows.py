@@ -137,7 +137,7 @@ def test_settings_and_options_reach_everything_that_depends_on_them() -> None:
         ({"cfg_options": {"ratio_range": [2, 0.5]}}, r"ratio_range is \[2, 0.5\], must be \[least, most\]"),
         ({"cfg_options": {"max_iters": True}}, "max_iters is True, must be a whole number"),
         ({"cfg_options": {"model.backbone.with_cp": True}}, "with_cp follows from grad_checkpoint"),
-        ({"cfg_options": {"optim_wrapper.constructor": "LayerDecay"}}, "'LayerDecay', allowed are InternImageLayerD"),
+        ({"cfg_options": {"optim_wrapper.constructor": "LayerDecay"}}, "'LayerDecay', allowed are DefaultOptimW"),
         ({"cfg_options": {"optim_wrapper.paramwise_cfg.norm_decay": 0}}, r"\(no constructor\) takes no 'norm_decay'"),
         ({"cfg_options": {"optim_wrapper.clip_grad": {"max_nrom": 1}}}, "clip_grad takes no 'max_nrom'.*did you mean"),
         ({"cfg_options": {"optim_wrapper.clip_grad": 3}}, "clip_grad"),
@@ -154,3 +154,6 @@ def test_where_embeddings_of_the_head_count_is_checked() -> None:
         load("upernet_internimage-t_vspw", {"optim_wrapper.paramwise_cfg.head_embeddings": "frist"})
     with pytest.raises(UserError, match=r"paramwise_cfg \(InternImageLayerDecay\) takes no 'decay_rat'"):
         load("upernet_internimage-t_vspw", {"optim_wrapper.paramwise_cfg.decay_rat": 0.9})
+    rates = {"_delete_": True, "depths": [4, 4, 18, 4], "decay_rate": 0.9}
+    with pytest.raises(UserError, match="InternImageLayerDecay needs 'head_embeddings'"):
+        load("upernet_internimage-t_vspw", {"optim_wrapper.paramwise_cfg": rates})

@@ -309,7 +309,9 @@ def test_losses_of_pieces_average_to_those_of_the_batch(monkeypatch):
     assert abs(sum(float(piece["loss_dice"]) for piece in apart) / 2 - float(whole["loss_dice"])) > 0.05
     head.share_denominators(images, pieces=2)
     pieces = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
+    again = head.loss(features, images, {})
     for name, value in whole.items():
+        assert float(again[name]) == float(value), name  # a batch of its own again
         assert sum(float(piece[name]) for piece in pieces) / 2 == pytest.approx(float(value), rel=1e-4), name
 
 

@@ -222,16 +222,28 @@ def test_label_maps_of_480p_are_refined_at_their_own_size():
     assert max(map(max, echoed(settings, image, labels, of="cascadepsp-mini")[1])) <= 200  # 192, padded
 
 
+def test_what_suits_a_network_is_its_own_mode_s():
+    def resolved(**settings):
+        return resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS["cascadepsp-mini"].settings)
+
+    assert (resolved()["L"], resolved()["min_size"], resolved()["fast"]) == (192, 0, True)
+    assert resolved(mode="single_pass")["L"] == 192 and resolved(L=300)["L"] == 300
+    assert (resolved(mode="generic")["L"], resolved(mode="scene_parsing")["fast"]) == (900, False)
+
+
 @pytest.mark.parametrize(
     ("mode", "sides"),
     [
         ("scene_parsing", {100: 100, 300: 300, 1200: 900}),
         ("single_pass", {100: 224, 300: 300, 1200: 900}),
         ("generic", {100: 900, 300: 900, 1200: 900}),
+        ("generic at 1200", {100: 1200, 1200: 1200, 1600: 1200}),
     ],
 )
 def test_sizes_that_the_global_step_works_at(mode, sides):
-    resolved = resolve_settings({"mode": mode}, classes=VSPW.classes, suits=NETWORKS["cascadepsp"].settings)
+    mode, _, L = mode.partition(" at ")
+    settings = {"mode": mode, "L": int(L)} if L else {"mode": mode}
+    resolved = resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS["cascadepsp"].settings)
     for side, expected in sides.items():
         image, mask = torch.zeros(1, 3, side // 2, side), torch.zeros(1, 1, side // 2, side)
         image, mask = to_working_size(image, mask, resolved["L"], min_size=resolved["min_size"])

@@ -160,7 +160,7 @@ def test_two_processes_train_mask2former_in_pieces(prepared: Callable[[str], dic
     run_processes([sys.executable, "-m", "vss.train.worker", str(tmp_path / "job.json")], count=2)
     lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [line["iter"] for line in lines] == [1, 2]
-    assert all(0 < line["loss_dice"] <= 5 and line["loss_cls"] > 0 for line in lines)
+    assert all(0 < line["decode.loss_dice"] <= 5 and line["decode.loss_cls"] > 0 for line in lines)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "two" / "weights.safetensors").values())
 
 

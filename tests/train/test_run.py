@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from train.tiny import MASK2FORMER, UPERNET
 
 from vss import formats
 from vss.errors import UserError
+from vss.train.loop import TimedIterator
 
 Train = Callable[..., dict[str, Path]]
 # Stochastic depth and dropout, so that the model's own random numbers matter.
@@ -173,16 +174,41 @@ def test_what_only_watches_a_training_starts_none(run_train: Train, tmp_path: Pa
     assert len(list((tmp_path / "work").iterdir())) == 2
 
 
-def test_an_infinite_gradient_stops_the_step_it_would_be_taken_in(run_train: Train, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("clip_grad", [{"max_norm": 1.0}, {"_delete_": True, "type": "value", "clip_value": 1.0}, None])
+def test_an_infinite_gradient_stops_the_step_it_would_be_taken_in(
+    run_train: Train, monkeypatch: pytest.MonkeyPatch, clip_grad: dict | None
+) -> None:
     steps = []
+    backward, step = torch.Tensor.backward, torch.optim.AdamW.step
+    network = []
 
-    def infinite(parameters: list, **_: Any) -> torch.Tensor:
-        steps.append(len(parameters))
-        return torch.tensor(float("inf") if len(steps) == 2 else 1.0)
+    def broken_backward(self: torch.Tensor, *words: Any, **options: Any) -> None:
+        backward(self, *words, **options)
+        if len(steps) == 1:
+            network[0].param_groups[0]["params"][0].grad.view(-1)[0] = float("inf")
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
-    with pytest.raises(UserError, match=r"stopped at iteration 2: the gradient's norm is inf on frames video\d/"):
-        run_train(max_iters=4)
+    def counted_step(self: torch.optim.AdamW, *words: Any, **options: Any) -> None:
+        network[:] = [self]
+        steps.append(1)
+        step(self, *words, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", broken_backward)
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted_step)
+    with pytest.raises(UserError, match=r"stopped at iteration 2: the gradient's norm is (inf|nan) on frames video\d/"):
+        run_train(max_iters=4, cfg_options={"optim_wrapper.clip_grad": clip_grad})
+    assert len(steps) == 1
+
+
+def test_an_error_of_a_loading_process_is_one_line(tmp_path: Path) -> None:
+    def batches() -> Iterator[dict]:
+        yield {}
+        raise UserError("Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File ...\n"
+                        "vss.errors.UserError: a.jpg: not a readable image\n")  # fmt: skip
+
+    waiting = TimedIterator(batches())
+    assert next(waiting) == {} and waiting.waited >= 0
+    with pytest.raises(UserError, match=r"^a\.jpg: not a readable image$"):
+        next(waiting)
 
 
 def test_finetuning_takes_over_what_fits(run_train: Train) -> None:

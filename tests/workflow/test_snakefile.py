@@ -43,6 +43,18 @@ def test_nothing_heavy_is_imported_for_a_dry_run() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_why_a_training_failed_outlives_the_next_try(tmp_path: Path) -> None:
+    """Snakemake deletes the log of a job that it starts again."""
+    project = Project(tmp_path / "project")
+    text = (project.folder / "tiny.yaml").read_text().replace("max_iters: 3, batch_size: 2", "batch_size: 1")
+    (project.folder / "tiny.yaml").write_text(text)
+    done = project.snakemake("--retries", "1", "results/finetune/convnext/weights.safetensors", check=False)
+    assert done.returncode != 0
+    kept = (project.folder / "work" / "finetune" / "convnext" / "failed.log").read_text()
+    assert kept.count("batch norm alone on one device cannot train on 1 image") == 2
+
+
 def test_a_config_file_stands_alone(project: Project) -> None:
     """Snakemake by itself would merge tiny.yaml into config.yaml, whose models would leak in."""
     done = project.snakemake("--dry-run")

@@ -3,6 +3,7 @@
 Nothing here may import torch: this file is read for every dry run and again for every job.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from vss import configs
 from vss.config import check_schema
 from vss.digest import content_mark, stage_digest, trained_with_other_code
 from vss.errors import UserError
-from vss.formats import canonical_json
+from vss.formats import canonical_json, read_json
 from vss.plan import Plan, any_of, lead_jobs_to
 from vss.resolved import (
     check_soups,
@@ -173,14 +174,22 @@ def published_content(path):
 
 
 def trained_with_other_settings():
-    """The trainings whose settings are not those that `rule settings` noted."""
+    """The finished trainings whose settings are not those that `rule settings` noted; code is another note's matter."""
     refiners = [f"refine/{name}" for name in plan.refiners if plan.trains_refiner(name)]
     found = []
     for training in [*plan.trainings(), *refiners]:
-        noted = Path(config["results"], training, "settings.json")
+        folder = Path(config["results"], training)
+        if not all(
+            (folder / name).exists() for name in ("settings.json", "fingerprint.json")
+        ):
+            continue
         stage, name = training.split("/")
-        today = what_a_training_is(SimpleNamespace(training=stage, name=name))
-        if noted.exists() and noted.read_text(encoding="utf-8").strip() != today:
+        today = json.loads(
+            what_a_training_is(SimpleNamespace(training=stage, name=name))
+        )
+        if read_json(folder / "settings.json") | {"code": None} != today | {
+            "code": None
+        }:
             found.append(training)
     return found
 

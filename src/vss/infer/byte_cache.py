@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 Result = TypeVar("Result")
+_ENTRY = 256  # bytes that an entry takes by itself, so that nothing is kept for nothing
 
 
 def cached_up_to(
@@ -34,12 +35,13 @@ def cached_up_to(
                     kept.move_to_end(arguments)
                     return kept[arguments]
             result = function(*arguments)  # unlocked: threads that miss at once compute the same
+            size = nbytes(result) + _ENTRY
             with lock:
-                if arguments not in kept:
+                if arguments not in kept and size <= limit:
                     kept[arguments] = result
-                    held += nbytes(result)
+                    held += size
                 while held > limit:
-                    held -= nbytes(kept.popitem(last=False)[1])
+                    held -= nbytes(kept.popitem(last=False)[1]) + _ENTRY
             return result
 
         return cached

@@ -108,7 +108,7 @@ class Mask2FormerHead(BaseModule):
             nn.ReLU(inplace=True),
             nn.Linear(feat_channels, feat_channels),
         )
-        self._denominators: Denominators | None = None
+        self._denominators: list[Denominators] = []  # of the pieces to come, where a batch is cut into some
         self.set_loss = SetLoss(
             num_classes=num_classes,
             num_points=num_points,
@@ -177,7 +177,8 @@ class Mask2FormerHead(BaseModule):
         targets = [
             Targets.from_label_map(sample.gt_sem_seg.data[0], ignore_index=self.ignore_index) for sample in data_samples
         ]
-        return self.set_loss(*self(features), targets, self._denominators)
+        denominators = self._denominators.pop() if self._denominators else None
+        return self.set_loss(*self(features), targets, denominators)
 
     def share_denominators(self, data_samples: SampleList, pieces: int) -> None:
         """Makes the losses of the pieces that a batch is cut into add up to the batch's, whatever classes are where.
@@ -186,10 +187,11 @@ class Mask2FormerHead(BaseModule):
             data_samples: all of the batch; with several processes, of this one's share.
             pieces: equal parts of it, whose losses come next and are averaged.
         """
-        present = [int((sample.gt_sem_seg.data.unique() != self.ignore_index).sum()) for sample in data_samples]
+        counts = (torch.bincount(sample.gt_sem_seg.data.flatten(), minlength=256) for sample in data_samples)
+        present = [int(count.count_nonzero()) - int(count[self.ignore_index] > 0) for count in counts]
         device = self.query_feat.weight.device
         whole = self.set_loss.denominators(present, self.query_feat.num_embeddings, device)
-        self._denominators = Denominators(whole.masks / pieces, whole.class_weight / pieces)
+        self._denominators = [Denominators(whole.masks / pieces, whole.class_weight / pieces)] * pieces
 
     def predict(self, features: Sequence[Tensor], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:
         """Returns class scores [N, C, H, W] at the size of the network's input, as MMSegmentation's heads do."""

@@ -1,7 +1,7 @@
 """CascadePSP: refine every part of a label map with the network, and put the parts together again.
 
 Paper: Cheng et al., CascadePSP, CVPR 2020, section 4 (global and local step). Reference: package
-`segmentation-refinement` 0.6, eval_helper.py. The procedures here are batched over the parts of a frame.
+`segmentation-refinement` 0.6, eval_helper.py. Parts that have one size for the network share a call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vss.refine.settings import one_of, with_defaults
 MODES: dict[str, dict[str, Any]] = {
     "scene_parsing": {"parts": "components", "fast": False, "L": 900, "min_size": 0},
     "single_pass": {"parts": "components", "fast": True, "L": 900, "min_size": 224},
-    "generic": {"parts": "classes", "fast": False, "L": 900, "min_size": 900},
+    "generic": {"parts": "classes", "fast": False, "L": 900, "min_size": 1 << 16},  # any size is enlarged to L
 }
 DEFAULTS: dict[str, Any] = {
     "mode": None,  # row of MODES; null = the one that suits the network, scene_parsing for the published
@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "max_purity": None,  # in 0..1; crops filled to this share or more have no boundary worth a pass; null = refine all
     "background": None,  # names of background classes; null = vss.refine.background
     "background_weight": 0.51,
-    "batch_size": 8,  # parts a network call
+    "batch_size": 8,  # parts of one size a network call
     "precision": "fp32",  # or "bf16", "fp16"
 }
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -147,13 +147,14 @@ def resolve_settings(
     Args:
         settings: as the config gives them.
         classes: names of the prediction's classes.
-        suits: settings that suit the network (`NetworkRow.settings`): used where `settings` says nothing, before the
-            mode's.
+        suits: settings that suit the network (`NetworkRow.settings`): its mode, and what it changes of that mode.
 
     Raises:
         UserError: an unknown key, value or class name.
     """
-    resolved = _filled(with_defaults(settings, DEFAULTS, where="refine cascadepsp"), suits)
+    resolved = with_defaults(settings, DEFAULTS, where="refine cascadepsp")
+    if resolved["mode"] in (None, suits["mode"]):
+        resolved = _filled(resolved, suits)
     resolved = _filled(resolved, MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")])
     one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
     one_of(resolved["precision"], _PRECISIONS, where="refine cascadepsp precision")

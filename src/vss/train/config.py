@@ -51,12 +51,14 @@ OPTIMIZERS = {
         *("maximize", "foreach", "differentiable", "fused"),
     ),
 }
-# What MMEngine's, MMSegmentation's and our constructors read of paramwise_cfg; null is MMEngine's.
+# What constructors read of paramwise_cfg: MMEngine's, null as well, any of its keys; the others all of theirs.
+_OF_MMENGINE = (
+    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
+    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"),
+)
 CONSTRUCTORS = {
-    None: (
-        *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
-        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"),
-    ),
+    None: _OF_MMENGINE,
+    "DefaultOptimWrapperConstructor": _OF_MMENGINE,
     "InternImageLayerDecay": ("depths", "decay_rate", "head_embeddings"),
     "LearningRateDecayOptimizerConstructor": ("decay_rate", "decay_type", "num_layers"),
 }
@@ -296,7 +298,10 @@ def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
         if unknown := next((key for key in table or () if key not in known), None):
             near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
             raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
-    embeddings = (wrapper.get("paramwise_cfg") or {}).get("head_embeddings", "last")
+    given, known = wrapper.get("paramwise_cfg") or {}, CONSTRUCTORS[constructor]
+    if known is not _OF_MMENGINE and (missing := next((key for key in known if key not in given), None)):
+        raise UserError(f"{name}: optim_wrapper.paramwise_cfg: {constructor} needs {missing!r}")
+    embeddings = given.get("head_embeddings", "last")
     if embeddings not in ("last", "first"):
         raise UserError(
             f"{name}: optim_wrapper.paramwise_cfg.head_embeddings is {embeddings!r}, allowed are last, first"

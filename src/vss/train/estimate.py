@@ -20,6 +20,7 @@ _GIB = 2**30
 # Activations are counted under the CPU's autocast, which keeps normalisations and softmax in the short type; CUDA's
 # runs them in float32. With the casts of CUDA: Swin-L +6%, InternImage-B +11%, InternImage-H +21%.
 _AUTOCAST = 1.2
+_FILLED = 0.97  # share of the memory that what can be chosen may fill
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Estimate:
         return self.parameters + self.gradients + self.optimizer + round(self.activations * HEADROOM)
 
 
-def training(config: Mapping[str, Any], *, images: int) -> Estimate:
+def training(config: Mapping[str, Any], *, images: int, gpus: int = 0) -> Estimate:
     """Estimates one process of a training that holds `images` images at once.
 
     Args:
@@ -59,12 +60,12 @@ def training(config: Mapping[str, Any], *, images: int) -> Estimate:
             module.eval()  # takes one image too, and as much memory
     step = probe(model, (images, 3, *crop_size), training["precision"], _loss_like)
     gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    averaged = step.model if training["ema"] else 0
+    averaged, autocast = step.model if training["ema"] else 0, training["precision"] != "float32"
     return Estimate(
         parameters=step.model + averaged,
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments
-        activations=round(max(step.peak - gradients, 0) * (1 if training["precision"] == "float32" else _AUTOCAST)),
+        activations=round(max(step.peak - gradients, 0) * (_AUTOCAST if gpus and autocast else 1)),
         count=sum(parameter.numel() for parameter in model.parameters()),
         flops=step.flops / images,
     )
@@ -106,18 +107,19 @@ def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> dict[s
         )
     for saving in (False, True) if settings["grad_checkpoint"] is None else (settings["grad_checkpoint"],):
         chosen = _chosen(config, images, saving)
-        found = training(chosen, images=images)
-        if _needed(found, gpus) <= room:
+        found = training(chosen, images=images, gpus=gpus)
+        if _needed(found, gpus, pieces=images < share) < _FILLED * room:
             break
     else:
         if settings["micro_batch"] is None:
             images = _largest_part(found, images, fewest, gpus, room)
             chosen = _chosen(config, images, saving)
-            found = training(chosen, images=images)
+            found = training(chosen, images=images, gpus=gpus)
+    needed = _needed(found, gpus, pieces=images < share)
     _print_table(found, chosen, share, gpus, what)
-    if _needed(found, gpus) > room:
+    if needed > room:
         raise UserError(
-            f"{what}: needs about {_needed(found, gpus) / _GIB:.1f} GiB on {device}, which has {room / _GIB:.1f}, with "
+            f"{what}: needs about {needed / _GIB:.1f} GiB on {device}, which has {room / _GIB:.1f}, with "
             f"{images} images at once; lower micro_batch or crop_size, set grad_checkpoint, or use precision bfloat16"
         )
     return chosen
@@ -143,14 +145,19 @@ def _has_batch_norm(value: Any) -> bool:
 
 def _largest_part(found: Estimate, images: int, fewest: int, gpus: int, room: int) -> int:
     """Returns the largest divisor of `images`, at least `fewest`, whose activations fit; else the smallest."""
-    fixed = _needed(found, gpus) - found.activations * HEADROOM
+    fixed = _needed(found, gpus, pieces=True) - found.activations * HEADROOM
     parts = [part for part in range(images, fewest - 1, -1) if images % part == 0]
-    fitting = (part for part in parts if fixed + found.activations * HEADROOM * part / images < 0.97 * room)
+    fitting = (part for part in parts if fixed + found.activations * HEADROOM * part / images < _FILLED * room)
     return next(fitting, parts[-1])
 
 
-def _needed(found: Estimate, gpus: int) -> int:
-    return found.total + (CONTEXT_BYTES if gpus else 0)
+def _needed(found: Estimate, gpus: int, *, pieces: bool) -> int:
+    return found.total + _buckets(found, gpus, pieces=pieces) + (CONTEXT_BYTES if gpus else 0)
+
+
+def _buckets(found: Estimate, gpus: int, *, pieces: bool) -> int:
+    """Returns bytes of DistributedDataParallel's buckets where gradients of several pieces add up beside them."""
+    return found.gradients if gpus > 1 and pieces else 0
 
 
 def _print_table(found: Estimate, config: Mapping[str, Any], share: int, gpus: int, what: str) -> None:
@@ -163,12 +170,13 @@ def _print_table(found: Estimate, config: Mapping[str, Any], share: int, gpus: i
         f"{what}: {found.count / 1e6:.1f} M parameters, {settings['max_iters']} iterations of {settings['batch_size']} "
         f"images of {height}x{width}{pieces}, {settings['precision']}, on {device}"
     )
+    apart = {"pieces": images < share}
     rows = {
         "parameters": found.parameters,
-        "gradients": found.gradients,
+        "gradients": found.gradients + _buckets(found, gpus, **apart),
         "optimizer": found.optimizer,
         f"activations of {images} images": round(found.activations * HEADROOM),
-        "needed": _needed(found, gpus),
+        "needed": _needed(found, gpus, **apart),
         "there are": room,
     }
     for name, size in rows.items():

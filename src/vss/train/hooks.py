@@ -68,7 +68,8 @@ class LogHook(Hook):
         """Adds up losses; writes when a line is due."""
         facts = {"data_seconds": getattr(runner.train_loop.dataloader_iterator, "waited", 0.0)}
         if runner.optim_wrapper.clip_grad_kwargs and GRAD_NORM in runner.message_hub.log_scalars:
-            facts["grad_norm"] = runner.message_hub.get_scalar(GRAD_NORM).current()
+            norm = runner.message_hub.get_scalar(GRAD_NORM).current()
+            facts |= {"grad_norm": norm} if math.isfinite(norm) else {}  # float16's scaler skips such steps
         for key, value in {**facts, **outputs}.items():
             self._sums[key] = self._sums.get(key, 0.0) + float(value)
         self._count += 1

@@ -83,11 +83,26 @@ class FiniteOptimWrapper(OptimWrapper):
     float16's gradient scaler skips such steps and goes on, so that it is not for this wrapper.
     """
 
+    def step(self, **kwargs: object) -> None:
+        """Clips where it is asked for, and takes the step.
+
+        Raises:
+            FloatingPointError: the norm of all gradients is not finite.
+        """
+        if not (self.clip_grad_kwargs and self.clip_func is torch.nn.utils.clip_grad_norm_):
+            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._refuse_unless_finite(float(torch.nn.utils.get_total_norm(gradients)))
+        super().step(**kwargs)
+
     def _clip_grad(self) -> None:
         super()._clip_grad()
-        history = self.message_hub.log_scalars.get(f"train/{self.grad_name}")  # None where single values are clipped
-        if history is not None and not math.isfinite(history.current()):
-            raise FloatingPointError(f"the gradient's norm is {history.current()}")
+        if self.clip_func is torch.nn.utils.clip_grad_norm_:
+            self._refuse_unless_finite(self.message_hub.get_scalar(f"train/{self.grad_name}").current())
+
+    @staticmethod
+    def _refuse_unless_finite(norm: float) -> None:
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm}")
 
 
 @OPTIM_WRAPPERS.register_module()
