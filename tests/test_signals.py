@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import signal, subprocess, sys
 from vss.signals import pass_on_to_jobs
 pass_on_to_jobs()
 signal.signal(signal.SIGTERM, lambda number, frame: None)
-sys.exit(subprocess.run(["bash", "-c", "set -euo pipefail; trap '' USR1; " + sys.argv[1]]).returncode)
+sys.exit(subprocess.run(["bash", "-c", "set -euo pipefail; trap '' USR1; trap : TERM; " + sys.argv[1]]).returncode)
 """
 CHILD = """
 import signal, sys, time
@@ -31,7 +32,9 @@ time.sleep(60)
 
 
 def parent_of(command: str) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", PARENT, command], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -51,3 +54,11 @@ def test_what_does_not_listen_goes_on_after_usr1() -> None:
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 0
     assert process.stdout.read() == "done\n"
+
+
+def test_a_shell_that_is_signalled_too_waits_for_its_training_and_keeps_the_log(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    process = parent_of(f"{sys.executable} {tmp_path}/child.py || {{ status=$?; echo kept; exit $status; }}")
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert process.stdout.read().endswith("kept\n")

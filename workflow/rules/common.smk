@@ -31,8 +31,9 @@ lead_jobs_to(REPOSITORY)
 
 if workflow.remote_exec:
     pass_on_to_jobs()
-    # What does not listen for SIGUSR1 goes on until the time limit.
-    shell.prefix("set -euo pipefail; trap '' USR1; ")
+    # What does not listen for SIGUSR1 goes on until the time limit. Where SLURM signals every process, the shell itself
+    # hears SIGTERM: it too waits for what it runs, and keeps the log.
+    shell.prefix("set -euo pipefail; trap '' USR1; trap : TERM; ")
 
 try:
     config.update(
