@@ -1,8 +1,8 @@
 """Calls of the compiled kernels: allocates their outputs and brings arguments into the dtypes they take.
 
-The CPU kernels take float32 and float64 and weights that are already softmaxed; half precision goes through float32.
-The CUDA kernels take float32, float16 and bfloat16 tables beside coordinates and weights of the same dtype or of
-float32, accumulate in float32 and fold the softmax in. Both want dense tensors.
+The CPU kernels take float32 and float64; half precision goes through float32. The CUDA kernels take float32, float16
+and bfloat16 tables beside coordinates and weights of the same dtype or of float32, and accumulate in float32. Both fold
+the softmax in and want dense tensors.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vss_ops.geometry import Window
 
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: bool) -> Tensor:
     """Computes `reference.dcnv3` with the kernels of the tensors' device."""
-    call = _Call(input, offset, mask, window.points, softmax)
+    call = _Call(input, offset, mask)
     out = call.table.new_empty(*offset.shape[:3], input.shape[3])
     with _device(input):
         torch.ops.vss_ops.dcnv3_forward_out(
-            call.table, call.coordinates, call.weights, _numbers(window), window.offset_scale, call.fused, out
+            call.table, call.coordinates, call.weights, _numbers(window), window.offset_scale, softmax, out
         )
     return out.to(input.dtype)
 
@@ -31,7 +31,7 @@ def dcnv3_backward(
     grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes `reference.dcnv3_backward` with the kernels of the tensors' device."""
-    call = _Call(input, offset, mask, window.points, softmax)
+    call = _Call(input, offset, mask)
     grads = call.empty_grads()
     with _device(input):
         torch.ops.vss_ops.dcnv3_backward_out(
@@ -41,7 +41,7 @@ def dcnv3_backward(
             call.weights,
             _numbers(window),
             window.offset_scale,
-            call.fused,
+            softmax,
             *grads,
         )
     return call.finished(*grads)
@@ -51,12 +51,12 @@ def ms_deform_attn(
     value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
 ) -> Tensor:
     """Computes `reference.ms_deform_attn` with the kernels of the tensors' device."""
-    N, Q, M, L, P, _ = locations.shape
-    call = _Call(value, locations, weights, L * P, softmax)
+    N, Q, M = locations.shape[:3]
+    call = _Call(value, locations, weights)
     out = call.table.new_empty(N, Q, M * value.shape[3])
     with _device(value):
         torch.ops.vss_ops.ms_deform_attn_forward_out(
-            call.table, *_levels(value, shapes, starts), call.coordinates, call.weights, call.fused, out
+            call.table, *_levels(value, shapes, starts), call.coordinates, call.weights, softmax, out
         )
     return out.to(value.dtype)
 
@@ -65,7 +65,7 @@ def ms_deform_attn_backward(
     grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes `reference.ms_deform_attn_backward` with the kernels of the tensors' device."""
-    call = _Call(value, locations, weights, locations.shape[3] * locations.shape[4], softmax)
+    call = _Call(value, locations, weights)
     grads = call.empty_grads()
     with _device(value):
         torch.ops.vss_ops.ms_deform_attn_backward_out(
@@ -74,7 +74,7 @@ def ms_deform_attn_backward(
             *_levels(value, shapes, starts),
             call.coordinates,
             call.weights,
-            call.fused,
+            softmax,
             *grads,
         )
     return call.finished(*grads)
@@ -83,10 +83,8 @@ def ms_deform_attn_backward(
 class _Call:
     """The three float arguments as the kernels of their device take them, and the way back for gradients."""
 
-    def __init__(self, table: Tensor, coordinates: Tensor, weights: Tensor, samples: int, softmax: bool) -> None:
+    def __init__(self, table: Tensor, coordinates: Tensor, weights: Tensor) -> None:
         self.given = (table, coordinates, weights)
-        self.samples, self.softmax = samples, softmax
-        self.fused = softmax and table.is_cuda
         if not table.is_cuda:
             dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
             table_dtype = dtype
@@ -96,10 +94,7 @@ class _Call:
             dtype = table.dtype if same and table.dtype in HALF else torch.float32
         self.table = table.to(table_dtype).contiguous()
         self.coordinates = coordinates.to(dtype).contiguous()
-        weights = weights.to(dtype)
-        if softmax and not self.fused:
-            weights = weights.reshape(-1, samples).softmax(-1)
-        self.weights = weights.contiguous()
+        self.weights = weights.to(dtype).contiguous()
 
     def dense(self, grad: Tensor) -> Tensor:
         return grad.to(self.table.dtype).contiguous()
@@ -111,8 +106,6 @@ class _Call:
         return table, *(t.new_empty(t.shape) for t in (self.coordinates, self.weights))
 
     def finished(self, table: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.softmax and not self.fused:
-            weights = self.weights * (weights - (self.weights * weights).sum(-1, keepdim=True))
         grads = zip((table, coordinates, weights), self.given, strict=True)
         return tuple(grad.reshape(tensor.shape).to(tensor.dtype) for grad, tensor in grads)
 

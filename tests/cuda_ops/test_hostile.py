@@ -213,3 +213,19 @@ def test_values_of_more_than_2_to_the_31_elements_on_a_gpu(cuda_kernels: None):
 
 def _points(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(1, side, side, 2), torch.ones(1, side, side, 1)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan"), 300.0, -300.0])
+@pytest.mark.parametrize("whole_row", [False, True])
+def test_a_softmax_of_what_is_not_finite_is_torch_s(cpp_kernels: None, bad: float, whole_row: bool):
+    input, offset, mask = DCN.tensors(torch.float32)
+    mask[0, 0, 0, : DCN.window.points if whole_row else 1] = bad
+    results = {}
+    for path in ("cpp", "reference"):
+        logits = mask.clone().requires_grad_()
+        with vss_ops.backend(path):
+            out = DCN.run(input, offset, logits)
+            out.nansum().backward()
+        results[path] = out.detach(), logits.grad
+    for found, expected in zip(*results.values(), strict=True):
+        torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-5, atol=2e-6)

@@ -18,6 +18,7 @@
 
 #include "kernels.h"
 #include "samples.h"
+#include "softmax.h"
 
 namespace vss {
 namespace VSS_ISA {
@@ -48,29 +49,6 @@ inline void gather(const T* table, const Rows& rows, const T weight[4][kBatch], 
   }
 }
 
-template <typename V, typename T>
-inline T horizontal_sum(V v) {
-  constexpr int lanes = sizeof(V) / sizeof(T);
-  T parts[lanes];
-  store<V>(parts, v);
-  T sum = 0;
-  for (int i = 0; i < lanes; ++i) sum += parts[i];
-  return sum;
-}
-
-// Folds vectors in half until 16 bytes are left: cheaper than summing wide vectors lane by lane.
-template <typename T, int Bytes>
-inline T folded_sum(typename Lanes<T, Bytes>::type v) {
-  if constexpr (Bytes > 16) {
-    using Half = typename Lanes<T, Bytes / 2>::type;
-    char parts[Bytes];
-    std::memcpy(parts, &v, Bytes);
-    return folded_sum<T, Bytes / 2>(load<Half>(parts) + load<Half>(parts + Bytes / 2));
-  } else {
-    return horizontal_sum<typename Lanes<T, Bytes>::type, T>(v);
-  }
-}
-
 // For every corner of every sample: dots[c][s] += <grad, row> and grad_row += weight * grad.
 template <typename T, int Bytes, int n>
 inline void scatter(const T* grad, const T* table, const Located<T>& at, const Rows& rows, const T weight[4][kBatch],
@@ -89,7 +67,7 @@ inline void scatter(const T* grad, const T* table, const Located<T>& at, const R
       for (int i = 1; i < n; ++i) dot += load<V>(row + i * lanes) * g[i];
 #pragma GCC unroll 8
       for (int i = 0; i < n; ++i) store<V>(grad_row + i * lanes, load<V>(grad_row + i * lanes) + g[i] * weight[c][s]);
-      dots[c][s] += folded_sum<T, Bytes>(dot);
+      dots[c][s] += folded<T, Bytes>(dot, Sum{});
     }
   }
 }
@@ -115,6 +93,7 @@ template <typename T>
 struct Call {
   Layout<T> layout;
   const T *grad, *table, *coordinates, *weights;
+  bool softmax;  // the weights are logits
   T *out, *grad_table, *grad_coordinates, *grad_weights;
 
   // Coordinates and weights of kBatch samples from `sample` on, of which `count` belong to the row at hand. The others
@@ -177,11 +156,14 @@ struct Call {
     const Call& call;
     const Layout<T>& l;
     Points points;
+    RowWeights<T> weights;
     int64_t place, group = 0;
     int first = 0;  // sample of the row
     T x, y;
 
-    Walk(const Call& c, int64_t begin) : call(c), l(c.layout), points(c), place(begin) { enter(); }
+    Walk(const Call& c, int64_t begin) : call(c), l(c.layout), points(c), weights(l.samples, c.softmax), place(begin) {
+      enter();
+    }
 
     void enter() {
       const int64_t within = place % l.places;
@@ -207,9 +189,10 @@ struct Call {
       step.table = call.table + place / l.places * l.table_size + group * l.D;
       step.out = call.out + row * l.D;
       points.move(row * l.samples + first, step.count);
+      if (first == 0) weights.take(call.weights + row * l.samples);
       Located<T> at;
       locate(l.batches[first / kBatch], x, y, points.coordinates, l.stride, at, step.rows);
-      corner_weights(at, points.weights, step.corners);
+      corner_weights(at, weights.from(first, points.weights), step.corners);
     }
   };
 
@@ -221,6 +204,7 @@ struct Call {
     Rows rows;
     alignas(64) T corners[4][kBatch], dots[4][kBatch];
     Points points(call);
+    RowWeights<T> row_weights(l.samples, call.softmax);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit % l.groups, table_at = unit / l.groups * l.table_size + group * l.D;
       const T* table = call.table + table_at;
@@ -228,20 +212,23 @@ struct Call {
       for (int64_t place = 0; place < l.places; ++place) {
         const T x = l.first_x + T(place % l.columns) * l.step_x, y = l.first_y + T(place / l.columns) * l.step_y;
         const int64_t row = (unit / l.groups * l.places + place) * l.groups + group;
+        row_weights.take(call.weights + row * l.samples);
         for (int first = 0; first < l.samples; first += kBatch) {
           const int count = std::min(kBatch, l.samples - first);
           const int64_t sample = row * l.samples + first;
           const Batch<T>& batch = l.batches[first / kBatch];
           points.move(sample, count);
           locate(batch, x, y, points.coordinates, l.stride, at, rows);
-          corner_weights(at, points.weights, corners);
+          const T* weights = row_weights.from(first, points.weights);
+          corner_weights(at, weights, corners);
           std::fill(&dots[0][0], &dots[0][0] + 4 * kBatch, T(0));
           for_channels<T>(l.D, [&](int c, auto bytes, auto n) {
             scatter<T, bytes(), n()>(call.grad + row * l.D + c, table + c, at, rows, corners, count,
                                      grad_table + c, dots);
           });
-          finish(batch, at, points.weights, dots, count, call.grad_coordinates + 2 * sample, call.grad_weights + sample);
+          finish(batch, at, weights, dots, count, call.grad_coordinates + 2 * sample, call.grad_weights + sample);
         }
+        row_weights.to_logits(call.grad_weights + row * l.samples);
       }
     }
   }
@@ -250,8 +237,9 @@ struct Call {
 }  // namespace
 
 template <typename T, typename Problem>
-void forward(const Problem& p, ParallelFor parallel, const T* table, const T* coordinates, const T* weights, T* out) {
-  const Call<T> call{layout<T>(p), nullptr, table, coordinates, weights, out, nullptr, nullptr, nullptr};
+void forward(const Problem& p, ParallelFor parallel, const T* table, const T* coordinates, const T* weights,
+             bool softmax, T* out) {
+  const Call<T> call{layout<T>(p), nullptr, table, coordinates, weights, softmax, out, nullptr, nullptr, nullptr};
   const Layout<T>& l = call.layout;
   const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, l.groups * l.samples));
   parallel(l.images * l.places, grain, &Call<T>::forward, &call);
@@ -259,17 +247,18 @@ void forward(const Problem& p, ParallelFor parallel, const T* table, const T* co
 
 template <typename T, typename Problem>
 void backward(const Problem& p, ParallelFor parallel, const T* grad, const T* table, const T* coordinates,
-              const T* weights, T* grad_table, T* grad_coordinates, T* grad_weights) {
-  const Call<T> call{layout<T>(p), grad,       table,            coordinates, weights,
-                     nullptr,      grad_table, grad_coordinates, grad_weights};
+              const T* weights, bool softmax, T* grad_table, T* grad_coordinates, T* grad_weights) {
+  const Call<T> call{layout<T>(p), grad,    table,      coordinates,      weights,
+                     softmax,      nullptr, grad_table, grad_coordinates, grad_weights};
   const Layout<T>& l = call.layout;
   const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, l.places * l.samples));
   parallel(l.images * l.groups, grain, &Call<T>::backward, &call);
 }
 
 #define VSS_INSTANTIATE(T, Problem)                                                                                \
-  template void forward<T, Problem>(const Problem&, ParallelFor, const T*, const T*, const T*, T*);                \
-  template void backward<T, Problem>(const Problem&, ParallelFor, const T*, const T*, const T*, const T*, T*, T*, T*);
+  template void forward<T, Problem>(const Problem&, ParallelFor, const T*, const T*, const T*, bool, T*);          \
+  template void backward<T, Problem>(const Problem&, ParallelFor, const T*, const T*, const T*, const T*, bool, T*, \
+                                     T*, T*);
 
 VSS_INSTANTIATE(float, Dcn)
 VSS_INSTANTIATE(double, Dcn)

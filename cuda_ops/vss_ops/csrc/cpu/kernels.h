@@ -13,11 +13,12 @@ using ParallelFor = void (*)(int64_t count, int64_t grain, Body body, const void
 #define VSS_DECLARE_KERNELS(ISA)                                                                                    \
   namespace ISA {                                                                                                   \
   template <typename T, typename Problem>                                                                           \
-  void forward(const Problem&, ParallelFor, const T* table, const T* coordinates, const T* weights, T* out);        \
+  void forward(const Problem&, ParallelFor, const T* table, const T* coordinates, const T* weights, bool softmax,   \
+               T* out);                                                                                             \
   /* grad_table must hold zeros; the other two are overwritten */                                                   \
   template <typename T, typename Problem>                                                                           \
   void backward(const Problem&, ParallelFor, const T* grad, const T* table, const T* coordinates, const T* weights, \
-                T* grad_table, T* grad_coordinates, T* grad_weights);                                               \
+                bool softmax, T* grad_table, T* grad_coordinates, T* grad_weights);                                 \
   }
 
 VSS_DECLARE_KERNELS(baseline)

@@ -31,36 +31,37 @@ void parallel_for(int64_t count, int64_t grain, Body body, const void* context) 
 #endif
 
 template <typename Problem>
-void run_forward(const Problem& p, const Tensor& table, const Tensor& coordinates, const Tensor& weights, Tensor& out) {
+void run_forward(const Problem& p, const Tensor& table, const Tensor& coordinates, const Tensor& weights, bool softmax,
+                 Tensor& out) {
   if (table.scalar_type() == ScalarType::Double) {
-    VSS_PICK(forward(p, parallel_for, read<double>(table), read<double>(coordinates), read<double>(weights),
+    VSS_PICK(forward(p, parallel_for, read<double>(table), read<double>(coordinates), read<double>(weights), softmax,
                      write<double>(out)))
   } else {
-    VSS_PICK(forward(p, parallel_for, read<float>(table), read<float>(coordinates), read<float>(weights),
+    VSS_PICK(forward(p, parallel_for, read<float>(table), read<float>(coordinates), read<float>(weights), softmax,
                      write<float>(out)))
   }
 }
 
 template <typename Problem>
 void run_backward(const Problem& p, const Tensor& grad, const Tensor& table, const Tensor& coordinates,
-                  const Tensor& weights, Tensor& grad_table, Tensor& grad_coordinates, Tensor& grad_weights) {
+                  const Tensor& weights, bool softmax, Tensor& grad_table, Tensor& grad_coordinates,
+                  Tensor& grad_weights) {
   if (table.scalar_type() == ScalarType::Double) {
     VSS_PICK(backward(p, parallel_for, read<double>(grad), read<double>(table), read<double>(coordinates),
-                      read<double>(weights), write<double>(grad_table), write<double>(grad_coordinates),
+                      read<double>(weights), softmax, write<double>(grad_table), write<double>(grad_coordinates),
                       write<double>(grad_weights)))
   } else {
     VSS_PICK(backward(p, parallel_for, read<float>(grad), read<float>(table), read<float>(coordinates),
-                      read<float>(weights), write<float>(grad_table), write<float>(grad_coordinates),
+                      read<float>(weights), softmax, write<float>(grad_table), write<float>(grad_coordinates),
                       write<float>(grad_weights)))
   }
 }
 
-void check_dtypes(const Tensor& table, const Tensor& coordinates, bool softmax) {
+void check_dtypes(const Tensor& table, const Tensor& coordinates) {
   const auto dtype = table.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
                   "vss_ops: the CPU kernels take float32 and float64");
   STD_TORCH_CHECK(coordinates.scalar_type() == dtype, "vss_ops: the CPU kernels take one dtype");
-  STD_TORCH_CHECK(!softmax, "vss_ops: the CPU kernels take weights that are already softmaxed");
 }
 
 void check_levels(const Attention& p) {
@@ -76,35 +77,35 @@ void check_levels(const Attention& p) {
 void dcnv3_forward(Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> window, double offset_scale,
                    bool softmax, Tensor out) {
   const Dcn p = dcn_of(input, offset, window, offset_scale);
-  check_dtypes(input, offset, softmax);
+  check_dtypes(input, offset);
   check_forward(p, input, offset, mask, out);
-  run_forward(p, input, offset, mask, out);
+  run_forward(p, input, offset, mask, softmax, out);
 }
 
 void dcnv3_backward(Tensor grad, Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> window,
                     double offset_scale, bool softmax, Tensor grad_input, Tensor grad_offset, Tensor grad_mask) {
   const Dcn p = dcn_of(input, offset, window, offset_scale);
-  check_dtypes(input, offset, softmax);
+  check_dtypes(input, offset);
   check_backward(p, grad, input, offset, mask, grad_input, grad_offset, grad_mask);
-  run_backward(p, grad, input, offset, mask, grad_input, grad_offset, grad_mask);
+  run_backward(p, grad, input, offset, mask, softmax, grad_input, grad_offset, grad_mask);
 }
 
 void ms_deform_attn_forward(Tensor value, Tensor shapes, Tensor starts, Tensor locations, Tensor weights, bool softmax,
                             Tensor out) {
   const Attention p = attention_of(value, shapes, starts, locations);
-  check_dtypes(value, locations, softmax);
+  check_dtypes(value, locations);
   check_levels(p);
   check_forward(p, value, locations, weights, out);
-  run_forward(p, value, locations, weights, out);
+  run_forward(p, value, locations, weights, softmax, out);
 }
 
 void ms_deform_attn_backward(Tensor grad, Tensor value, Tensor shapes, Tensor starts, Tensor locations, Tensor weights,
                              bool softmax, Tensor grad_value, Tensor grad_locations, Tensor grad_weights) {
   const Attention p = attention_of(value, shapes, starts, locations);
-  check_dtypes(value, locations, softmax);
+  check_dtypes(value, locations);
   check_levels(p);
   check_backward(p, grad, value, locations, weights, grad_value, grad_locations, grad_weights);
-  run_backward(p, grad, value, locations, weights, grad_value, grad_locations, grad_weights);
+  run_backward(p, grad, value, locations, weights, softmax, grad_value, grad_locations, grad_weights);
 }
 
 }  // namespace
