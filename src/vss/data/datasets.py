@@ -6,18 +6,22 @@ Images enter the pipeline in BGR, as mmseg's own loading gives them: `PhotoMetri
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from vss import formats
 from vss.errors import UserError
 from vss.labels import IGNORE_INDEX, overlay_palette
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a package is absent that it can do without
+    from mmseg.datasets import BaseSegDataset
 
 
 @DATASETS.register_module()
