@@ -262,20 +262,22 @@ def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> p
 # ---- predictions
 
 
-class _FramesWriter:
-    """Writes one shard of a prediction: HDF5, one object /frames/<n> a frame, keyed by its attributes.
+class FramesWriter:
+    """Writes something for every frame of a shard: HDF5, one object /frames/<n> a frame, keyed by its attributes.
 
-    Layout: root attributes `format`, `version`, `classes` (JSON list) and `provenance` (JSON: what it was made of);
-    objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so that no id has to be a
-    valid HDF5 name.
+    Layout: root attributes `format`, `version`, `provenance` (JSON: what it was made of) and, of a prediction,
+    `classes` (JSON list); objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
+    that no id has to be a valid HDF5 name.
     Use as a context manager; the file appears under its name only when the block ends without an exception.
     """
 
     FORMAT: str
     VERSION: int
 
-    def __init__(self, path: str | os.PathLike, *, classes: Sequence[str], provenance: dict[str, Any]) -> None:
-        self._path, self._classes, self._provenance = Path(path), list(classes), provenance
+    def __init__(
+        self, path: str | os.PathLike, *, classes: Sequence[str] | None = None, provenance: dict[str, Any]
+    ) -> None:
+        self._path, self._classes, self._provenance = Path(path), classes, provenance
 
     def __enter__(self) -> Self:
         self._context = atomic_path(self._path)
@@ -283,14 +285,15 @@ class _FramesWriter:
         self._file = h5py.File(self._context.__enter__(), "w", libver=("v110", "v110"))
         self._file.attrs["format"] = self.FORMAT
         self._file.attrs["version"] = self.VERSION
-        self._file.attrs["classes"] = json.dumps(self._classes)
+        if self._classes is not None:
+            self._file.attrs["classes"] = json.dumps(list(self._classes))
         self._file.attrs["provenance"] = canonical_json(self._provenance)
         self._frames = self._file.create_group("frames", track_order=True)
         self._seen: set[tuple[str, str]] = set()
         return self
 
     def _new(self, video: str, frame: str) -> str:
-        """Returns the name of the next frame's object."""
+        """Returns the name of the next frame's object; its attributes are `video` and `frame`."""
         assert (video, frame) not in self._seen, (video, frame)
         self._seen.add((video, frame))
         return str(len(self._seen) - 1)
@@ -320,8 +323,8 @@ def open_hdf5(path: str | os.PathLike, form: tuple[str, int], *, kind: str) -> h
     raise UserError(f"{path}: {problem}")
 
 
-class _FramesReader:
-    """Reads a shard of a prediction by (video, frame).
+class FramesReader:
+    """Reads what a `FramesWriter` wrote, by (video, frame).
 
     Raises:
         UserError: the file is missing, broken, or of another format or version.
@@ -329,17 +332,21 @@ class _FramesReader:
 
     FORMAT: str
     VERSION: int
+    KIND = "prediction"  # what a frame has here, for messages
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._file = open_hdf5(path, (self.FORMAT, self.VERSION), kind="prediction")
+        self._file = open_hdf5(path, (self.FORMAT, self.VERSION), kind=self.KIND)
         try:
-            self.classes: list[str] = json.loads(self._file.attrs["classes"])
+            self._read_header()
             self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
             self._at = {(o.attrs["video"], o.attrs["frame"]): name for name, o in self._file["frames"].items()}
         except BROKEN_HDF5 as error:
             self._file.close()
-            raise UserError(f"{path}: broken prediction file ({error}); delete it and make it again") from None
+            raise UserError(f"{path}: broken {self.KIND} file ({error}); delete it and make it again") from None
+
+    def _read_header(self) -> None:
+        self.classes: list[str] = json.loads(self._file.attrs["classes"])
 
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
@@ -348,7 +355,7 @@ class _FramesReader:
     def _object(self, video: str, frame: str) -> Any:
         """Returns the HDF5 object of a frame; to be called inside `_naming`."""
         if (video, frame) not in self._at:
-            raise UserError(f"{self.path}: no prediction for frame {frame!r} of video {video!r}")
+            raise UserError(f"{self.path}: no {self.KIND} for frame {frame!r} of video {video!r}")
         return self._file["frames"][self._at[video, frame]]
 
     @contextlib.contextmanager
@@ -372,7 +379,7 @@ class _FramesReader:
 # ---- predictions: label maps
 
 
-class LabelsWriter(_FramesWriter):
+class LabelsWriter(FramesWriter):
     """Writes the label maps of one shard, lossless: each frame is a dataset [H, W] uint8 of train ids."""
 
     FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
@@ -380,11 +387,11 @@ class LabelsWriter(_FramesWriter):
     def write(self, video: str, frame: str, labels: np.ndarray) -> None:
         """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
         assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
-        dataset = self._frames.create_dataset(self._new(video, frame), data=labels, **_one_chunk(labels))
+        dataset = self._frames.create_dataset(self._new(video, frame), data=labels, **one_chunk(labels))
         dataset.attrs["video"], dataset.attrs["frame"] = video, frame
 
 
-class LabelsReader(_FramesReader):
+class LabelsReader(FramesReader):
     """Reads a shard of label maps by (video, frame).
 
     Raises:
@@ -403,7 +410,7 @@ class LabelsReader(_FramesReader):
             return self._object(video, frame)[()]
 
 
-def _one_chunk(array: np.ndarray) -> dict[str, Any]:
+def one_chunk(array: np.ndarray) -> dict[str, Any]:
     """Returns the storage settings of an array that is read whole; plain deflate, which every HDF5 reader has."""
     if array.size == 0:
         return {}
@@ -413,7 +420,7 @@ def _one_chunk(array: np.ndarray) -> dict[str, Any]:
 # ---- predictions: class scores
 
 
-class ScoresWriter(_FramesWriter):
+class ScoresWriter(FramesWriter):
     """Writes the class probabilities of one shard in the compact form of `vss.codec`.
 
     Each frame is a group with the arrays of `codec.Encoded` as datasets (`labels`, `classes`, `shares`, `fix_at`,
@@ -440,12 +447,12 @@ class ScoresWriter(_FramesWriter):
         for field in fields(codec.Encoded):
             value = getattr(encoded, field.name)
             if isinstance(value, np.ndarray):
-                group.create_dataset(field.name, data=value, **_one_chunk(value))
+                group.create_dataset(field.name, data=value, **one_chunk(value))
             else:
                 group.attrs[field.name] = value
 
 
-class ScoresReader(_FramesReader):
+class ScoresReader(FramesReader):
     """Reads a shard of class probabilities by (video, frame).
 
     Raises:
