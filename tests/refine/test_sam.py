@@ -12,7 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from vss.errors import UserError
 from vss.refine.proposal_file import ProposalsReader
-from vss.refine.proposals import RunLengths, build_proposer, decode_coco_counts
+from vss.refine.proposals import RunLengths, build_proposer
 from vss.refine.propose import propose
 from vss.refine.run import refine
 from vss.refine.sam import SamShape, build_sam
@@ -121,6 +121,30 @@ def test_pickled_code_is_not_run(tmp_path):
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
     with pytest.raises(UserError, match=r"code\.pth"):
         build_proposer({"method": "sam"}, weights=str(tmp_path / "code.pth"), device="cpu")
+
+
+def decode_coco_counts(text: str | bytes) -> list[int]:
+    """Returns the run lengths of a compressed COCO RLE string.
+
+    Each number is a little-endian chain of 5-bit groups, one a character from "0" on, bit 5 = more follow, sign
+    extended; from the fourth number on it is the difference to the number two places before
+    (cocoapi common/maskApi.c `rleFrString`).
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for byte in text.encode() if isinstance(text, str) else text:
+        group = byte - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        counts.append(value)
+        value = shift = 0
+    return counts
 
 
 def test_real_compressed_run_lengths(real_data):

@@ -117,30 +117,6 @@ def _runs_of(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], runs]) if flat[0] else runs
 
 
-def decode_coco_counts(text: str | bytes) -> list[int]:
-    """Returns the run lengths of a compressed COCO RLE string, so that files made elsewhere can be read.
-
-    Each number is a little-endian chain of 5-bit groups, one a character from "0" on, bit 5 = more follow, sign
-    extended; from the fourth number on it is the difference to the number two places before
-    (cocoapi common/maskApi.c `rleFrString`).
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for byte in text.encode() if isinstance(text, str) else text:
-        group = byte - 48
-        value |= (group & 31) << shift
-        shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        if len(counts) > 2:
-            value += counts[-2]
-        counts.append(value)
-        value = shift = 0
-    return counts
-
-
 def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: str) -> Proposer:
     """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
 

@@ -6,7 +6,7 @@ it, from one confusion matrix over all pairs (VSPW_code TC_cal.py, which takes R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -58,13 +58,6 @@ def pair_confusion(labels: np.ndarray, next_labels: np.ndarray, flow: np.ndarray
         int64, as `confusion_matrix` returns it.
     """
     return confusion_matrix(warp_labels(next_labels, flow), labels, num_classes)
-
-
-def clip_confusion(labels: Sequence[np.ndarray], flows: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
-    """Sums `pair_confusion` over the consecutive pairs of a clip of T label maps and T-1 flows."""
-    assert len(flows) == len(labels) - 1, (len(flows), len(labels))
-    pairs = zip(labels[:-1], labels[1:], flows, strict=True)
-    return sum((pair_confusion(a, b, flow, num_classes) for a, b, flow in pairs), np.int64(0))
 
 
 def dis_flow(image: np.ndarray, next_image: np.ndarray) -> np.ndarray:
