@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vss import configs
-from vss.config import check_schema
+from vss.config import check_keys, check_schema
 from vss.errors import UserError
 from vss.plan import Plan, any_of
 from vss.resolved import check_soups, check_views, counted_settings, training_digests
@@ -70,6 +70,7 @@ MISTAKES = [
     ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
     ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
     ("data/vspw/shards/val", 101, ["data.vspw.shards.val", "101", "at most 100"]),
+    ("models/a/finetune/micro_batch", 1, ["'micro_batch' is a setting of the row", "cfg_options: {micro_batch: 1}"]),
     ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
     ("data/vspw/drawn", {"frames": 18}, ["data.vspw.drawn", "unknown key 'frames'", "allowed: height"]),
     ("data/coco_stuff/drawn", {"height": 8}, ["data.coco_stuff.drawn.height", "8", "at least 32"]),
@@ -215,6 +216,24 @@ def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
 def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, Any], settings: dict) -> None:
     config["refiners"]["cascadepsp"]["settings"] = settings
     plan_of(config)
+
+
+def test_all_that_is_not_there_is_named_at_once(config: dict[str, Any]) -> None:
+    config["data"]["vspw"]["root"] = "no/vspw"
+    config["models"]["a"]["finetune"]["init"] = "no/init.pth"
+    config["refiners"]["ssa"]["weights"] = "no/sam.pth"
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    for word in ("data.vspw.root: no folder 'no/vspw'", "init: no file 'no/init.pth'", "no file 'no/sam.pth'; README"):
+        assert word in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("models:\n  a: {x: 1}\n  b: [1, {y: 2}]\n  a: {x: 2}\n")
+    with pytest.raises(UserError, match=r"^config: .*c\.yaml, line 4: key 'a' is there twice$"):
+        check_keys([tmp_path / "c.yaml"])
+    (tmp_path / "c.yaml").write_text("models: {a: {x: 1}, b: {x: 1}}\nx: [{x: 1}, {x: 2}]\n")
+    check_keys([tmp_path / "c.yaml"])
 
 
 @pytest.mark.parametrize("spelling", ["out", "./out/", "{here}/out", "{link}/out"])

@@ -496,7 +496,7 @@ def _add_drop_scores(commands: Any) -> None:
 
     help_text = "Delete stored class scores that no ensemble of the config needs."
     parser = _command(commands, "drop-scores", run, help_text)
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="config file (default: config.yaml)")
+    parser.add_argument("--config", required=True, type=Path, help="the config file whose ensembles are kept")
     parser.add_argument("--yes", action="store_true", help="delete; without it only list")
 
 

@@ -6,13 +6,17 @@ able to ask the same.
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from vss import configs
 from vss.errors import UserError, did_you_mean
 
 _TYPE_NAMES = {dict: "a map", list: "a list", str: "text", bool: "true/false", int: "a whole number", float: "a number"}
@@ -42,6 +46,38 @@ def check_schema(config: dict[str, Any], schema_file: str | Path) -> dict[str, A
     return {**filled, **{key: _one_spelling(filled[key]) for key in ("results", "work")}}
 
 
+def check_keys(files: Iterable[str | Path]) -> None:
+    """Checks that no map of a YAML file has a key twice, of which YAML would take the last without a word.
+
+    Raises:
+        UserError: the key, the file and the line.
+    """
+    for file in files:
+        if Path(file).suffix in (".yaml", ".yml"):
+            _refuse_doubles(yaml.compose(Path(file).read_text(encoding="utf-8")), file)
+
+
+def _refuse_doubles(node: yaml.Node | None, file: str | Path) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_doubles(item, file)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise UserError(f"config: {file}, line {line}: key {key.value!r} is there twice")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+            _refuse_doubles(value, file)
+
+
+@functools.cache
+def _settings_of_rows() -> frozenset[str]:
+    """Returns the names that every row of src/vss/configs has, and `cfg_options` may change."""
+    source = (configs.FOLDER / "_base_" / "training.py").read_text(encoding="utf-8")
+    return frozenset(node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign))
+
+
 def _one_spelling(folder: str) -> str:
     """Returns a folder's shortest path, below the working directory a relative one.
 
@@ -58,6 +94,8 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     if error.validator == "additionalProperties" and allowed is False:
         known = sorted(error.schema.get("properties", {}))
         extra = next(key for key in found if key not in known)
+        if "cfg_options" in known and extra in _settings_of_rows():
+            return f"{path}: {extra!r} is a setting of the row; write it as cfg_options: {{{extra}: {found[extra]!r}}}"
         return f"{path}: unknown key {extra!r}{did_you_mean(str(extra), known)}; allowed: {', '.join(known)}"
     if error.validator == "required":
         return f"{path}: key {next(key for key in allowed if key not in found)!r} is missing"

@@ -114,8 +114,12 @@ class Plan:
         return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
 
     def data_digest(self, dataset: str) -> str:
-        """Returns 16 hexadecimal digits that change with a dataset's settings and with the content of its lists."""
-        digest = hashlib.sha256(canonical_json(self.data_settings(dataset)).encode())
+        """Returns 16 hexadecimal digits that change with a dataset's settings and with the content of its lists.
+
+        What is done with problems changes nothing where there are none, and a training would cost weeks.
+        """
+        counted = {key: value for key, value in self.data_settings(dataset).items() if key != "on_problem"}
+        digest = hashlib.sha256(canonical_json(counted).encode())
         for path in self.split_lists(dataset):
             digest.update(Path(path).read_bytes())
         return digest.hexdigest()[:16]
@@ -312,16 +316,19 @@ class Plan:
             raise UserError(f"config: {key}: no VSPW class {name!r}{did_you_mean(name, VSPW.classes)}")
 
     def _check_files(self) -> None:
-        for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
-            root = self.config["data"][dataset]["root"]
-            for folder in [Path(root), *(Path(root, part) for part in parts)] if root is not None else []:
-                if not folder.is_dir():
-                    raise UserError(f"config: data.{dataset}.root: no folder {str(folder)!r}")
         if "shards" in self.config["data"]["coco_stuff"]:
             raise UserError("config: data.coco_stuff: unknown key 'shards'; only VSPW is predicted")
-        for key, path in self._weight_files():
-            if not Path(path).is_file():
-                raise UserError(f"config: {key}: no file {path!r}; README.md says where published weights come from")
+        absent = []
+        for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
+            root = self.config["data"][dataset]["root"]
+            folders = [] if root is None else [Path(root), *(Path(root, part) for part in parts)]
+            if folder := next((folder for folder in folders if not folder.is_dir()), None):
+                absent.append(f"data.{dataset}.root: no folder {str(folder)!r}")
+        weights = [f"{key}: no file {path!r}" for key, path in self._weight_files() if not Path(path).is_file()]
+        if weights:
+            weights[-1] += "; README.md says where published weights come from"
+        if absent or weights:
+            raise UserError("config: " + "; ".join([*absent, *weights]))
 
     def _weight_files(self) -> Iterator[tuple[str, str]]:
         for name, model in self.models.items():

@@ -65,6 +65,13 @@ def test_a_folder_keeps_its_subfolders(nano_model, tmp_path):
     ]
 
 
+def test_of_a_video_of_vspw_the_images_are_taken(tmp_path):
+    for name in ("origin/00000001.jpg", "origin/00000002.jpg", "mask/00000001.png"):
+        write_image(tmp_path / "1_clip" / name)
+    source = find_source(tmp_path / "1_clip")
+    assert [name for name, _ in source.files] == ["00000001", "00000002"] and source.folder == "1_clip"
+
+
 def test_a_video(nano_model, tmp_path, capsys):
     video = write_video(tmp_path / "clip.mp4")
     predict(inputs=[video], model_dir=nano_model, out_dir=tmp_path / "out", device="cpu")
@@ -113,8 +120,8 @@ def test_mistakes(nano_model, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             predict(inputs=inputs, **options)
-    with pytest.raises(UserError, match="train the model first"):
-        predict(inputs=[one], **options | {"model_dir": tmp_path / "nowhere"})
+    with pytest.raises(UserError, match=f"train the model first.*In .*: {nano_model.name}"):
+        predict(inputs=[one], **options | {"model_dir": nano_model.parent / "nowhere"})
     with pytest.raises(UserError, match=r"tta\.ratios"):
         predict(inputs=[one], **options | {"tta": {"ratios": [1]}})
 

@@ -53,6 +53,8 @@ def test_why_a_training_failed_outlives_the_next_try(tmp_path: Path) -> None:
     assert done.returncode != 0
     kept = (project.folder / "work" / "finetune" / "convnext" / "failed.log").read_text()
     assert kept.count("batch norm alone on one device cannot train on 1 image") == 2
+    told = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(told) == 1 and told[0].startswith("failed: results/logs/finetune/convnext.log: vss finetune: ")
 
 
 def test_a_config_file_stands_alone(project: Project) -> None:
@@ -72,6 +74,7 @@ def test_command_line_values_override_the_config_file(project: Project) -> None:
     [
         ("models: {}\n", "config: "),
         ("predictions: {convnext.singel: {}}\n", "did you mean 'single'"),
+        ("tta: {single: {flip: false}, flip: {flip: true}, single: {flip: true}}\n", "key 'single' is there twice"),
     ],
 )
 def test_a_mistake_stops_the_run_in_one_line(project: Project, mistake: str, words: str) -> None:

@@ -5,6 +5,7 @@ Nothing here may import torch: this file is read for every dry run and again for
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
-from vss.config import check_schema
+from vss.config import check_keys, check_schema
 from vss.digest import content_mark, stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json, read_json
@@ -36,6 +37,9 @@ if workflow.remote_exec:
     shell.prefix("set -euo pipefail; trap '' USR1; trap : TERM; ")
 
 try:
+    check_keys(
+        workflow.config_settings.configfiles or [f"{workflow.basedir}/config.yaml"]
+    )
     config.update(
         check_schema(config, REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
     )
@@ -83,7 +87,30 @@ def work_dir(name):
 
 
 # Snakemake deletes the log of a job that it starts again, and with it why a training failed the time before.
-KEEP_LOG = " || {{ status=$?; mkdir -p {params.work_dir:q}; cat {log:q} >> {params.work_dir:q}/failed.log; exit $status; }}"
+KEEP_LOG = (
+    " || {{ status=$?; if [ $status -eq 137 ]; then echo 'killed (signal 9): the memory of the machine or of the job ran"
+    " out, or somebody ended it' >> {log:q}; fi;"
+    " mkdir -p {params.work_dir:q}; cat {log:q} >> {params.work_dir:q}/failed.log; exit $status; }}"
+)
+
+
+def failed_logs(snakemake_logs):
+    """The logs of the jobs that failed in a run, from Snakemake's own of it."""
+    texts = [
+        Path(path).read_text(encoding="utf-8", errors="replace")
+        for path in snakemake_logs
+        if Path(path).exists()
+    ]
+    text = "\n".join(texts)
+    found = re.findall(r"^ *log: (.+) \(check log file\(s\)", text, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+def last_line(path):
+    """The last line of a log that says something."""
+    path = Path(path)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return next(filter(None, map(str.strip, reversed(text.splitlines()))), "empty")
 
 
 def shards(split):

@@ -70,6 +70,12 @@ rule report:
 started = time.time()
 
 
+# What a run that failed has to say, in a line a job; Snakemake's own last word is that something failed.
+onerror:
+    for job_log in failed_logs(log):
+        print(f"failed: {job_log}: {last_line(job_log)}", file=sys.stderr)
+
+
 # The table where this run wrote it: other targets leave an older one alone.
 onsuccess:
     table = Path(config["results"], "report", "table.csv")

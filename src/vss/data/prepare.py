@@ -153,7 +153,7 @@ def _stop_if_needed(
         head = f"{len(stopping)} problems in {root}" if len(stopping) > 1 else f"a problem in {root}"
         remedy = f"mend them or set data.{dataset}.on_problem: skip"
     else:
-        head, remedy = f"no usable frame in {root}", "see the data set's folder layout"
+        head, remedy = f"no usable frame in {root}", "README.md, Your data, shows the layout"
     first = "; ".join(problem.line() for problem in (stopping or problems)[:_SHOWN])
     more = f"; and {len(stopping) - _SHOWN} more" if len(stopping) > _SHOWN else ""
     counted = _counted(report["counts"]["problems"], "")

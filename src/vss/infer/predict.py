@@ -78,7 +78,13 @@ def predict(
     model_dir, out_dir = Path(model_dir), Path(out_dir)
     for name in ("config.json", "weights.safetensors"):
         if not (model_dir / name).is_file():
-            raise UserError(f"{model_dir / name}: no such file; train the model first, or name another")
+            known = ", ".join(
+                sorted(folder.name for folder in model_dir.parent.glob("*/") if (folder / name).is_file())
+            )
+            raise UserError(
+                f"{model_dir / name}: no such file; train the model first, or name another (a single model; --results"
+                f" names another folder). In {model_dir.parent}: {known or 'none'}"
+            )
     plan = read_plan(model_dir / "config.json", {"tta": dict(tta or {}), "prediction": model_dir.name}, device)
     if "classes" not in plan.config:
         raise UserError(f"{model_dir / 'config.json'}: key 'classes' is missing")
@@ -99,13 +105,17 @@ def find_source(path: Path) -> Source:
         UserError: it does not exist, holds no images, or is neither image, video nor folder.
     """
     if path.is_dir():
+        given, path = (
+            path,
+            path / "origin" if (path / "origin").is_dir() else path,
+        )  # a video of VSPW, without its masks
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not found:
             raise UserError(
                 f"{path}: no images in this folder; suffixes looked for: {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         files = tuple((file.relative_to(path).with_suffix("").as_posix(), file) for file in found)
-        return Source(path, "images", files, path.resolve().name)
+        return Source(path, "images", files, given.resolve().name)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.suffix.lower() in VIDEO_SUFFIXES:
