@@ -64,10 +64,11 @@ def _refuse_doubles(node: yaml.Node | None, file: str | Path) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                raise UserError(f"config: {file}, line {line}: key {key.value!r} is there twice")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise UserError(f"config: {file}, line {line}: key {key.value!r} is there twice")
+                seen.add(key.value)
             _refuse_doubles(value, file)
 
 

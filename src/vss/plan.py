@@ -35,6 +35,7 @@ class Plan:
         self.refiners: dict[str, dict] = config["refiners"]
         self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
         self.split: str = config["targets"]["score_split"]
+        self._marks: dict[str, str] = {}
         self._check_names()
         self._check_models(sorted(row_names))
         self._check_predictions()
@@ -193,9 +194,14 @@ class Plan:
         """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
         chosen = self.refiners[refiner]
         source = "superpixels" if chosen["weights"] is None else "sam"
-        weights = None if chosen["weights"] is None else content_mark(chosen["weights"])
-        made_by = canonical_json({"settings": chosen["proposals"], "weights": weights})
+        made_by = canonical_json({"settings": chosen["proposals"], "weights": self.content_of(chosen["weights"])})
         return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
+
+    def content_of(self, published: str | None) -> str | None:
+        """Returns a mark of a published file's content, None for no file; read once, for all the jobs that ask."""
+        if published is not None and published not in self._marks:
+            self._marks[published] = content_mark(published)
+        return self._marks.get(published)
 
     def proposal_sets(self) -> dict[str, str]:
         """Returns every set of mask proposals with a refiner that uses it."""

@@ -16,7 +16,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
 from vss.config import check_keys, check_schema
-from vss.digest import content_mark, stage_digest, trained_with_other_code
+from vss.digest import stage_digest, trained_with_other_code
 from vss.errors import UserError
 from vss.formats import canonical_json, read_json
 from vss.plan import Plan, any_of, lead_jobs_to
@@ -187,18 +187,10 @@ def what_a_training_is(wildcards):
             "settings": settings,
             "row": row,
             "data": plan.data_digest("coco_stuff" if stage == "pretrain" else "vspw"),
-            "init": published_content(published),
+            "init": plan.content_of(published),
             "code": training_code("train_refiner" if stage == "refine" else stage),
         }
     )
-
-
-def published_content(path):
-    """A mark of a published file's content, as a parameter: another file under the same name is noticed.
-
-    The path itself is a resource, which Snakemake does not compare: where a file lies changes nothing.
-    """
-    return None if path is None else content_mark(path)
 
 
 def trained_with_other_settings():
@@ -250,6 +242,10 @@ def training_settings_that_count(stage):
 
 def training_gpus(stage):
     return lambda wildcards: plan.training_gpus(stage, wildcards.model)
+
+
+# Published weights are known by their content (`plan.content_of`, as a parameter): another file under the same name is
+# noticed. Their path is a resource, which Snakemake does not compare: where a file lies changes nothing.
 
 
 def init_path(stage):

@@ -59,7 +59,7 @@ rule import_weights:
     params:
         settings=import_settings,
         row=lambda wildcards: ROWS[f"import/{wildcards.model}"],
-        published=lambda wildcards: published_content(
+        published=lambda wildcards: plan.content_of(
             plan.models[wildcards.model]["weights"]
         ),
         code=code_of("import"),

@@ -47,7 +47,7 @@ rule propose:
         weights=lambda wildcards: proposer(wildcards)["weights"] or "",
     params:
         settings=lambda wildcards: canonical_json(proposer(wildcards)["proposals"]),
-        published=lambda wildcards: published_content(proposer(wildcards)["weights"]),
+        published=lambda wildcards: plan.content_of(proposer(wildcards)["weights"]),
         shards=shard_count,
         code=code_of("propose"),
     message:
@@ -78,7 +78,7 @@ rule refine:
     params:
         settings=refiner_settings("method", "settings"),
         inputs=optional_inputs("proposals"),
-        published=lambda wildcards: published_content(
+        published=lambda wildcards: plan.content_of(
             plan.refiners[wildcards.refiner]["weights"]
         ),
         shards=shard_count,

@@ -54,7 +54,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
 _CROP_FOREGROUND = (0.1, 0.9)
 _CROP_BORDER = 16  # pixels at the inner edges of a local crop that are not used
-_LEAST_L = 66  # local crops of less would leave no way to go from one to the next
+_LEAST_L = 4 * _CROP_BORDER + 2  # local crops of less would leave no way to go from one to the next
 
 # image [N, 3, h, w], mask [N, 1, h, w], mask at stride 8 or None -> {"pred_224", "pred_56_2": [N, 1, h, w]}
 Network = Callable[[Tensor, Tensor, "Tensor | None"], Mapping[str, Tensor]]
