@@ -46,13 +46,13 @@ ops: $(READY)  ## compile cuda_ops for this machine (optional: faster DCNv3 and 
 	$(RUN)/python -m vss_ops.build
 
 bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
-	$(RUN)/python -m vss_ops.bench
+	$(RUN)/python -m benchmarks.ops
 
 bench-infer: $(READY)  ## the inference engine against MMSegmentation's test-time augmentation
-	$(RUN)/python -m vss.infer.bench
+	$(RUN)/python -m benchmarks.infer
 
 bench-scores: $(READY)  ## stored class scores against dense ones
-	$(RUN)/python -m vss.ensemble.bench
+	$(RUN)/python -m benchmarks.scores
 
 lock: $(READY)  ## resolve envs/requirements.in again
 	$(UV) pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \

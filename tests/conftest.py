@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.shared import shared_folder
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
+SHARED = shared_folder()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 
 def told_of_damage(path: Path, seeds: Iterable[int], read: Callable[[Path], object]) -> list[str]:

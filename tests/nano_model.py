@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from vss import formats
+from vss.core.files import write_json
 
 
 def write_nano_model(folder: Path) -> None:
     """Writes `config.json` and `weights.safetensors` of a nano model with drawn weights into `folder`."""
+    from vss.configs.resolve import published_settings, resolve
     from vss.models.build import build_segmentor
-    from vss.models.checkpoints import save_weights
-    from vss.train.config import published_settings, resolve
+    from vss.weights.checkpoints import save_weights
 
     config = published_settings(resolve({"config": "upernet_convnext-nano_vspw"}))
     torch.manual_seed(3)
     segmentor = build_segmentor(config["model"])
     torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight)
-    formats.write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     save_weights(segmentor, folder / "weights.safetensors")

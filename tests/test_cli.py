@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from vss import cli, lease
-from vss.errors import UserError
+from vss import cli
+from vss.core.errors import UserError
+from vss.workflow import lease
 
 COMMAND = ["lease", "1", "--", "true"]
 
@@ -48,7 +49,7 @@ def test_a_reader_that_leaves_is_no_error(lines) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     code = (
-        "from vss import cli, lease\n"
+        "from vss import cli\nfrom vss.workflow import lease\n"
         f"lease.lease = lambda *_: [print('line') for _ in range({lines})]\n"
         f"raise SystemExit(cli.main({COMMAND}))"
     )

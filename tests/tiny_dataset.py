@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from vss import formats
-from vss.labels import VSPW
+from vss.core.files import sha256_of_file
+from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.labels import VSPW
+from vss.core.labels_file import LabelsWriter
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ def write_dataset(
                 assert cv2.imwrite(str(folder / mask_path), mask)
             rows.append((video, frame, split, image_path, mask_path if with_masks else "", *mask.shape))
     index, card = folder / "index.csv", folder / "dataset.json"
-    formats.write_index(index, pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
-    formats.write_card(
+    write_index(index, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)))
+    write_card(
         card,
-        formats.Card(
+        Card(
             name="vspw",
             root=str(folder),
             classes=list(VSPW.classes),
             label_map=VSPW.raw_to_train().tolist(),
             drawn=True,
             frames={split: len(rows)},
-            sha256=formats.sha256_of_file(index),
+            sha256=sha256_of_file(index),
         ),
     )
     return TinyDataset(index, card)
@@ -63,7 +65,7 @@ def write_labels(
     path: Path, labels: Mapping[str, Sequence[np.ndarray]], *, classes: Sequence[str] = VSPW.classes
 ) -> Path:
     """Writes label maps [H, W] uint8 of train ids with the frame names of `write_dataset`."""
-    with formats.LabelsWriter(path, classes=list(classes), provenance={}) as writer:
+    with LabelsWriter(path, classes=list(classes), provenance={}) as writer:
         for video, frames in labels.items():
             for position, frame in enumerate(frames):
                 writer.write(video, f"{position:08d}", frame)

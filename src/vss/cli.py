@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
@@ -132,7 +132,7 @@ def _add_device(parser: Any) -> None:
 
 def _add_prepare(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.data.prepare import prepare
+        from vss.prepare.run import prepare
 
         prepare(
             dataset=options.dataset,
@@ -152,6 +152,7 @@ def _add_prepare(commands: Any) -> None:
 def _add_training(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from vss.train.run import train
+        from vss.workflow.digest import stage_digest
 
         train(
             stage=options.command,
@@ -164,11 +165,12 @@ def _add_training(commands: Any) -> None:
             weights=options.weights,
             fingerprint=options.fingerprint,
             config=options.config,
-            log=options.log,
+            log_file=options.log,
             audit=options.audit,
             work_dir=options.work_dir,
             gpus=options.gpus,
-            code=options.code,
+            code=stage_digest(options.command),
+            retrain_on_code_change=options.retrain_on_code_change,
         )
 
     outputs = ("weights", "fingerprint", "config", "log", "audit")
@@ -178,13 +180,14 @@ def _add_training(commands: Any) -> None:
         parser.add_argument("--init", type=_path_or_none, help="weights to start from (default, or '': none)")
         parser.add_argument("--init-card", type=Path, help="card of the dataset those weights were trained on")
         parser.add_argument("--gpus", type=int, default=0)
-        parser.add_argument("--code", help="digest of the training code: finished weights of another are trained anew")
+        help_text = "train again where the weights were trained by other code"
+        parser.add_argument("--retrain-on-code-change", action="store_true", help=help_text)
         _add_settings(parser)
 
 
 def _add_import_checkpoint(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.train.import_checkpoint import import_checkpoint
+        from vss.weights.import_checkpoint import import_checkpoint
 
         import_checkpoint(
             checkpoint=options.checkpoint,
@@ -193,12 +196,11 @@ def _add_import_checkpoint(commands: Any) -> None:
             weights=options.weights,
             fingerprint=options.fingerprint,
             config=options.config,
-            log=options.log,
             audit=options.audit,
         )
 
     help_text = "Turn a published checkpoint into safetensors and print what became of every parameter."
-    outputs = ("weights", "fingerprint", "config", "log", "audit")
+    outputs = ("weights", "fingerprint", "config", "audit")
     parser = _command(commands, "import-checkpoint", run, help_text)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--model", default=None, help="name written into the fingerprint (default: the row's)")
@@ -209,7 +211,7 @@ def _add_import_checkpoint(commands: Any) -> None:
 
 def _add_soup(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.infer.soup import soup
+        from vss.weights.average import soup
 
         soup(
             model=options.model,
@@ -218,11 +220,10 @@ def _add_soup(commands: Any) -> None:
             weights=options.weights,
             fingerprint=options.fingerprint,
             config=options.config,
-            log=options.log,
             audit=options.audit,
         )
 
-    outputs = ("weights", "fingerprint", "config", "log", "audit")
+    outputs = ("weights", "fingerprint", "config", "audit")
     parser = _command(commands, "soup", run, "Average the weights of models.", *outputs, lists=("parts", "configs"))
     parser.add_argument("--model", required=True)
 
@@ -348,6 +349,7 @@ def _add_propose(commands: Any) -> None:
 def _add_train_refiner(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from vss.refine.train import train_refiner
+        from vss.workflow.digest import stage_digest
 
         train_refiner(
             settings=options.settings,
@@ -355,8 +357,9 @@ def _add_train_refiner(commands: Any) -> None:
             card=options.card,
             weights=options.weights,
             fingerprint=options.fingerprint,
-            log=options.log,
+            log_file=options.log,
             work_dir=options.work_dir,
+            code=stage_digest("train_refiner"),
         )
 
     files = ("index", "card", "weights", "fingerprint", "log", "work_dir")
@@ -479,7 +482,7 @@ def _add_predict(commands: Any) -> None:
 
 def _add_models(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.train.table import print_models
+        from vss.configs.table import print_models
 
         print_models(as_json=options.json)
 
@@ -502,7 +505,7 @@ def _add_drop_scores(commands: Any) -> None:
 
 def _add_lease(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from vss.lease import lease
+        from vss.workflow.lease import lease
 
         command = options.words[1:] if options.words[:1] == ["--"] else options.words
         if not command:

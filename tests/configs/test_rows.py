@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from vss import configs
-from vss.errors import UserError
-from vss.formats import canonical_json
-from vss.labels import LABEL_SPACES
+from vss.configs.resolve import load, published_settings, resolve
+from vss.core.errors import UserError
+from vss.core.files import canonical_json
+from vss.core.labels import LABEL_SPACES
 from vss.models.build import build_on_meta
-from vss.train.config import load, published_settings, resolve
 
 # FACTS.md 2b, under the protocol of the code: (crop h, w), scale, batch, iterations, base rate, decay rate, clip.
 PUBLISHED: dict[str, tuple] = {

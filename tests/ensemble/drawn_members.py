@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from vss import formats
+from vss.core.index import INDEX_COLUMNS, write_index
+from vss.core.scores_file import ScoresWriter
 
 CLASSES = [f"class {c}" for c in range(9)]
 Key = tuple[str, str]
@@ -30,14 +31,14 @@ def write_scores(
 ) -> Path:
     """Writes a scores file with the given frames, which says whose they are where `prediction` is given."""
     provenance = {"settings": {"prediction": prediction}} if prediction else {"made": "by a test"}
-    with formats.ScoresWriter(path, classes=classes, provenance=provenance) as writer:
+    with ScoresWriter(path, classes=classes, provenance=provenance) as writer:
         for (video, frame), probabilities in frames.items():
             writer.write(video, frame, probabilities)
     return path
 
 
-def write_index(path: Path, sizes: Mapping[Key, tuple[int, int]], split: str = "val") -> Path:
+def write_index_of(path: Path, sizes: Mapping[Key, tuple[int, int]], split: str = "val") -> Path:
     """Writes an index of frames with the given sizes."""
     rows = [(v, f, split, f"{v}/{f}.jpg", f"{v}-{f}.png", h, w) for (v, f), (h, w) in sizes.items()]
-    formats.write_index(path, pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
+    write_index(path, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)))
     return path

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vss.core.errors import UserError
 from vss.ensemble.drop import drop_scores, drop_unneeded
-from vss.errors import UserError
 
 CONFIG = """
 results: {results}

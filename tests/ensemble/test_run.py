@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index, write_scores
-from vss import formats
+from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index_of, write_scores
 from vss.cli import main
+from vss.core.errors import UserError
+from vss.core.files import write_json
+from vss.core.labels_file import LabelsReader
+from vss.core.scores_file import ScoresReader
 from vss.ensemble.run import ensemble
-from vss.errors import UserError
-from vss.formats import write_json
 
 KEYS = [("a", "1"), ("a", "2"), ("b--c", "1")]
 SIZE = (20, 31)
@@ -25,11 +26,11 @@ SIZE = (20, 31)
 
 def run(tmp_path: Path, members: list[dict[str, Any]], scores: Sequence, keys=KEYS, size=SIZE, **more: Any) -> dict:
     """Runs the stage over all frames and returns the labels by key."""
-    index = write_index(tmp_path / "index.csv", dict.fromkeys(keys, size))
+    index = write_index_of(tmp_path / "index.csv", dict.fromkeys(keys, size))
     out = tmp_path / "out.labels.h5"
     arguments = {"split": "val", "shard": 0, "shards": 1, "out": [out], **more}
     ensemble(settings={"members": members}, scores=scores, index=index, **arguments)
-    with formats.LabelsReader(out) as reader:
+    with LabelsReader(out) as reader:
         return {key: reader.read(*key) for key in reader.keys()}  # noqa: SIM118
 
 
@@ -37,7 +38,7 @@ def stored(files: Sequence[Sequence[Path]], key) -> list[np.ndarray]:
     """The dense probabilities of a frame as each member's first file gives them back."""
     dense = []
     for path, *_ in files:
-        with formats.ScoresReader(path) as reader:
+        with ScoresReader(path) as reader:
             dense.append(reader.read(*key))
     return dense
 
@@ -60,7 +61,7 @@ def test_weighted_mean_of_dense_probabilities(tmp_path, make_members) -> None:
         clear = two[1] - two[0] > 1e-5
         assert clear.mean() > 0.99
         np.testing.assert_array_equal(found[key][clear], mean.argmax(axis=0)[clear])
-        with formats.ScoresReader(tmp_path / "out.scores.h5") as reader:
+        with ScoresReader(tmp_path / "out.scores.h5") as reader:
             np.testing.assert_allclose(reader.read(*key), mean, atol=0.012)
             np.testing.assert_array_equal(reader.read(*key).argmax(axis=0), found[key])
 
@@ -124,7 +125,7 @@ def test_the_command_takes_members_of_other_shard_counts(tmp_path, make_members)
         return main(["ensemble", "--settings", json.dumps(settings), *options, *where, *out])
 
     assert command(whole, halves) == 0
-    with formats.LabelsReader(tmp_path / "command.labels.h5") as reader:
+    with LabelsReader(tmp_path / "command.labels.h5") as reader:
         for key in KEYS:
             np.testing.assert_array_equal(reader.read(*key), expected[key])
     assert command([*whole, *halves]) == 2  # m's frames would be n's as well

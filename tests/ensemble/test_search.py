@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index, write_scores
-from vss import formats
-from vss.confusion import confusion_matrix, mean_iou
+from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index_of, write_scores
+from vss.core.confusion import confusion_matrix, mean_iou
+from vss.core.errors import UserError
+from vss.core.files import read_json, sha256_of_file
+from vss.core.index import Card, write_card
+from vss.core.labels_file import LabelsReader
+from vss.core.scores_file import ScoresReader
 from vss.ensemble import search as searching
 from vss.ensemble.members import resized, tempered
 from vss.ensemble.run import ensemble
 from vss.ensemble.search import search
-from vss.errors import UserError
 
 SIZE = (24, 30)
 KEYS = [("v", "1"), ("v", "2"), ("w", "1")]
@@ -27,21 +30,21 @@ class Scene:
 
     def __init__(self, folder: Path, truths: dict, *, split: str = "val") -> None:
         self.folder, self.truths = folder, truths
-        self.index = write_index(folder / "index.csv", {key: mask.shape for key, mask in truths.items()}, split)
+        self.index = write_index_of(folder / "index.csv", {key: mask.shape for key, mask in truths.items()}, split)
         for (video, frame), mask in truths.items():
             Image.fromarray(mask).save(folder / f"{video}-{frame}.png")
         self.card = folder / "card.json"
         identity = list(range(256))
-        formats.write_card(
+        write_card(
             self.card,
-            formats.Card("drawn", str(folder), CLASSES, identity, True, {split: 3}, formats.sha256_of_file(self.index)),
+            Card("drawn", str(folder), CLASSES, identity, True, {split: 3}, sha256_of_file(self.index)),
         )
 
     def search(self, scores: list, **settings: Any) -> dict:
         out = self.folder / "chosen.json"
         arguments = {"index": self.index, "card": self.card, "split": "val", "shards": 1, "out": out}
         search(settings=settings, scores=scores, **arguments)
-        return formats.read_json(out)
+        return read_json(out)
 
     def miou(self, scores: list, chosen: Path | None = None, **settings: Any) -> float:
         """The mIoU of the ensemble that the stage really writes."""
@@ -49,7 +52,7 @@ class Scene:
         arguments = {"index": self.index, "split": "val", "shard": 0, "shards": 1, "out": [out], "chosen": chosen}
         ensemble(settings=settings, scores=scores, **arguments)
         total = 0
-        with formats.LabelsReader(out) as reader:
+        with LabelsReader(out) as reader:
             for key, truth in self.truths.items():
                 total = total + confusion_matrix(reader.read(*key), truth, len(CLASSES))
         return mean_iou(total)
@@ -102,7 +105,7 @@ def test_the_record_says_what_it_was_chosen_on(scene) -> None:
     assert (on["split"], on["dataset"], on["frames"]) == ("val", "drawn", 3)
     assert on["pixels"] == sum(int((truth != 255).sum()) for truth in scene.truths.values())
     assert 0 < on["pixels_differing"] < on["pixels"]
-    assert on["index_sha256"] == formats.sha256_of_file(scene.index)
+    assert on["index_sha256"] == sha256_of_file(scene.index)
 
 
 def test_weights_stay_where_they_are_unless_searched(scene) -> None:
@@ -174,7 +177,7 @@ def test_masks_without_a_label_are_refused(tmp_path) -> None:
 
 def test_tempering_and_resizing_keep_probabilities(scene) -> None:
     ((path,),) = members_of(scene, [0.6])
-    with formats.ScoresReader(path) as reader:
+    with ScoresReader(path) as reader:
         planes = reader.read_planes(*KEYS[0])
     for temperature in (0.25, 1.0, 3.0):
         dense = tempered(planes, temperature).dense()

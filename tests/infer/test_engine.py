@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
-from vss.errors import UserError
+from vss.configs.tta import Tta
+from vss.core.errors import UserError
 from vss.infer.budget import ForwardBudget
 from vss.infer.engine import Engine
 from vss.infer.resample import Span, Tile, axis_matrix, resample_band
-from vss.infer.views import Tta, resize_image, views_of
+from vss.infer.views import resize_image, views_of
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 ALL_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_dataset import write_dataset
 
-from vss import formats
-from vss.errors import UserError
+from vss.configs.resolve import published_settings, resolve
+from vss.core.errors import UserError
+from vss.core.files import write_json
 from vss.infer import estimate
 from vss.infer.engine import Engine
 from vss.infer.load import model_config, read_plan
@@ -16,13 +17,12 @@ from vss.infer.predict import predict
 from vss.infer.run import infer
 from vss.models.build import build_segmentor
 from vss.models.probe import HEADROOM, Meter
-from vss.train.config import published_settings, resolve
 
 SIZE = (96, 130)
 
 
 def plan_of(folder, row="upernet_convnext-nano_vspw", **settings):
-    formats.write_json(folder / "config.json", published_settings(resolve({"config": row})))
+    write_json(folder / "config.json", published_settings(resolve({"config": row})))
     return read_plan(folder / "config.json", settings, "cpu")
 
 

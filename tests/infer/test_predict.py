@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.images import read_image, read_raw_mask
+from vss.core.labels import VSPW, overlay_palette
 from vss.infer.overlay import draw_overlay
 from vss.infer.predict import _video_writer, find_source, predict
-from vss.labels import VSPW, overlay_palette
 
 
 def write_image(path, size=(40, 64), seed=0):
@@ -36,7 +36,7 @@ def test_an_image(nano_model, tmp_path):
         assert (labels.mode, labels.size) == ("P", (64, 40))
         assert labels.getpalette()[: 3 * 124] == overlay_palette()[:124].ravel().tolist()
         assert np.asarray(labels).max() < 124
-    assert formats.read_image(tmp_path / "out" / "overlays" / "my photo.jpg").shape == (40, 64, 3)
+    assert read_image(tmp_path / "out" / "overlays" / "my photo.jpg").shape == (40, 64, 3)
 
 
 def test_a_phone_s_picture_is_turned_upright(nano_model, tmp_path):
@@ -46,8 +46,8 @@ def test_a_phone_s_picture_is_turned_upright(nano_model, tmp_path):
     lying[:, :32] = 250
     Image.fromarray(lying).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     predict(inputs=[tmp_path / "phone.jpg"], model_dir=nano_model, out_dir=tmp_path / "out", device="cpu")
-    assert formats.read_raw_mask(tmp_path / "out" / "labels" / "phone.png").shape == (64, 40)
-    upright = formats.read_image(tmp_path / "phone.jpg", upright=True)
+    assert read_raw_mask(tmp_path / "out" / "labels" / "phone.png").shape == (64, 40)
+    upright = read_image(tmp_path / "phone.jpg", upright=True)
     assert upright.shape == (64, 40, 3)
     assert upright[:30].min() > 200 and upright[34:].max() < 50
 
@@ -98,7 +98,7 @@ def test_a_prediction_does_not_depend_on_its_company(nano_model, tmp_path):
     images = [write_image(tmp_path / f"{name}.png", seed=seed) for seed, name in enumerate("abc")]
     predict(inputs=images, model_dir=nano_model, out_dir=tmp_path / "together", device="cpu", workers=3)
     predict(inputs=images[1:2], model_dir=nano_model, out_dir=tmp_path / "alone", device="cpu")
-    together, alone = (formats.read_raw_mask(tmp_path / d / "labels" / "b.png") for d in ("together", "alone"))
+    together, alone = (read_raw_mask(tmp_path / d / "labels" / "b.png") for d in ("together", "alone"))
     assert np.array_equal(together, alone)
 
 

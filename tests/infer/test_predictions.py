@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
-from vss.errors import UserError
+from vss.configs.tta import parse_tta
+from vss.core.errors import UserError
 from vss.infer.engine import Engine
 from vss.infer.predictions import Job, ToHost, _on_gpu, predictions
-from vss.infer.views import parse_tta
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

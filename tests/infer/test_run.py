@@ -13,10 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_dataset import write_dataset
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import read_json, sha256_of_file
+from vss.core.index import read_index
+from vss.core.labels_file import LabelsReader
+from vss.core.scores_file import ScoresReader
 from vss.infer.load import default_precision
 from vss.infer.run import infer
+from vss.weights.fingerprint import Fingerprint, write_fingerprint
 
 SIZES = {"wide": (32, 57), "-- tall": (57, 32), "odd": (41, 33), "square": (40, 40)}
 TTA = {"img_ratios": [0.5, 1.0, 1.25], "flip": True}
@@ -39,7 +43,7 @@ def run(model, dataset, out, **options):
 def read_labels(*paths):
     found = {}
     for path in paths:
-        with formats.LabelsReader(path) as reader:
+        with LabelsReader(path) as reader:
             keys = reader.keys()
             assert not found.keys() & set(keys)
             found |= {key: reader.read(*key) for key in keys}
@@ -54,7 +58,7 @@ def reference(nano_model, dataset, tmp_path_factory):
 
 
 def test_every_frame_at_its_own_size(reference, dataset):
-    rows = formats.read_index(dataset.index)
+    rows = read_index(dataset.index)
     found = read_labels(reference / "0.labels.h5")
     assert {key: labels.shape for key, labels in found.items()} == {
         (row.video, row.frame): (row.height, row.width) for row in rows.itertuples()
@@ -65,7 +69,7 @@ def test_every_frame_at_its_own_size(reference, dataset):
 
 def test_labels_are_the_argmax_of_the_scores(reference):
     labels = read_labels(reference / "0.labels.h5")
-    with formats.ScoresReader(reference / "0.scores.h5") as scores:
+    with ScoresReader(reference / "0.scores.h5") as scores:
         for (video, frame), expected in labels.items():
             probabilities = scores.read(video, frame)
             assert probabilities.shape == (124, *expected.shape)
@@ -88,9 +92,9 @@ def test_bit_equal_whatever_the_schedule(nano_model, dataset, reference, tmp_pat
     found = read_labels(*tmp_path.glob("*.labels.h5"))
     expected = read_labels(reference / "0.labels.h5")
     assert found.keys() == expected.keys()
-    with formats.ScoresReader(reference / "0.scores.h5") as whole:
+    with ScoresReader(reference / "0.scores.h5") as whole:
         for path in tmp_path.glob("*.scores.h5"):
-            with formats.ScoresReader(path) as part:
+            with ScoresReader(path) as part:
                 keys = part.keys()
                 for key in keys:
                     assert np.array_equal(found[key], expected[key])
@@ -106,15 +110,15 @@ def test_labels_do_not_depend_on_whether_scores_are_kept(nano_model, dataset, re
 def test_an_empty_shard_gives_valid_files(nano_model, dataset, tmp_path):
     run(nano_model, dataset, [tmp_path / "0.labels.h5", tmp_path / "0.scores.h5"], split="test")
     assert read_labels(tmp_path / "0.labels.h5") == {}
-    with formats.ScoresReader(tmp_path / "0.scores.h5") as scores:
+    with ScoresReader(tmp_path / "0.scores.h5") as scores:
         assert scores.keys() == []
 
 
 def test_provenance_names_every_realised_view(reference, nano_model):
-    with formats.LabelsReader(reference / "0.labels.h5") as reader:
+    with LabelsReader(reference / "0.labels.h5") as reader:
         provenance = reader.provenance
         assert reader.classes[0] == "wall"
-    assert provenance["weights_sha256"] == [formats.sha256_of_file(nano_model / "weights.safetensors")]
+    assert provenance["weights_sha256"] == [sha256_of_file(nano_model / "weights.safetensors")]
     assert (provenance["device"], provenance["precision"], provenance["protocol"]) == ("cpu", "float32", "paper")
     assert set(provenance["views"]) == {f"{h}x{w}" for h, w in SIZES.values()}
     views = provenance["views"]["32x57"]
@@ -130,8 +134,8 @@ def test_provenance_names_every_realised_view(reference, nano_model):
 
 def test_the_resolved_config_names_every_setting_and_realised_view(nano_model, dataset, reference, tmp_path):
     run(nano_model, dataset, [tmp_path / "0.labels.h5", tmp_path / "0.config.json"])
-    resolved = formats.read_json(tmp_path / "0.config.json")
-    with formats.LabelsReader(reference / "0.labels.h5") as reader:
+    resolved = read_json(tmp_path / "0.config.json")
+    with LabelsReader(reference / "0.labels.h5") as reader:
         assert {key: resolved[key] for key in reader.provenance} == reader.provenance
     assert (resolved["tta"]["img_ratios"], resolved["tta"]["flip"], resolved["tta"]["mode"]) == (
         [0.5, 1, 1.25],
@@ -139,7 +143,7 @@ def test_the_resolved_config_names_every_setting_and_realised_view(nano_model, d
         "whole",
     )
     assert resolved["views"]["57x32"][0]["size"] == [29, 16]
-    config = formats.read_json(nano_model / "config.json")
+    config = read_json(nano_model / "config.json")
     assert config.pop("training") and resolved["config"] == config
 
 
@@ -159,7 +163,7 @@ def test_default_precision(device, protocol, trained, precision):
 
 def test_as_published_breaks_the_flip_of_convnext(nano_model, dataset, tmp_path):
     run(nano_model, dataset, [tmp_path / "0.labels.h5"], settings={"tta": {"flip": True}, "protocol": "as_published"})
-    with formats.LabelsReader(tmp_path / "0.labels.h5") as reader:
+    with LabelsReader(tmp_path / "0.labels.h5") as reader:
         views = reader.provenance["views"]["32x57"]
     assert {(view["flip"], view["image_flipped"]) for view in views} == {(False, False), (True, False)}
 
@@ -222,8 +226,8 @@ def test_damaged_weights_are_told_by_their_fingerprint(nano_model, dataset, tmp_
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(nano_model, model)
     weights = model / "weights.safetensors"
-    recorded = formats.Fingerprint(formats.sha256_of_file(weights), "finetune", "m", {}, None)
-    formats.write_fingerprint(model / "fingerprint.json", recorded)
+    recorded = Fingerprint(sha256_of_file(weights), "finetune", "m", {}, None)
+    write_fingerprint(model / "fingerprint.json", recorded)
     run(model, dataset, [out / "0.labels.h5"])
     data = bytearray(weights.read_bytes())
     data[-4000:-2000] = bytes(2000)
@@ -254,7 +258,7 @@ def test_nan_weights_are_told_and_leave_no_file(nano_model, dataset, tmp_path):
 def test_a_bad_image_is_named_and_leaves_no_file(nano_model, tmp_path, damage):
     masks = {"a": [np.ones((24, 32), np.uint8)] * 3}
     dataset = write_dataset(tmp_path / "data", masks)
-    image = tmp_path / "data" / formats.read_index(dataset.index).image[1]
+    image = tmp_path / "data" / read_index(dataset.index).image[1]
     if damage == "gone":
         image.unlink()
     elif damage == "broken":
@@ -268,5 +272,5 @@ def test_a_bad_image_is_named_and_leaves_no_file(nano_model, tmp_path, damage):
 
 
 def test_settings_are_recorded_as_given(reference):
-    with formats.LabelsReader(reference / "0.labels.h5") as reader:
+    with LabelsReader(reference / "0.labels.h5") as reader:
         assert reader.provenance["settings"] == json.loads(json.dumps({"tta": TTA}))

@@ -8,8 +8,8 @@ from models.golden_models import golden_segmentor, load_meta
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vss.configs.tta import Tta
 from vss.infer.engine import Engine
-from vss.infer.views import Tta
 
 pytestmark = pytest.mark.golden
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from vss.errors import UserError
-from vss.infer.views import Tta, describe_views, parse_tta, published_tta, resize_image, views_of, windows_of
+from vss.configs.tta import Tta, parse_tta, published_tta
+from vss.core.errors import UserError
+from vss.infer.views import describe_views, resize_image, views_of, windows_of
 
 
 def requested(height, width, tta, protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.models import rows
 from vss.models.build import build_on_meta, build_segmentor
 

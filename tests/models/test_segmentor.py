@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 from models.golden_models import load_meta
 from safetensors.torch import load_file
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.models import rows
 from vss.models.build import build_segmentor
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from tests.refine.scenes import coarse, scene
-from vss import formats
-from vss.labels import VSPW
+from vss.core.files import sha256_of_file
+from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.labels import VSPW
+from vss.core.labels_file import LabelsWriter
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,20 +42,20 @@ def dataset(tmp_path: Path) -> SimpleNamespace:
             rows.append((video, frame, split, f"image/{name}.png", f"mask/{name}.png", height, width))
             truths[video, frame], predictions[video, frame] = truth, coarse(truth)
     index, card, labels = tmp_path / "index.csv", tmp_path / "dataset.json", tmp_path / "val.labels.h5"
-    formats.write_index(index, pd.DataFrame(rows, columns=formats.INDEX_COLUMNS))
-    formats.write_card(
+    write_index(index, pd.DataFrame(rows, columns=INDEX_COLUMNS))
+    write_card(
         card,
-        formats.Card(
+        Card(
             name="vspw",
             root=str(root),
             classes=list(VSPW.classes),
             label_map=VSPW.raw_to_train().tolist(),
             drawn=True,
             frames={"train": 2, "val": 4},
-            sha256=formats.sha256_of_file(index),
+            sha256=sha256_of_file(index),
         ),
     )
-    with formats.LabelsWriter(labels, classes=VSPW.classes, provenance={"model": "coarse"}) as writer:
+    with LabelsWriter(labels, classes=VSPW.classes, provenance={"model": "coarse"}) as writer:
         # Reversed: pairing must not rest on the order.
         for (video, frame), prediction in reversed(predictions.items()):
             if video != videos[0][1]:

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from tests.refine.scenes import BAR, DISC, GROUND, coarse, scene
-from vss import formats
-from vss.errors import UserError
-from vss.labels import VSPW
+from vss.core.errors import UserError
+from vss.core.images import read_image
+from vss.core.labels import VSPW
 from vss.refine.background import BACKGROUND_CLASSES
 from vss.refine.cascadepsp import (
     CascadePSP,
@@ -353,7 +353,7 @@ def test_skips_leave_labels_alone(mini_weights):
 @torch.inference_mode()
 def test_real_images_of_any_size(real_data, golden_network):
     """A real photograph and its coarse mask, each side another than the network's; the weights are random."""
-    image = formats.read_image(real_data / "refine" / "motorbike.jpg")
+    image = read_image(real_data / "refine" / "motorbike.jpg")
     mask = np.array(Image.open(real_data / "refine" / "motorbike.png").convert("L")) > 127
     assert image.shape[:2] == mask.shape and 0 < mask.mean() < 1
     output = single_pass(golden_network, [image_tensor(image)], [mask_tensor(mask)], L=96)[0]

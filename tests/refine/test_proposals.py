@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.damaged_files import told_of_damage
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.refine.proposal_file import ProposalsReader, ProposalsWriter
 from vss.refine.proposals import Partitions, RunLengths, build_proposer
 

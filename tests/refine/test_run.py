@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file
+from vss.core.index import read_index, shard_of
+from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.refine.network import build_network
 from vss.refine.proposal_file import ProposalsReader
 from vss.refine.propose import propose
@@ -46,7 +48,7 @@ def accuracy(dataset, predictions) -> float:
 
 
 def read_all(path):
-    with formats.LabelsReader(path) as reader:
+    with LabelsReader(path) as reader:
         return {key: reader.read(*key) for key in sorted(reader.keys())}
 
 
@@ -60,11 +62,11 @@ def test_ssa_over_superpixels_mends_a_coarse_prediction(dataset):
 
 def test_the_refined_file_says_what_it_came_from(dataset):
     out = refine_val(dataset, {"method": "ssa", "settings": {"min_purity": 0.5}}, proposals=propose_val(dataset))
-    with formats.LabelsReader(out) as reader:
+    with LabelsReader(out) as reader:
         assert reader.provenance["settings"] == {"method": "ssa", "settings": {"min_purity": 0.5}}
         assert reader.provenance["of"] == {"model": "coarse"}
         assert len(reader.classes) == 124
-        index = formats.sha256_of_file(dataset.index)
+        index = sha256_of_file(dataset.index)
         assert (reader.provenance["index_sha256"], reader.provenance["weights_sha256"]) == (index, None)
         made_by = reader.provenance["proposals"]
     assert made_by["proposals"] == SUPERPIXELS
@@ -72,7 +74,7 @@ def test_the_refined_file_says_what_it_came_from(dataset):
 
 
 def test_shards_hold_their_own_frames(dataset):
-    videos = pd.unique(formats.read_index(dataset.index).query("split == 'val'")["video"])
+    videos = pd.unique(read_index(dataset.index).query("split == 'val'")["video"])
     for shard in range(2):
         out = dataset.folder / f"{shard}.proposals.h5"
         propose(
@@ -86,7 +88,7 @@ def test_shards_hold_their_own_frames(dataset):
             out=out,
         )
         with ProposalsReader(out) as reader:
-            assert {video for video, _ in set(reader.keys())} == {v for v in videos if formats.shard_of(v, 2) == shard}
+            assert {video for video, _ in set(reader.keys())} == {v for v in videos if shard_of(v, 2) == shard}
 
 
 def test_proposals_are_deterministic(dataset):
@@ -116,7 +118,7 @@ def test_mistakes_in_settings_are_named(dataset, settings, named):
 
 
 def test_a_frame_without_prediction_is_named(dataset):
-    with formats.LabelsWriter(dataset.folder / "less.h5", classes=["a"], provenance={}) as writer:
+    with LabelsWriter(dataset.folder / "less.h5", classes=["a"], provenance={}) as writer:
         writer.write(".3", "0 2", dataset.predictions[".3", "0 2"])
     with pytest.raises(UserError, match="00000001"):
         refine_val(dataset, {"method": "ssa"}, labels=dataset.folder / "less.h5", proposals=propose_val(dataset))
@@ -124,7 +126,7 @@ def test_a_frame_without_prediction_is_named(dataset):
 
 
 def test_a_prediction_of_another_size_is_named(dataset):
-    with formats.LabelsWriter(dataset.folder / "small.h5", classes=["a"], provenance={}) as writer:
+    with LabelsWriter(dataset.folder / "small.h5", classes=["a"], provenance={}) as writer:
         for (video, frame), labels in dataset.predictions.items():
             writer.write(video, frame, np.ascontiguousarray(labels[:-1]))
     with pytest.raises(UserError, match="index says"):
@@ -142,5 +144,5 @@ def test_an_unknown_device_is_named(dataset, tmp_path):
         weights=tmp_path / "mini.safetensors",
         device="auto",
     )
-    with formats.LabelsReader(dataset.folder / "refined.labels.h5") as reader:
-        assert reader.provenance["weights_sha256"] == formats.sha256_of_file(tmp_path / "mini.safetensors")
+    with LabelsReader(dataset.folder / "refined.labels.h5") as reader:
+        assert reader.provenance["weights_sha256"] == sha256_of_file(tmp_path / "mini.safetensors")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.refine.proposal_file import ProposalsReader
 from vss.refine.proposals import RunLengths, build_proposer
 from vss.refine.propose import propose

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from vss.labels import IGNORE_INDEX
+from vss.core.labels import IGNORE_INDEX
 from vss.refine.proposals import Partitions, RunLengths
 from vss.refine.ssa import vote, vote_proposals
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.refine.scenes import DISC, scene
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file
+from vss.core.index import read_card, read_index, write_card, write_index
+from vss.core.labels_file import LabelsReader
 from vss.refine import train as train_module
 from vss.refine.cascadepsp import image_tensor, mask_tensor
 from vss.refine.losses import gradient_magnitude, refinement_loss
@@ -26,6 +28,7 @@ from vss.refine.network import build_network
 from vss.refine.perturb import iou, perturb
 from vss.refine.run import refine
 from vss.refine.train import train_refiner
+from vss.weights.fingerprint import read_fingerprint
 
 SHORT = {"crop": 32, "max_iters": 6, "batch_size": 2, "checkpoint_interval": 2, "log_interval": 2, "val_samples": 2}
 
@@ -118,7 +121,7 @@ def test_a_trained_network_mends_perturbed_masks_and_predictions(dataset):
         weights=out / "weights.safetensors",
         out=refined,
     )
-    with formats.LabelsReader(dataset.labels) as before, formats.LabelsReader(refined) as after:
+    with LabelsReader(dataset.labels) as before, LabelsReader(refined) as after:
         errors = [
             np.mean([(reader.read(*key) != dataset.truths[key]).mean() for key in reader.keys()])  # noqa: SIM118
             for reader in (before, after)
@@ -128,8 +131,8 @@ def test_a_trained_network_mends_perturbed_masks_and_predictions(dataset):
 
 def test_the_fingerprint_stands_for_the_weights(dataset):
     out = train(dataset, "out")
-    fingerprint = formats.read_fingerprint(out / "fingerprint.json")
-    assert fingerprint.sha256 == formats.sha256_of_file(out / "weights.safetensors")
+    fingerprint = read_fingerprint(out / "fingerprint.json")
+    assert fingerprint.sha256 == sha256_of_file(out / "weights.safetensors")
     assert (fingerprint.stage, fingerprint.model) == ("refine", "cascadepsp-mini")
     assert fingerprint.settings["max_iters"] == 6 and fingerprint.settings["lr"] == train_module.DEFAULTS["lr"]
 
@@ -220,9 +223,9 @@ def test_mistakes_are_named(dataset, given, named):
 
 
 def test_a_dataset_without_training_masks_is_refused(dataset):
-    rows = formats.read_index(dataset.index)
-    formats.write_index(dataset.index, pd.DataFrame(rows[rows["split"] == "val"]))
-    card = dataclasses.replace(formats.read_card(dataset.card), sha256=formats.sha256_of_file(dataset.index))
-    formats.write_card(dataset.card, card)
+    rows = read_index(dataset.index)
+    write_index(dataset.index, pd.DataFrame(rows[rows["split"] == "val"]))
+    card = dataclasses.replace(read_card(dataset.card), sha256=sha256_of_file(dataset.index))
+    write_card(dataset.card, card)
     with pytest.raises(UserError, match="train split has no masks"):
         train(dataset, "out")

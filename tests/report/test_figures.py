@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.report import figures
 
 

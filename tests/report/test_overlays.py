@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_dataset import write_dataset, write_labels
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.index import read_card, read_index
 from vss.report.overlays import (
     BECAME_RIGHT,
     BECAME_WRONG,
@@ -36,7 +36,7 @@ def ranked(tmp_path):
             frame.flat[:n] = 5
     dataset = write_dataset(tmp_path, truth)
     predictions = Predictions("net", [write_labels(tmp_path / "0.labels.h5", labels)])
-    yield formats.read_index(dataset.index), formats.read_card(dataset.card), predictions
+    yield read_index(dataset.index), read_card(dataset.card), predictions
     predictions.close()
 
 

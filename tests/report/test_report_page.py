@@ -11,8 +11,9 @@ import cv2
 import pandas as pd
 import pytest
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import read_json, write_json
+from vss.core.index import read_card, write_card
 from vss.report.table import PAPER, SCORES, print_table
 
 VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
@@ -94,7 +95,7 @@ def test_page_says_what_the_data_are(finished_run, written, write_report, tmp_pa
     assert "Drawn data." in text and "19 frames of 2 videos, with 4 of 124 classes" in text
     assert "paper: what the paper says" in text
     real = tmp_path / "dataset.json"
-    formats.write_card(real, dataclasses.replace(formats.read_card(finished_run["card"]), drawn=False))
+    write_card(real, dataclasses.replace(read_card(finished_run["card"]), drawn=False))
     text = " ".join(Page(write_report(card=real)["html"].read_text()).text.split())
     assert "Drawn data." not in text and "19 of its 24,502 val frames" in text
 
@@ -102,7 +103,7 @@ def test_page_says_what_the_data_are(finished_run, written, write_report, tmp_pa
 def test_table_holds_the_scores_in_percent(finished_run, written):
     table = pd.read_csv(written["table_csv"]).set_index("prediction")
     for name, path in finished_run["inputs"]["scores"].items():
-        scores = formats.read_json(path)
+        scores = read_json(path)
         assert table.loc[name, "mIoU"] == pytest.approx(100 * scores["mIoU"], abs=1e-4)
         assert table.loc[name, "VC8_correct"] == pytest.approx(100 * scores["strict"]["VC8_correct"], abs=1e-4)
     assert table.loc["net.single", "paper_val"] == 56.24
@@ -141,7 +142,7 @@ def test_what_each_member_adds(write_report, tmp_path):
         "alone": {a: 0.4, b: 0.475},
         "without": {a: 0.475, b: 0.4},
     }
-    formats.write_json(tmp_path / "chosen.json", chosen)
+    write_json(tmp_path / "chosen.json", chosen)
     titles = {"titles": {"both": "Both <of> them", "net": "Net"}}
     out = write_report(inputs={"chosen": {"both": tmp_path / "chosen.json"}}, settings=titles)
     rows = re.findall(r'<tr><th scope="row" class="name">(.*?)</th>(.*?)</tr>', out["html"].read_text())
@@ -153,7 +154,7 @@ def test_what_each_member_adds(write_report, tmp_path):
 
 def test_the_lead_says_that_a_searched_ensemble_flatters(write_report, tmp_path):
     chosen = {"members": [], "miou": {"given": 0.5, "chosen": 0.5}, "alone": {}, "without": {}}
-    formats.write_json(tmp_path / "chosen.json", chosen)
+    write_json(tmp_path / "chosen.json", chosen)
     honest = Page(write_report()["html"].read_text()).text
     assert "(Net, one | two + SSA)" in honest and "flatters it. The highest" not in honest
     text = Page(write_report(inputs={"chosen": {"net": tmp_path / "chosen.json"}})["html"].read_text()).text
@@ -162,7 +163,7 @@ def test_the_lead_says_that_a_searched_ensemble_flatters(write_report, tmp_path)
 
 
 def test_what_is_no_search_result_is_named(write_report, tmp_path):
-    formats.write_json(tmp_path / "chosen.json", {"members": []})
+    write_json(tmp_path / "chosen.json", {"members": []})
     with pytest.raises(UserError, match=r"chosen\.json: is not a result of `vss search`"):
         write_report(inputs={"chosen": {"both": tmp_path / "chosen.json"}})
 

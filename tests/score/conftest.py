@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from tiny_dataset import write_dataset, write_labels
 
-from vss import formats
+from vss.core.files import read_json
+from vss.core.index import shard_of
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 
@@ -40,7 +41,7 @@ def score(tmp_path: Path):
         dataset = write_dataset(folder, masks, images=images)
         parts = []
         for shard in range(shards):
-            mine = {video: frames for video, frames in labels.items() if formats.shard_of(video, shards) == shard}
+            mine = {video: frames for video, frames in labels.items() if shard_of(video, shards) == shard}
             predictions = write_labels(folder / f"{shard}.labels.h5", mine)
             parts.append(folder / f"{shard}.npz")
             score_shard(
@@ -49,6 +50,6 @@ def score(tmp_path: Path):
             )  # fmt: skip
         out = [folder / name for name in ("scores.json", "per_class.csv", "per_video.csv")]
         summarise(shards=parts, card=dataset.card, scores=out[0], per_class=out[1], per_video=out[2])
-        return Scored(formats.read_json(out[0]), *(pd.read_csv(path, dtype={"video": str}) for path in out[1:]))
+        return Scored(read_json(out[0]), *(pd.read_csv(path, dtype={"video": str}) for path in out[1:]))
 
     return run

@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from vss import formats
-from vss.confusion import mean_iou
-from vss.labels import VSPW
+from vss.core.confusion import mean_iou
+from vss.core.files import read_json, sha256_of_file
+from vss.core.images import read_raw_mask
+from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.labels import VSPW
+from vss.core.labels_file import LabelsWriter
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 from vss.score.temporal import pair_confusion, warp_labels
@@ -169,18 +172,18 @@ def test_real_predictions(real_data: Path, tmp_path: Path):
     assert len(reference) >= 3
     clip = real_data / "VSPW_480p" / "data" / video
     masks = sorted((clip / "mask").glob("*.png"))
-    height, width = formats.read_raw_mask(masks[0]).shape
+    height, width = read_raw_mask(masks[0]).shape
     rows = [(video, m.stem, "val", f"origin/{m.stem}.jpg", f"mask/{m.name}", height, width) for m in masks]
-    formats.write_index(tmp_path / "index.csv", pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
-    formats.write_card(
+    write_index(tmp_path / "index.csv", pd.DataFrame(rows, columns=list(INDEX_COLUMNS)))
+    write_card(
         tmp_path / "dataset.json",
-        formats.Card(
+        Card(
             "vspw", str(clip), list(VSPW.classes), VSPW.raw_to_train().tolist(), False, {"val": 61},
-            formats.sha256_of_file(tmp_path / "index.csv"),
+            sha256_of_file(tmp_path / "index.csv"),
         ),
     )  # fmt: skip
     for net, expected in reference.items():
-        with formats.LabelsWriter(tmp_path / "x.labels.h5", classes=VSPW.classes, provenance={}) as writer:
+        with LabelsWriter(tmp_path / "x.labels.h5", classes=VSPW.classes, provenance={}) as writer:
             for mask in masks:
                 raw = cv2.imread(str(real_data / "preds" / net / video / mask.name), cv2.IMREAD_UNCHANGED)
                 writer.write(video, mask.stem, VSPW.raw_to_train()[raw])
@@ -190,6 +193,6 @@ def test_real_predictions(real_data: Path, tmp_path: Path):
         )  # fmt: skip
         out = {name: tmp_path / name for name in ("scores", "per_class", "per_video")}
         summarise(shards=[tmp_path / "x.npz"], card=tmp_path / "dataset.json", **out)
-        scores = formats.read_json(out["scores"])
+        scores = read_json(out["scores"])
         for name, value in expected.items():
             assert round(scores[name], 4) == value, (net, name)

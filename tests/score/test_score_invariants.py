@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_dataset import write_dataset, write_labels
 
-from vss import formats
 from vss.cli import main
-from vss.confusion import confusion_matrix
-from vss.labels import VSPW
+from vss.core.confusion import confusion_matrix
+from vss.core.index import shard_of
+from vss.core.labels import VSPW
 from vss.score.consistency import VideoWindows
 from vss.score.counts import Counts, cells_of, load_counts, merge_counts, save_counts
 from vss.score.summary import overall_scores
@@ -58,7 +58,7 @@ def clips(draw):
 def test_shards_add_up_to_the_whole(videos, shards, data):
     parts = []
     for member in range(shards):
-        mine = {name: clip for name, clip in videos.items() if formats.shard_of(name, shards) == member}
+        mine = {name: clip for name, clip in videos.items() if shard_of(name, shards) == member}
         parts.append(counts_of(mine, shards, member))
     whole = counts_of(videos, 1, 0)
     summed = merge_counts(data.draw(st.permutations(parts)))

@@ -7,7 +7,7 @@ import pytest
 from tiny_dataset import write_dataset, write_labels
 
 from tests.damaged_files import told_of_damage
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.score.counts import load_counts
 from vss.score.shard import score_shard
 from vss.score.summary import summarise

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tiny_dataset import write_dataset, write_labels
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.index import shard_of
 from vss.submit.run import check_submission, submit
 
 VIDEOS = ("1001_3iEIq5HBY1s", "a--b", "with space", ".leading dot", "\u0432\u0438\u0434\u00e9o")
@@ -32,7 +32,7 @@ def dataset(tmp_path, frames):
 def labels_in_shards(folder, frames, shards=2):
     paths = []
     for shard in range(shards):
-        mine = {video: maps for video, maps in frames.items() if formats.shard_of(video, shards) == shard}
+        mine = {video: maps for video, maps in frames.items() if shard_of(video, shards) == shard}
         paths.append(write_labels(folder / f"{shard}.labels.h5", mine))
     return paths
 

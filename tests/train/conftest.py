@@ -14,8 +14,9 @@ import pytest
 import torch
 from train.tiny import UPERNET, start, train_tiny
 
-from vss import formats
-from vss.labels import LABEL_SPACES
+from vss.core.files import sha256_of_file
+from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.labels import LABEL_SPACES
 
 SIZE = (48, 64)
 
@@ -48,17 +49,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
             cv2.imwrite(str(folder / "data" / f"{i}.png"), raw)
             split = "train" if i < 6 else "val"
             rows.append((f"video{i % 2}", f"{i:08d}", split, f"data/{i}.jpg", f"data/{i}.png", *SIZE))
-        formats.write_index(files["index"], pd.DataFrame(rows, columns=list(formats.INDEX_COLUMNS)))
-        formats.write_card(
+        write_index(files["index"], pd.DataFrame(rows, columns=list(INDEX_COLUMNS)))
+        write_card(
             files["card"],
-            formats.Card(
+            Card(
                 name=name,
                 root=str(folder),
                 classes=list(space.classes),
                 label_map=space.raw_to_train().tolist(),
                 drawn=True,
                 frames={"train": 6, "val": 2, "test": 0},
-                sha256=formats.sha256_of_file(files["index"]),
+                sha256=sha256_of_file(files["index"]),
             ),
         )
         return files

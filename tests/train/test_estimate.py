@@ -9,11 +9,11 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from vss.errors import UserError
+from vss.configs.resolve import published_settings, resolve
+from vss.core.errors import UserError
 from vss.models.build import build_segmentor
 from vss.models.probe import HEADROOM, Meter
 from vss.train import estimate
-from vss.train.config import published_settings, resolve
 
 ROWS = ["upernet_swin-nano_vspw", "upernet_internimage-nano-h_vspw", "mask2former_internimage-nano-h_vspw"]
 

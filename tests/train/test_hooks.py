@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from train.tiny import MASK2FORMER, TINY, UPERNET, start
 
-from vss import formats
-from vss.errors import UserError
+from vss.configs.resolve import published_settings, resolve
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file
 from vss.train import workdir
-from vss.train.config import published_settings, resolve
 from vss.train.hooks import LogHook
 from vss.train.run import _even_share, run_processes
 from vss.train.state import StateHook, checkpoints
@@ -148,9 +148,7 @@ def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path
     run_processes([sys.executable, "-m", "vss.train.worker", str(tmp_path / "job.json")], count=2)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4
-    assert formats.sha256_of_file(tmp_path / "one" / "audit.json") == formats.sha256_of_file(
-        tmp_path / "two" / "audit.json"
-    )
+    assert sha256_of_file(tmp_path / "one" / "audit.json") == sha256_of_file(tmp_path / "two" / "audit.json")
 
 
 def test_two_processes_train_mask2former_in_pieces(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:

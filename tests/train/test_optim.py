@@ -13,8 +13,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
+from vss.configs.resolve import OPTIMIZERS, resolve
 from vss.models.build import build_on_meta
-from vss.train.config import OPTIMIZERS, resolve
 from vss.train.optim import internimage_layer
 
 # Table of the golden folder -> our row, with the protocol whose numbers it has.

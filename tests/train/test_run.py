@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from train.tiny import MASK2FORMER, UPERNET
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import read_json, sha256_of_file
 from vss.train.loop import TimedIterator
+from vss.weights.fingerprint import read_fingerprint
 
 Train = Callable[..., dict[str, Path]]
 # Stochastic depth and dropout, so that the model's own random numbers matter.
@@ -26,7 +27,7 @@ RANDOM = {"cfg_options": {"model.backbone.drop_path_rate": 0.3}}
 
 
 def digest(files: dict[str, Path]) -> str:
-    return formats.sha256_of_file(files["weights"])
+    return sha256_of_file(files["weights"])
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
@@ -62,14 +63,14 @@ def test_a_training_may_stop_before_its_schedule_ends(run_train: Train, tmp_path
 def test_outputs(run_train: Train) -> None:
     files = run_train(max_iters=3, val_interval=2, val_frames=2)
     tensors = load_file(files["weights"])
-    fingerprint = formats.read_fingerprint(files["fingerprint"])
+    fingerprint = read_fingerprint(files["fingerprint"])
     assert fingerprint.sha256 == digest(files)
     assert (fingerprint.stage, fingerprint.model) == ("finetune", "tiny")
     assert fingerprint.settings["config"] == UPERNET
-    config = formats.read_json(files["config"])
+    config = read_json(files["config"])
     assert config["row"] == UPERNET and len(config["classes"]) == 124 and config["classes"][0] == "wall"
     assert config["training"]["max_iters"] == 3
-    audit = formats.read_json(files["audit"])
+    audit = read_json(files["audit"])
     assert set(audit["new"]) == set(tensors) and not audit["loaded"]
     lines = log_lines(files["log"])
     assert [line["iter"] for line in lines if "loss" in line] == [1, 2, 3]
@@ -128,7 +129,7 @@ def test_second_process_waits_and_publishes_what_the_first_trained(
     assert child.exitcode == 0
     said = capsys.readouterr().err
     assert "in use by another process" in said and "finished before" in said
-    assert digest(second) == formats.sha256_of_file(tmp_path / "first" / "weights.safetensors")
+    assert digest(second) == sha256_of_file(tmp_path / "first" / "weights.safetensors")
 
 
 def test_other_settings_never_continue_from_these(run_train: Train, tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_an_error_of_a_loading_process_is_one_line(tmp_path: Path) -> None:
     def batches() -> Iterator[dict]:
         yield {}
         raise UserError("Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File ...\n"
-                        "vss.errors.UserError: a.jpg: not a readable image\n")  # fmt: skip
+                        "vss.core.errors.UserError: a.jpg: not a readable image\n")  # fmt: skip
 
     waiting = TimedIterator(batches())
     assert next(waiting) == {} and waiting.waited >= 0
@@ -214,7 +215,7 @@ def test_an_error_of_a_loading_process_is_one_line(tmp_path: Path) -> None:
 def test_finetuning_takes_over_what_fits(run_train: Train) -> None:
     coco = run_train("mask2former_internimage-nano-h_coco_stuff", max_iters=1, to="coco", work="coco-work")
     files = run_train(MASK2FORMER, max_iters=1, init=coco["weights"])
-    audit = formats.read_json(files["audit"])
+    audit = read_json(files["audit"])
     assert set(audit["resized"]) == {"decode_head.cls_embed.weight", "decode_head.cls_embed.bias"}
     assert not audit["new"] and not audit["unused"]
     other = run_train(MASK2FORMER, max_iters=1, to="other")

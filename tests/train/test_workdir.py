@@ -6,12 +6,13 @@ import hashlib
 
 import pytest
 
-from vss.formats import canonical_json
+from vss.configs.resolve import published_settings, resolve
+from vss.configs.result_settings import ABSENT, result_config, result_settings
+from vss.core.files import canonical_json
 from vss.train import workdir
-from vss.train.config import published_settings, resolve
 
 # Of the paper's rows. One that changes starts every training of it anew, from iteration 0: where a new setting's
-# default means what was there before, `workdir.ABSENT` is its place, and these stay.
+# default means what was there before, `vss.configs.result_settings.ABSENT` is its place, and these stay.
 DIGESTS = {
     "mask2former_internimage-h_coco_stuff": "9309a84ae733",
     "mask2former_internimage-h_coco_stuff2vspw": "c8a5fd42c360",
@@ -25,7 +26,7 @@ DIGESTS = {
 
 
 def digest(settings: dict) -> str:
-    counted = workdir.what_counts(published_settings(resolve(settings)))
+    counted = result_config(published_settings(resolve(settings)))
     return hashlib.sha256(canonical_json(counted).encode()).hexdigest()[:12]
 
 
@@ -37,7 +38,7 @@ def test_running_trainings_find_their_folders_after_an_update(row: str) -> None:
 def test_a_later_setting_changes_no_folder_while_it_means_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
     config = published_settings(resolve({"config": "upernet_swin-nano_vspw"}))
     before = workdir.folder_for("work", config, {})
-    monkeypatch.setitem(workdir.ABSENT, "mixup", None)
+    monkeypatch.setitem(ABSENT, "mixup", None)
     for value, same in ((None, True), (0.5, False)):
         later = {**config, "training": {**config["training"], "mixup": value}}
         assert (workdir.folder_for("work", later, {}) == before) == same
@@ -56,5 +57,5 @@ def test_a_later_setting_changes_no_folder_while_it_means_what_was_before(monkey
 def test_what_counts(options: dict, same: bool) -> None:
     row = {"config": "mask2former_internimage-nano-h_vspw"}
     assert (digest({**row, "cfg_options": options}) == digest(row)) == same
-    counted = workdir.settings_that_count({**row, "cfg_options": options})
-    assert (counted == workdir.settings_that_count({**row, "cfg_options": {}})) == same
+    counted = result_settings({**row, "cfg_options": options})
+    assert (counted == result_settings({**row, "cfg_options": {}})) == same

@@ -50,7 +50,7 @@ def train_tiny(
 def start(call: Callable[..., object], *args: Any, environment: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
     """Starts a call in a child process, forked from a server that has imported torch but computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vss.train.worker", "vss.train.estimate", "vss.train.run", "vss.train.config"])
+    context.set_forkserver_preload(["vss.train.worker", "vss.train.estimate", "vss.train.run", "vss.configs.resolve"])
     child: BaseProcess = context.Process(target=_child, args=(call, args, kwargs, dict(environment or {})))
     child.start()
     return child

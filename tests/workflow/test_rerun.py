@@ -125,7 +125,7 @@ CODE_CHANGES = [
     ("src/vss/infer/run.py", FROM_INFER),
     # what every stage shares: everything but the trainings, which are weeks
     ("src/vss/formats.py", {"prepare": 2, "propose": 2, **FROM_INFER}),
-    ("src/vss/progress.py", {}),
+    ("src/vss/core/log.py", {}),
     ("src/vss/train/run.py", {}),
     ("src/vss/cli.py", {}),
 ]
@@ -147,7 +147,7 @@ def test_a_comment_reruns_nothing(finished: Project, name: str) -> None:
 
 def test_a_training_is_not_missed_where_prepare_runs_as_well(finished: Project) -> None:
     """Snakemake does not look at the parameters of a job that is below a running one, even through `ancient`."""
-    with finished.changed_file("src/vss/data/prepare.py", append_code), finished.changed_config(change_max_iters):
+    with finished.changed_file("src/vss/prepare/run.py", append_code), finished.changed_config(change_max_iters):
         planned = finished.planned()
     assert (planned["prepare"], planned["finetune"]) == (2, 1)
 

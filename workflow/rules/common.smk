@@ -15,18 +15,18 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
-from vss.config import check_keys, check_schema
-from vss.digest import stage_digest, trained_with_other_code
-from vss.errors import UserError
+from vss.workflow.config import check_keys, check_schema
+from vss.workflow.digest import stage_digest, trained_with_other_code
+from vss.core.errors import UserError
 from vss.formats import canonical_json, read_json
-from vss.plan import Plan, any_of, lead_jobs_to
-from vss.resolved import (
+from vss.workflow.plan import Plan, any_of, lead_jobs_to
+from vss.workflow.settings import (
     check_soups,
     check_views,
     counted_settings,
     training_digests,
 )
-from vss.signals import pass_on_to_jobs
+from vss.workflow.signals import pass_on_to_jobs
 
 lead_jobs_to(REPOSITORY)
 
@@ -270,7 +270,7 @@ def training_options(stage):
     def words(wildcards, input):
         options = optional_inputs("init_card")(wildcards, input)
         if config["retrain_on_code_change"]:
-            options += ["--code", training_code(stage)]
+            options += ["--retrain-on-code-change"]
         return options
 
     return words

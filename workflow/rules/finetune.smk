@@ -45,7 +45,6 @@ rule import_weights:
     output:
         weights="<results>/finetune/{model}/weights.safetensors",
         config="<results>/finetune/{model}/config.json",
-        log="<results>/finetune/{model}/log.jsonl",
         audit="<results>/finetune/{model}/audit.json",
         fingerprint="<results>/finetune/{model}/fingerprint.json",
     log:
@@ -67,7 +66,7 @@ rule import_weights:
         "Import the weights of {wildcards.model}"
     shell:
         "vss import-checkpoint {resources.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
-        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --weights {output.weights:q} --config {output.config:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"
 
 
@@ -79,7 +78,6 @@ rule soup:
     output:
         weights="<results>/finetune/{model}/weights.safetensors",
         config="<results>/finetune/{model}/config.json",
-        log="<results>/finetune/{model}/log.jsonl",
         audit="<results>/finetune/{model}/audit.json",
         fingerprint="<results>/finetune/{model}/fingerprint.json",
     log:
@@ -94,5 +92,5 @@ rule soup:
         "Average the weights of {wildcards.model}"
     shell:
         "vss soup --model {wildcards.model} --parts {input.weights:q} --configs {input.configs:q}"
-        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
+        " --weights {output.weights:q} --config {output.config:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"

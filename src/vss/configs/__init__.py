@@ -1,14 +1,13 @@
-"""The rows: one MMEngine config file for every model and dataset it is trained on; the file's name is the row's name.
+"""Configs: rows, and how a row, a protocol and a user's options resolve to one config.
 
-A row holds named numbers (crop_size, batch_size, optim_wrapper, ...) and the model, inheriting from `_base_`;
-`vss.train.config` derives the pipeline and the schedules from them. Listing rows imports neither torch nor MMEngine.
+Listing the rows imports neither torch nor MMEngine.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "rows"
 
 
 def names() -> list[str]:

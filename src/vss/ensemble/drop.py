@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from vss.errors import UserError
-from vss.progress import say
+from vss.core.errors import UserError
+from vss.core.log import log
 
 _SUFFIX = ".scores.h5"
 
@@ -55,17 +55,17 @@ def drop_unneeded(
         if name not in needed or int(shard) >= shards.get(split, math.inf):
             found.setdefault(name, []).append((path, path.stat().st_size))
     for name, files in found.items():
-        say(f"{name}: {len(files)} files, {_readable(sum(size for _, size in files))}")
+        log(f"{name}: {len(files)} files, {_readable(sum(size for _, size in files))}")
     files = [path for group in found.values() for path, _ in group]
     total = _readable(sum(size for group in found.values() for _, size in group))
     if not files:
-        say(f"{folder}: no class scores that nothing needs")
+        log(f"{folder}: no class scores that nothing needs")
     elif not delete:
-        say(f"{len(files)} files, {total} would be deleted; call again with --yes")
+        log(f"{len(files)} files, {total} would be deleted; call again with --yes")
     else:
         for path in files:
             path.unlink()
-        say(f"{len(files)} files, {total} deleted")
+        log(f"{len(files)} files, {total} deleted")
     return files
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss.codec import Planes, put_label_first
-from vss.errors import UserError
-from vss.formats import ScoresReader, read_json
+from vss.core.codec import Planes, put_label_first
+from vss.core.errors import UserError
+from vss.core.files import read_json
+from vss.core.scores_file import ScoresReader
 
 _MEMBER_KEYS = ("name", "weight", "temperature", "class_weights")
 

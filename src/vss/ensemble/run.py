@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from vss import formats, progress
-from vss.codec import Planes
+from vss.core.codec import Planes
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file
+from vss.core.index import read_index, shard_rows
+from vss.core.labels_file import LabelsWriter
+from vss.core.log import log, track
+from vss.core.scores_file import ScoresWriter
 from vss.ensemble.members import Member, MemberScores, open_members, read_members
-from vss.errors import UserError
 from vss.infer.outputs import LABELS, SCORES, outputs_by_kind
 
 
@@ -47,7 +51,7 @@ def ensemble(
     """
     files = outputs_by_kind(out, optional=(SCORES,))
     members = read_members(settings, chosen)
-    rows = formats.shard_rows(formats.read_index(index), split=split, shard=shard, shards=shards)
+    rows = shard_rows(read_index(index), split=split, shard=shard, shards=shards)
     what = f"ensemble {settings.get('prediction', files[LABELS].parent.name)} {split} shard {shard} of {shards}"
     with contextlib.ExitStack() as stack:
         mean = WeightedMean(members, open_members(stack, members, scores))
@@ -55,16 +59,16 @@ def ensemble(
             "stage": "ensemble",
             "settings": dict(settings),
             "members": [asdict(member) for member in members],
-            "index_sha256": formats.sha256_of_file(index),
+            "index_sha256": sha256_of_file(index),
             "split": split,
             "shard": shard,
             "shards": shards,
         }
         kept = {"classes": mean.classes, "provenance": provenance}
-        labels_out = stack.enter_context(formats.LabelsWriter(files[LABELS], **kept))
-        scores_out = stack.enter_context(formats.ScoresWriter(files[SCORES], **kept)) if SCORES in files else None
-        progress.say(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
-        for row in progress.track(rows.itertuples(index=False), what=what, total=len(rows)):
+        labels_out = stack.enter_context(LabelsWriter(files[LABELS], **kept))
+        scores_out = stack.enter_context(ScoresWriter(files[SCORES], **kept)) if SCORES in files else None
+        log(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
+        for row in track(rows.itertuples(index=False), what=what, total=len(rows)):
             planes = mean.read(row.video, row.frame, size=(row.height, row.width))
             labels_out.write(row.video, row.frame, planes.labels)
             if scores_out:

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vss import formats, progress
-from vss.confusion import confusion_matrix, mean_iou
+from vss.core.confusion import confusion_matrix, mean_iou
+from vss.core.errors import UserError
+from vss.core.files import write_json
+from vss.core.images import read_mask
+from vss.core.index import Card, read_dataset
+from vss.core.labels import IGNORE_INDEX
+from vss.core.log import log, track
 from vss.ensemble.members import Member, MemberScores, open_members, read_members, tempered
-from vss.errors import UserError
-from vss.labels import IGNORE_INDEX
 
 # Neighbouring frames of a video say nearly the same: more of them cost time and hardly change what is chosen.
 MAX_FRAMES = 2000
@@ -63,10 +66,10 @@ def search(
     members = read_members(settings)
     if by_class := [member.name for member in members if member.class_weights]:
         raise UserError(f"members.{by_class[0]}.class_weights: cannot be searched; leave them out or set the weights")
-    table, dataset = formats.read_dataset(index, card)
+    table, dataset = read_dataset(index, card)
     rows = _sampled_rows(table, split)
     what = f"search {settings.get('prediction', 'weights')} {split}"
-    progress.say(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
+    log(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
     with contextlib.ExitStack() as stack:
         opened = open_members(stack, members, scores)
         if opened[0].classes != dataset.classes:
@@ -101,8 +104,8 @@ def search(
     }
     if fitted:
         report["nll"] = fitted.nll
-    formats.write_json(Path(out), report)
-    progress.say(f"{what}: mIoU {100 * report['miou']['given']:.2f} -> {100 * report['miou']['chosen']:.2f}")
+    write_json(Path(out), report)
+    log(f"{what}: mIoU {100 * report['miou']['given']:.2f} -> {100 * report['miou']['chosen']:.2f}")
 
 
 def _sampled_rows(index: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -134,16 +137,16 @@ class PixelSource:
     Where a frame has more labelled pixels than its and a member's share of `MAX_PIXELS`, every n-th is taken.
     """
 
-    def __init__(self, rows: pd.DataFrame, opened: Sequence[MemberScores], dataset: formats.Card, what: str) -> None:
+    def __init__(self, rows: pd.DataFrame, opened: Sequence[MemberScores], dataset: Card, what: str) -> None:
         self._rows, self._opened, self._dataset, self._what = rows, opened, dataset, what
         self._quota = max(MAX_PIXELS // (len(rows) * len(opened)), 1)
         self.num_classes = len(dataset.classes)
 
     def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Yields (truth [P] uint8, one [C, P] float32 for each member), a large frame in parts."""
-        for row in progress.track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
+        for row in track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
             path = Path(self._dataset.root) / row.mask
-            mask = formats.read_mask(path, self._dataset.label_map)
+            mask = read_mask(path, self._dataset.label_map)
             if mask.shape != (row.height, row.width):
                 raise UserError(f"{path}: is {mask.shape}, the index says {(row.height, row.width)}")
             at = np.flatnonzero(mask != IGNORE_INDEX)

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss.errors import UserError
+from vss.configs.tta import Tta
+from vss.core.errors import UserError
 from vss.infer.budget import ForwardBudget
+from vss.infer.frame_size import Size
 from vss.infer.resample import Span, Tile, resample_band
-from vss.infer.views import Tta, View, resize_image, views_of, windows_of
-from vss.models.frame_size import Size
+from vss.infer.views import View, resize_image, views_of, windows_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.log import counted, log
 from vss.infer.engine import Group, band_elements, groups_of
+from vss.infer.frame_size import Size
 from vss.infer.load import Plan, model_config
 from vss.infer.predictions import frames_at_once
 from vss.infer.views import views_of, windows_of
 from vss.models.build import build_on_meta
-from vss.models.frame_size import Size
 from vss.models.probe import CONTEXT_BYTES, HEADROOM, memory_of, probe, readable_bytes, readable_time, seconds_for
-from vss.progress import counted, say
 
 # [C, rows, W] float32 alive while views are averaged: the sum, a view resized, its probabilities, and their copy.
 _BANDS = 4
@@ -142,7 +142,7 @@ def check_inference(
     flops = found.flops * sum(count * _pixels_of(size, plan) for size, count in sizes.items())
     seconds = seconds_for(flops / _pixels_of(largest, plan), plan.device, plan.precision)
     views = len(views_of(*largest, plan.tta, plan.protocol))
-    say(
+    log(
         f"{what}: {counted(sum(sizes.values()), 'frame')} of {'up to ' if len(sizes) > 1 else ''}{_text(largest)} in "
         f"{counted(views, 'view')}, {found.count / 1e6:.1f} M parameters on "
         f"{plan.device_name}, {plan.precision}; {frames} at once need {memory} "

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from vss.errors import UserError
-from vss.formats import read_json
+from vss.configs.resolve import PROTOCOLS
+from vss.configs.tta import Tta, parse_tta, published_tta
+from vss.core.device import resolve_device
+from vss.core.errors import UserError
+from vss.core.files import read_json
 from vss.infer.engine import PRECISIONS, Engine
-from vss.infer.soup import average_weights
-from vss.infer.views import PROTOCOLS, Tta, parse_tta, published_tta
 from vss.models.build import build_segmentor
-from vss.models.checkpoints import load_weights
-from vss.models.device import resolve_device
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
+from vss.weights.average import average_weights
+from vss.weights.checkpoints import load_weights
 
 # A published checkpoint may lack these; they do not enter inference, or are rebuilt.
 _DISPENSABLE = ("num_batches_tracked", "relative_position_index")
@@ -109,7 +110,7 @@ def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:
 
     Args:
         config: a resolved config.
-        weights: one file, or several files of one model that are averaged (see `vss.infer.soup`).
+        weights: one file, or several files of one model that are averaged (see `vss.weights.average`).
 
     Raises:
         UserError: the weights do not fill the model, or differ from it in shape.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 LABELS, SCORES, CONFIG = ".labels.h5", ".scores.h5", ".config.json"
 

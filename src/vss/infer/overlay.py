@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vss.labels import IGNORE_INDEX, overlay_palette
+from vss.core.labels import IGNORE_INDEX, overlay_palette
 
 _OPACITY = 0.55
 _NAMED_SHARE = 0.01  # of the frame that a region must cover to be named

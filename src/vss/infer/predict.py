@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vss import formats, progress
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import atomic_path
+from vss.core.images import read_image
+from vss.core.labels import overlay_palette
+from vss.core.log import log, track
 from vss.infer.engine import Engine
 from vss.infer.estimate import check_inference
+from vss.infer.frame_size import Size
 from vss.infer.load import load_engine, read_plan
 from vss.infer.overlay import draw_overlay
 from vss.infer.predictions import Job, predictions
-from vss.labels import overlay_palette
-from vss.models.frame_size import Size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -95,7 +97,7 @@ def predict(
     for source in sources:
         run = _predict_video if source.kind == "video" else _predict_images
         run(engine, source, out_dir / source.folder, plan.config["classes"], at_once)
-    progress.say(f"label maps and overlays are in {out_dir}")
+    log(f"label maps and overlays are in {out_dir}")
 
 
 def find_source(path: Path) -> Source:
@@ -167,7 +169,7 @@ def _predict_images(
 
     def read(item: tuple[str, Path]) -> np.ndarray:
         name, path = item
-        decoded[name] = formats.read_image(path, upright=True)
+        decoded[name] = read_image(path, upright=True)
         return decoded[name]
 
     def finish(item: tuple[str, Path], labels: np.ndarray, _: None) -> None:
@@ -177,7 +179,7 @@ def _predict_images(
 
     job = Job(read=read, finish=finish, name=lambda item: str(item[1]))
     found = predictions(engine, source.files, job, **at_once)
-    for _ in progress.track(found, what=f"predict {source.path}", total=len(source.files)):
+    for _ in track(found, what=f"predict {source.path}", total=len(source.files)):
         pass
 
 
@@ -196,7 +198,7 @@ def _predict_video(
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         found = predictions(engine, _video_frames(capture), job, **at_once)
         write, done = None, 0
-        for _, overlay in progress.track(found, what=f"predict {source.path}", total=frames if frames > 0 else None):
+        for _, overlay in track(found, what=f"predict {source.path}", total=frames if frames > 0 else None):
             if write is None:
                 fps = capture.get(cv2.CAP_PROP_FPS)
                 write = stack.enter_context(_video_writer(folder / "overlay.mp4", overlay.shape[:2], fps))
@@ -205,7 +207,7 @@ def _predict_video(
         if write is None:
             raise UserError(f"{source.path}: no frame of this video can be decoded")
         if done < frames:
-            progress.say(f"{source.path}: {done} of the {frames} frames that it announces could be decoded")
+            log(f"{source.path}: {done} of the {frames} frames that it announces could be decoded")
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
@@ -233,7 +235,7 @@ def _video_writer(path: Path, size: tuple[int, int], fps: float) -> Iterator[Cal
     The codec halves the resolution of colours: where a side is odd, the last row or column is there twice.
     """
     below, right = size[0] % 2, size[1] % 2
-    with formats.atomic_path(path) as aside:
+    with atomic_path(path) as aside:
         codec = cv2.VideoWriter_fourcc(*"mp4v")
         even = (size[1] + right, size[0] + below)
         writer = cv2.VideoWriter(str(aside), codec, fps if fps > 0 else _DEFAULT_FPS, even)
@@ -250,10 +252,10 @@ def _video_writer(path: Path, size: tuple[int, int], fps: float) -> Iterator[Cal
 def _write_labels(path: Path, labels: np.ndarray) -> None:
     image = Image.fromarray(labels)
     image.putpalette(overlay_palette().tobytes())
-    with formats.atomic_path(path) as aside:
+    with atomic_path(path) as aside:
         image.save(aside)
 
 
 def _write_jpeg(path: Path, image: np.ndarray) -> None:
-    with formats.atomic_path(path) as aside:
+    with atomic_path(path) as aside:
         Image.fromarray(image).save(aside, quality=92)

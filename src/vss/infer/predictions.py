@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.infer.engine import Engine, Prediction
 from vss.infer.stream import batches, load_ahead, one_ahead
 

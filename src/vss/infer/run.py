@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vss import codec, formats, progress
-from vss.errors import UserError
+from vss.core import codec
+from vss.core.errors import UserError
+from vss.core.files import write_json
+from vss.core.images import read_image
+from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.labels_file import LabelsWriter
+from vss.core.log import log, track
+from vss.core.scores_file import ScoresWriter
 from vss.infer.estimate import check_inference
 from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
 from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
 from vss.infer.predictions import Job, predictions
 from vss.infer.stream import WriteBehind
 from vss.infer.views import describe_views
+from vss.weights.fingerprint import sha256_of_weights
 
 
 def infer(
@@ -61,8 +68,8 @@ def infer(
             memory; that is found before the weights are read.
     """
     files = outputs_by_kind(out, optional=(SCORES, CONFIG))
-    table, dataset = formats.read_dataset(index, card)
-    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
+    table, dataset = read_dataset(index, card)
+    rows = shard_rows(table, split=split, shard=shard, shards=shards)
     plan = read_plan(config, settings, device)
     what = f"infer {settings.get('prediction', Path(config).parent.name)} {split} shard {shard} of {shards}"
     where = {"split": split, "shard": shard, "shards": shards}
@@ -73,23 +80,23 @@ def infer(
     provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
         header = {"classes": plan.config.get("classes", dataset.classes), "provenance": provenance}
-        labels_writer = stack.enter_context(formats.LabelsWriter(files[LABELS], **header))
-        scores_writer = stack.enter_context(formats.ScoresWriter(files[SCORES], **header)) if SCORES in files else None
+        labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
+        scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
         frames = list(rows.itertuples(index=False))
         if not frames:
-            progress.say(f"{what}: no frames")
+            log(f"{what}: no frames")
         else:
             engine = load_engine(plan, weights, memory=memory)
             job = _job(Path(dataset.root), with_scores=scores_writer is not None)
             found = predictions(engine, frames, job, **at_once)
             writing = stack.enter_context(WriteBehind(waiting=4))
-            for row, (labels, encoded) in progress.track(found, what=what, total=len(frames)):
+            for row, (labels, encoded) in track(found, what=what, total=len(frames)):
                 writing.put(labels_writer.write, row.video, row.frame, labels)
                 if scores_writer:
                     writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
     if CONFIG in files:
         model = {key: value for key, value in plan.config.items() if key != "training"}
-        formats.write_json(files[CONFIG], {**provenance, "config": model})
+        write_json(files[CONFIG], {**provenance, "config": model})
 
 
 def _job(root: Path, *, with_scores: bool) -> Job:
@@ -112,14 +119,14 @@ def labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -
 
 
 def _provenance(
-    plan: Plan, settings: Mapping[str, Any], weights: Weights, rows: pd.DataFrame, dataset: formats.Card
+    plan: Plan, settings: Mapping[str, Any], weights: Weights, rows: pd.DataFrame, dataset: Card
 ) -> dict[str, Any]:
     sizes = sorted({(row.height, row.width) for row in rows.itertuples()})
     return {
         "stage": "infer",
         "settings": dict(settings),
         "row": plan.config.get("row"),
-        "weights_sha256": [formats.sha256_of_weights(path) for path in weight_files(weights)],
+        "weights_sha256": [sha256_of_weights(path) for path in weight_files(weights)],
         "index_sha256": dataset.sha256,
         "protocol": plan.protocol,
         "precision": plan.precision,
@@ -131,7 +138,7 @@ def _provenance(
 
 def _read_frame(root: Path, row: Any) -> np.ndarray:
     path = root / row.image
-    image = formats.read_image(path)
+    image = read_image(path)
     if image.shape[:2] != (row.height, row.width):
         raise UserError(
             f"{path}: is {image.shape[1]}x{image.shape[0]}, the index says {row.width}x{row.height}; run prepare again"

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 import vss.models.intern_image
 import vss.models.mask2former_head  # noqa: F401
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.models.segmentor import Segmentor
 
 

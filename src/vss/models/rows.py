@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 Config = dict[str, Any]
 

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 PROTOCOLS = ("paper", "as_published")
 

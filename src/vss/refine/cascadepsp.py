@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.refine.background import BACKGROUND_CLASSES
 from vss.refine.network import NETWORKS, load_network
 from vss.refine.parts import Part, merge_parts, split_classes, split_components

@@ -20,10 +20,10 @@ from segmentation_refinement.models.psp.pspnet import PSPModule, PSPUpsample, Re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vss.errors import UserError
-from vss.models.device import resolve_device
+from vss.core.device import resolve_device
+from vss.core.errors import UserError
 from vss.refine.settings import one_of
-from vss.refine.weights import load_into, read_weights
+from vss.weights.refiners import load_into, read_weights
 
 
 class MiniEncoder(nn.Module):

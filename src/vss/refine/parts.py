@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vss.labels import IGNORE_INDEX
+from vss.core.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

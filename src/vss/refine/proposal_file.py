@@ -1,6 +1,6 @@
 """Stored mask proposals: one HDF5 file a shard of frames, shared by every prediction that is refined.
 
-Layout: that of `vss.formats.FramesWriter`, without classes; groups /frames/<n> with the attribute `form`. Form
+Layout: that of `vss.FramesWriter`, without classes; groups /frames/<n> with the attribute `form`. Form
 "partitions" has the dataset `maps` [S, H, W] uint16; form "rle" has the attribute `size` and the datasets `runs` and
 `lengths` (see `RunLengths`). All datasets are deflated.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
-from vss.formats import FramesReader, FramesWriter, one_chunk
+from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
 from vss.refine.proposals import Partitions, Proposals, RunLengths
 
 

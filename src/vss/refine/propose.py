@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from vss import formats, progress
+from vss.core.files import sha256_of_file
+from vss.core.images import read_image
+from vss.core.index import read_dataset, shard_rows
+from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.proposal_file import ProposalsWriter
 from vss.refine.proposals import build_proposer, proposal_method
@@ -39,14 +42,14 @@ def propose(
     weights = None if weights is None else str(weights)
     method = proposal_method(settings, weights=weights)
     proposer = build_proposer(settings, weights=weights, device=device)
-    table, dataset = formats.read_dataset(index, card)
-    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
+    table, dataset = read_dataset(index, card)
+    rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"propose {method} {split} shard {shard}"
-    progress.say(f"{what}: {len(rows)} frames on {proposer.device}")
+    log(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {
         "stage": "refine",
         "proposals": {**settings, "method": method},
-        "weights_sha256": None if weights is None else formats.sha256_of_file(weights),
+        "weights_sha256": None if weights is None else sha256_of_file(weights),
         "index_sha256": dataset.sha256,
         "split": split,
         "shard": shard,
@@ -55,9 +58,9 @@ def propose(
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
         images = load_ahead(
             rows.itertuples(),
-            lambda row: formats.read_image(os.path.join(dataset.root, row.image)),
+            lambda row: read_image(os.path.join(dataset.root, row.image)),
             workers=1,
             ahead=2,
         )
-        for row, image in progress.track(images, what=what, total=len(rows)):
+        for row, image in track(images, what=what, total=len(rows)):
             writing.put(writer.write, row.video, row.frame, proposer.propose(image))

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from vss import formats, progress
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.images import read_image
+from vss.core.index import read_dataset, shard_rows
+from vss.core.labels_file import LabelsReader, LabelsWriter
+from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.parts import Part
 from vss.refine.proposal_file import ProposalsReader
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.ssa import vote_proposals
+from vss.weights.fingerprint import sha256_of_weights
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Re
     )
 
     def image_and_parts(frame: Frame) -> tuple[np.ndarray, list[Part]]:
-        return formats.read_image(frame.image), refiner.parts_of(frame.labels)
+        return read_image(frame.image), refiner.parts_of(frame.labels)
 
     def refined(frame: Frame, prepared: tuple[np.ndarray, list[Part]]) -> np.ndarray:
         image, parts = prepared
@@ -134,7 +138,7 @@ def refine(
 
     Args:
         settings: {method: row of `METHODS`, settings: of that method}.
-        labels: the prediction of this shard (`formats.LabelsReader`).
+        labels: the prediction of this shard (`LabelsReader`).
         index, card: of the dataset.
         split, shard, shards: which frames.
         weights: of the refinement network (cascadepsp).
@@ -148,23 +152,23 @@ def refine(
     """
     given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
     method = one_of(given["method"], METHODS, where="refine method")
-    table, dataset = formats.read_dataset(index, card)
-    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
+    table, dataset = read_dataset(index, card)
+    rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(formats.LabelsReader(labels))
+        reader = stack.enter_context(LabelsReader(labels))
         resources = Resources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
         refiner = stack.enter_context(METHODS[method](given["settings"], resources))
-        progress.say(f"{what}: {len(rows)} frames on {refiner.device}")
+        log(f"{what}: {len(rows)} frames on {refiner.device}")
         provenance = {
             "stage": "refine",
             "settings": given,
-            "weights_sha256": None if weights is None else formats.sha256_of_weights(weights),
+            "weights_sha256": None if weights is None else sha256_of_weights(weights),
             "index_sha256": dataset.sha256,
             "proposals": None if proposals is None else _provenance_of(proposals),
             "of": reader.provenance,
         }
-        writer = stack.enter_context(formats.LabelsWriter(out, classes=reader.classes, provenance=provenance))
+        writer = stack.enter_context(LabelsWriter(out, classes=reader.classes, provenance=provenance))
         writing = stack.enter_context(WriteBehind(waiting=4))
 
         def prepared(row: Any) -> tuple[Frame, Any]:
@@ -173,7 +177,7 @@ def refine(
             return frame, refiner.prepare(frame)
 
         ready = load_ahead(rows.itertuples(), prepared, workers=_WORKERS, ahead=2 * _WORKERS)
-        for row, ahead in progress.track(ready, what=what, total=len(rows)):
+        for row, ahead in track(ready, what=what, total=len(rows)):
             writing.put(writer.write, row.video, row.frame, refiner.refine(*ahead))
 
 
@@ -182,7 +186,7 @@ def _provenance_of(proposals: str | os.PathLike) -> dict[str, Any]:
         return reader.provenance
 
 
-def _read_labels(reader: formats.LabelsReader, row: Any) -> np.ndarray:
+def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:
     labels = reader.read(row.video, row.frame)
     if labels.shape != (row.height, row.width):
         raise UserError(

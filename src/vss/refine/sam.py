@@ -17,11 +17,11 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from vss.errors import UserError
-from vss.models.device import resolve_device
+from vss.core.device import resolve_device
+from vss.core.errors import UserError
 from vss.refine.proposals import RunLengths
 from vss.refine.settings import one_of, with_defaults
-from vss.refine.weights import load_into, read_weights
+from vss.weights.refiners import load_into, read_weights
 
 # "authors": sam/sam_post.py of DUT-CSJ/PVUW2023-VSS-3rd. "fast": the package's own defaults, about a tenth of the work.
 _PRESETS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.images import read_image, read_mask
+from vss.core.index import Card
 from vss.refine.cascadepsp import image_tensor, mask_tensor, to_working_size
 from vss.refine.parts import Part, split_components
 from vss.refine.perturb import perturb
@@ -57,7 +58,7 @@ class MaskSamples:
     def __init__(
         self,
         rows: pd.DataFrame,
-        card: formats.Card,
+        card: Card,
         *,
         crop: int,
         L: int,
@@ -113,8 +114,8 @@ class MaskSamples:
 
     def _read_frame(self, number: int) -> tuple[np.ndarray, list[Part]]:
         row = self._rows[number]
-        labels = formats.read_mask(os.path.join(self._card.root, row.mask), self._card.label_map)
-        return formats.read_image(os.path.join(self._card.root, row.image)), self._split(labels)
+        labels = read_mask(os.path.join(self._card.root, row.mask), self._card.label_map)
+        return read_image(os.path.join(self._card.root, row.image)), self._split(labels)
 
     def _padded(self, tensor: Tensor, value: float) -> Tensor:
         height, width = tensor.shape[-2:]

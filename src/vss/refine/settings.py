@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 
 
 def with_defaults(settings: Mapping[str, Any], defaults: Mapping[str, Any], *, where: str) -> dict[str, Any]:

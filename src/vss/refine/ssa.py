@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vss.labels import IGNORE_INDEX
+from vss.core.labels import IGNORE_INDEX
 from vss.refine.proposals import Proposals, RunLengths
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from skimage.segmentation import felzenszwalb, slic
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.refine.proposals import Partitions
 from vss.refine.settings import one_of, with_defaults
 

@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 
-from vss import formats, progress
-from vss.digest import stage_digest
-from vss.errors import UserError
-from vss.models.checkpoints import save_weights
-from vss.models.device import resolve_device
+from vss.core.device import resolve_device
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, canonical_json, sha256_of_file, write_text
+from vss.core.index import Card, read_dataset
+from vss.core.log import log, track
 from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
 from vss.refine.settings import one_of, with_defaults
 from vss.train.workdir import locked
+from vss.weights.checkpoints import save_weights
+from vss.weights.fingerprint import Fingerprint, write_fingerprint
 
 DEFAULTS: dict[str, Any] = {
     "network": "cascadepsp-mini",  # row of NETWORKS
@@ -54,8 +56,9 @@ def train_refiner(
     card: str | os.PathLike,
     weights: str | os.PathLike,
     fingerprint: str | os.PathLike,
-    log: str | os.PathLike,
+    log_file: str | os.PathLike,
     work_dir: str | os.PathLike,
+    code: str,
 ) -> None:
     """Trains a refinement network on the masks of the train split.
 
@@ -63,16 +66,17 @@ def train_refiner(
         settings: see `DEFAULTS`.
         index, card: of the dataset.
         weights: safetensors file to write.
-        fingerprint: JSON to write last (`formats.Fingerprint`).
-        log: JSON lines to write: {iter, loss, lr, iou_before, iou_after} of the training batches since the line before,
-            and at the end {iter, split: "val", iou_before, iou_after} of perturbed masks of the val split.
+        fingerprint: JSON to write last (`Fingerprint`).
+        log_file: JSON lines to write: {iter, loss, lr, iou_before, iou_after} of the training batches since the line
+            before, and at the end {iter, split: "val", iou_before, iou_after} of perturbed masks of the val split.
         work_dir: where the resumable state is kept, in a folder named by a hash of settings and data.
+        code: digest of the training code, for the fingerprint.
 
     Raises:
         UserError: a mistake in the settings, no masks in the train split, a file that cannot be read.
     """
     resolved = resolve_settings(settings)
-    rows, dataset = formats.read_dataset(index, card)
+    rows, dataset = read_dataset(index, card)
     rows = rows[rows["mask"] != ""]
     if not (rows["split"] == "train").any():
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
@@ -82,7 +86,7 @@ def train_refiner(
         training.run(_samples(rows, "train", dataset, resolved))
         if (rows["split"] == "val").any() and resolved["val_samples"]:
             training.measure(_samples(rows, "val", dataset, resolved))
-        _publish(training, resolved, weights=weights, fingerprint=fingerprint, log=log)
+        _publish(training, resolved, weights=weights, fingerprint=fingerprint, log_file=log_file, code=code)
 
 
 def resolve_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,13 +109,13 @@ def resolve_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def _folder(work_dir: str | os.PathLike, settings: Mapping[str, Any], card: formats.Card) -> Path:
+def _folder(work_dir: str | os.PathLike, settings: Mapping[str, Any], card: Card) -> Path:
     content = {key: value for key, value in settings.items() if key not in _NOT_IN_HASH}
-    text = formats.canonical_json({"settings": content, "data": card.sha256, "root": card.root})
+    text = canonical_json({"settings": content, "data": card.sha256, "root": card.root})
     return Path(work_dir) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _samples(rows: Any, split: str, card: formats.Card, settings: Mapping[str, Any]) -> MaskSamples:
+def _samples(rows: Any, split: str, card: Card, settings: Mapping[str, Any]) -> MaskSamples:
     options = {key: settings[key] for key in ("crop", "L", "min_area", "dilate", "margin")}
     return MaskSamples(rows[rows["split"] == split], card, iou_target=tuple(settings["iou_target"]), **options)
 
@@ -139,10 +143,10 @@ class Training:
     def run(self, samples: MaskSamples) -> None:
         """Trains up to `max_iters`."""
         s = self._settings
-        progress.say(f"train refiner {s['network']}: iterations {self.iteration}..{s['max_iters']} on {self._device}")
+        log(f"train refiner {s['network']}: iterations {self.iteration}..{s['max_iters']} on {self._device}")
         self.network.train()
         iterations = range(self.iteration, s["max_iters"])
-        for iteration in progress.track(iterations, what=f"train refiner {s['network']}", unit="iteration"):
+        for iteration in track(iterations, what=f"train refiner {s['network']}", unit="iteration"):
             self._since.append(self._step(samples.batch(s["seed"], iteration, size=s["batch_size"]), iteration))
             self.iteration = iteration + 1
             last = self.iteration == s["max_iters"]
@@ -180,9 +184,7 @@ class Training:
             lines += len(batch.image) * [_overlap(batch, outputs["pred_224"])]  # a sample counts the same in any batch
         means = _means(lines)
         self.log.append({"iter": self.iteration, "split": "val", **means})
-        progress.say(
-            f"train refiner: val IoU of perturbed masks {means['iou_before']:.4f}, refined {means['iou_after']:.4f}"
-        )
+        log(f"train refiner: val IoU of perturbed masks {means['iou_before']:.4f}, refined {means['iou_after']:.4f}")
 
     def _save(self) -> None:
         state = {
@@ -191,7 +193,7 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "log": json.dumps([self.log, self._since]),
         }
-        with formats.atomic_path(self._state_file) as aside:
+        with atomic_path(self._state_file) as aside:
             torch.save(state, aside)
 
     def _restore(self) -> None:
@@ -226,17 +228,18 @@ def _publish(
     *,
     weights: str | os.PathLike,
     fingerprint: str | os.PathLike,
-    log: str | os.PathLike,
+    log_file: str | os.PathLike,
+    code: str,
 ) -> None:
     save_weights(training.network, weights)
-    formats.write_text(log, "".join(json.dumps(line) + "\n" for line in training.log))
-    formats.write_fingerprint(
+    write_text(log_file, "".join(json.dumps(line) + "\n" for line in training.log))
+    write_fingerprint(
         fingerprint,
-        formats.Fingerprint(
-            sha256=formats.sha256_of_file(weights),
+        Fingerprint(
+            sha256=sha256_of_file(weights),
             stage="refine",
             model=settings["network"],
             settings=dict(settings),
-            code=stage_digest("train_refiner"),
+            code=code,
         ),
     )

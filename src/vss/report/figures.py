@@ -24,8 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import atomic_path
 
 # Light-ground colours; the page defines the same names for both grounds (page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
@@ -209,7 +209,7 @@ def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
 
 def write_png(path: str | os.PathLike, figure: Figure) -> None:
     """Writes a chart on white, 200 dots an inch."""
-    with drawing(), formats.atomic_path(path) as aside:
+    with drawing(), atomic_path(path) as aside:
         FigureCanvasAgg(figure)
         figure.savefig(
             aside, format="png", dpi=200, facecolor="white", metadata={"Software": None}, bbox_inches="tight"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import read_json
 
 
 def members_table(chosen: Mapping[str, str | os.PathLike], titles: Mapping[str, str]) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def members_table(chosen: Mapping[str, str | os.PathLike], titles: Mapping[str, 
     """
     rows = []
     for ensemble, path in chosen.items():
-        result = formats.read_json(path)
+        result = read_json(path)
         try:
             rows += _rows(titles.get(ensemble, ensemble), result, titles)
         except (KeyError, TypeError) as error:

@@ -16,11 +16,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from vss import formats
-from vss.confusion import confusion_matrix, mean_iou
-from vss.errors import UserError
-from vss.labels import IGNORE_INDEX, overlay_palette
-from vss.progress import track
+from vss.core.confusion import confusion_matrix, mean_iou
+from vss.core.errors import UserError
+from vss.core.images import read_image, read_mask
+from vss.core.index import Card
+from vss.core.labels import IGNORE_INDEX, overlay_palette
+from vss.core.labels_file import LabelsReader
+from vss.core.log import track
 
 PANEL_WIDTH = 640  # pixels: a quarter of a wide page, sharp on a dense screen
 CANDIDATES_A_FRAME = 12  # frames looked at for each one shown: enough for a spread, few enough for 24,502 frames
@@ -53,7 +55,7 @@ class Predictions:
 
     def __init__(self, title: str, paths: Sequence[str | os.PathLike]) -> None:
         self.title = title
-        self._readers = [formats.LabelsReader(path) for path in paths]
+        self._readers = [LabelsReader(path) for path in paths]
         self._reader_of = {key: reader for reader in self._readers for key in reader.keys()}  # noqa: SIM118
 
     def read(self, video: str, frame: str) -> np.ndarray:
@@ -91,7 +93,7 @@ def class_colours(classes: Sequence[str], chosen: Mapping[str, str]) -> np.ndarr
 def frame_rows(
     *,
     rows: pd.DataFrame,
-    card: formats.Card,
+    card: Card,
     predictions: Sequence[Predictions],
     count: int,
     colours: np.ndarray,
@@ -111,7 +113,7 @@ def frame_rows(
     return [_frame_row(row, note, card, predictions, colours, alpha) for row, note in chosen]
 
 
-def choose_frames(rows: pd.DataFrame, *, card: formats.Card, prediction: Predictions, count: int) -> list[tuple]:
+def choose_frames(rows: pd.DataFrame, *, card: Card, prediction: Predictions, count: int) -> list[tuple]:
     """Returns up to `count` (index row, note) pairs, worst frame first.
 
     Candidates are taken evenly from every video: its middle frame, or more where there are few videos. Without truth
@@ -151,16 +153,16 @@ def _rank(position: int, total: int) -> str:
     return f"{place.get(position, f'number {position + 1} from the worst of')} {total} frames compared"
 
 
-def _frame_score(row, card: formats.Card, labels: np.ndarray) -> float:
-    truth = formats.read_mask(Path(card.root) / row.mask, card.label_map)
+def _frame_score(row, card: Card, labels: np.ndarray) -> float:
+    truth = read_mask(Path(card.root) / row.mask, card.label_map)
     return mean_iou(confusion_matrix(labels, truth, len(card.classes)))
 
 
 def _frame_row(
-    row, note: str, card: formats.Card, predictions: Sequence[Predictions], colours: np.ndarray, alpha: float
+    row, note: str, card: Card, predictions: Sequence[Predictions], colours: np.ndarray, alpha: float
 ) -> FrameRow:
-    image = formats.read_image(Path(card.root) / row.image)
-    truth = formats.read_mask(Path(card.root) / row.mask, card.label_map) if row.mask else None
+    image = read_image(Path(card.root) / row.image)
+    truth = read_mask(Path(card.root) / row.mask, card.label_map) if row.mask else None
     maps = [prediction.read(row.video, row.frame) for prediction in predictions]
     titles = _short_titles([prediction.title for prediction in predictions])
     panels = [Panel("image", scale_image(image, PANEL_WIDTH), f"{image.shape[1]}\u00d7{image.shape[0]}")]

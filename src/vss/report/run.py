@@ -10,23 +10,15 @@ from typing import Any
 import cv2
 import pandas as pd
 
-from vss import formats
-from vss.errors import UserError
-from vss.progress import say
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, read_json, write_text
+from vss.core.index import Card, read_dataset
+from vss.core.log import log
 from vss.report import figures, html
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
-from vss.report.table import (
-    OTHER,
-    PAPER,
-    SCORES,
-    html_table,
-    known,
-    markdown_table,
-    score_table,
-    write_table_csv,
-)
+from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_table, score_table, write_table_csv
 
 CAPTIONS = {
     "table": (
@@ -94,7 +86,7 @@ def report(
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
     _check_captions(settings)
-    frames, dataset = formats.read_dataset(index, card)
+    frames, dataset = read_dataset(index, card)
     table = score_table(settings["rows"], inputs["scores"])
     classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
     trainings = settings.get("trainings", inputs["logs"])
@@ -109,20 +101,20 @@ def report(
     }
     for name, figure in charts.items():
         figures.write_png(out[name], figure)
-    with formats.atomic_path(out["overlays"]) as aside:
+    with atomic_path(out["overlays"]) as aside:
         if not cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR)):
             raise OSError(f"{out['overlays']}: cannot be written")
     write_table_csv(out["table_csv"], table)
-    formats.write_text(out["table_md"], markdown_table(table))
+    write_text(out["table_md"], markdown_table(table))
     title = settings.get("title", "Video semantic segmentation on VSPW")
     caption = _caption("table", settings)
-    formats.write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
+    write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
     sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
-    about = formats.read_json(inputs["scores"][best])["counts"] if best else {}
+    about = read_json(inputs["scores"][best])["counts"] if best else {}
     lead = _lead(settings, table, dataset, about, best, inputs.get("chosen", {}))
     page = html.page(title=title, lead=lead, sections=sections)
-    formats.write_text(out["html"], page)
-    say(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
+    write_text(out["html"], page)
+    log(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
 
 
 def _check_captions(settings: Mapping[str, Any]) -> None:
@@ -150,7 +142,7 @@ def _frames(
     settings: Mapping[str, Any],
     labels: Mapping[str, Sequence[str | os.PathLike]],
     index: pd.DataFrame,
-    card: formats.Card,
+    card: Card,
 ) -> list[FrameRow]:
     titles = {row["name"]: row["title"] for row in settings["rows"]}
     predictions = [Predictions(titles.get(name, name), labels[name]) for name in settings.get("shown", labels)]
@@ -173,7 +165,7 @@ def _frames(
 def _lead(
     settings: Mapping[str, Any],
     table: pd.DataFrame,
-    card: formats.Card,
+    card: Card,
     counts: Mapping[str, Any],
     best: str,
     searched: Collection[str],
@@ -219,7 +211,7 @@ def _sections(
     logs: Mapping[str, pd.DataFrame],
     members: pd.DataFrame,
     rows: Sequence[FrameRow],
-    card: formats.Card,
+    card: Card,
     best: str,
 ) -> list[html.Section]:
     title = table.set_index("prediction")["title"][best]
@@ -250,7 +242,7 @@ def _sections(
     ]  # fmt: skip
 
 
-def _facts(settings: Mapping[str, Any], card: formats.Card) -> dict[str, str]:
+def _facts(settings: Mapping[str, Any], card: Card) -> dict[str, str]:
     protocol = settings.get("protocol", "paper")
     frames = ", ".join(f"{count:,} {split}" for split, count in sorted(card.frames.items()))
     return {
@@ -264,14 +256,14 @@ def _facts(settings: Mapping[str, Any], card: formats.Card) -> dict[str, str]:
 def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Returns one row a training, as text: iterations, loss over the last tenth, seconds an iteration, memory."""
     rows = []
-    for title, log in logs.items():
-        train = figures.losses(log)
+    for title, history in logs.items():
+        train = figures.losses(history)
         column = {name: train[name] if name in train else pd.Series(dtype=float) for name in ("seconds", "memory_mib")}
         rows.append(
             {
                 "Training": title,
-                "Iterations": f"{int(log['iter'].max()):,}" if len(log) else "0",
-                "Loss": _or_dash(figures.last_loss(log), ".3g"),
+                "Iterations": f"{int(history['iter'].max()):,}" if len(history) else "0",
+                "Loss": _or_dash(figures.last_loss(history), ".3g"),
                 "s/iteration": _or_dash(column["seconds"].median(), ".2f"),
                 "Memory, MiB": _or_dash(column["memory_mib"].max(), ",.0f"),
             }

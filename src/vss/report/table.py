@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from vss import formats
-from vss.errors import UserError
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, read_json
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os
     for row in rows:
         if row["name"] not in scores:
             raise UserError(f"report: no scores for the prediction {row['name']!r}")
-        found = formats.read_json(scores[row["name"]])
+        found = read_json(scores[row["name"]])
         record = {"prediction": row["name"], "title": row["title"], "table": row.get("table")}
         for column in (*SCORES, *OTHER):
             record[column.key] = _percent(found, column.source or column.key)
@@ -96,7 +96,7 @@ def _percent(found: Any, source: str) -> float:
 
 def write_table_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
     """Writes the table with every score; empty = undefined or not given."""
-    with formats.atomic_path(path) as aside:
+    with atomic_path(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
 
 

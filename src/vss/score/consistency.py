@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vss.labels import IGNORE_INDEX
+from vss.core.labels import IGNORE_INDEX
 
 WINDOW_LENGTHS = (8, 16)
 # Pixels of one window. `x`: truth constant; `x_kept`: prediction constant as well; `_correct`: and equal to the truth.

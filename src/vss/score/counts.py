@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vss.errors import UserError
-from vss.formats import atomic_path, canonical_json
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, canonical_json
 from vss.score.consistency import WINDOW_COLUMNS
 
 FORMAT = "vss-counts"

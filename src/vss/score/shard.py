@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vss import formats
-from vss.confusion import confusion_matrix
-from vss.errors import UserError
-from vss.progress import track
+from vss.core.confusion import confusion_matrix
+from vss.core.errors import UserError
+from vss.core.images import read_image, read_raw_mask
+from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.labels_file import LabelsReader
+from vss.core.log import track
 from vss.score.consistency import VideoWindows
 from vss.score.counts import CELL_COLUMNS, Counts, cells_of, save_counts
 from vss.score.temporal import FLOWS, pair_confusion
@@ -46,12 +48,12 @@ def score_shard(
     """
     if flow is not None and flow not in FLOWS:
         raise UserError(f"flow: no such optical flow {flow!r}; allowed: {', '.join(sorted(FLOWS))}, or none")
-    table, dataset = formats.read_dataset(index, card)
-    rows = formats.shard_rows(table, split=split, shard=shard, shards=shards)
+    table, dataset = read_dataset(index, card)
+    rows = shard_rows(table, split=split, shard=shard, shards=shards)
     if (rows["mask"] == "").any():
         row = rows[rows["mask"] == ""].iloc[0]
         raise UserError(f"{index}: frame {row.frame!r} of video {row.video!r} ({split}) has no mask to score against")
-    with formats.LabelsReader(labels) as predictions:
+    with LabelsReader(labels) as predictions:
         if predictions.classes != dataset.classes:
             raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
         videos = list(rows.groupby("video", sort=True))
@@ -76,7 +78,7 @@ def score_shard(
 
 
 def _count_video(
-    number: int, rows: pd.DataFrame, predictions: formats.LabelsReader, card: formats.Card, flow: str | None
+    number: int, rows: pd.DataFrame, predictions: LabelsReader, card: Card, flow: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the rows that one video adds to `cells`, `flow_cells` and `windows`."""
     num_classes = len(card.classes)
@@ -85,7 +87,7 @@ def _count_video(
     windows = VideoWindows(number)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
-        raw = formats.read_raw_mask(Path(card.root) / row.mask)
+        raw = read_raw_mask(Path(card.root) / row.mask)
         truth = np.asarray(card.label_map, np.uint8)[raw]  # decoded once: consistency compares the raw values
         predicted = predictions.read(row.video, row.frame)
         try:
@@ -94,7 +96,7 @@ def _count_video(
             raise UserError(f"{predictions.path}: frame {row.frame!r} of video {row.video!r}: {error}") from None
         windows.add(raw=raw, truth=truth, labels=predicted)
         if flow is not None:
-            image = formats.read_image(Path(card.root) / row.image)
+            image = read_image(Path(card.root) / row.image)
             if before is not None and before[0].shape == image.shape:
                 motion = FLOWS[flow](before[0], image)
                 flow_total += pair_confusion(before[1], predicted, motion, num_classes)

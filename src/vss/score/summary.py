@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vss import formats
-from vss.confusion import iou, mean_iou
-from vss.errors import UserError
+from vss.core.confusion import iou, mean_iou
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, write_json
+from vss.core.index import read_card
 from vss.score.consistency import WINDOW_COLUMNS, WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.temporal import OFFICIAL_VIDEOS
@@ -48,16 +49,16 @@ def summarise(
     Raises:
         UserError: a shard is missing, there twice, or of another split or dataset.
     """
-    dataset = formats.read_card(card)
+    dataset = read_card(card)
     counts = merge_counts([load_counts(path) for path in shards])
     if missing := sorted(set(range(counts.shards)) - set(counts.members)):
         raise UserError(f"score shards: {missing[0]} of 0..{counts.shards - 1} is missing")
     if list(counts.classes) != dataset.classes:
         raise UserError(f"{shards[0]}: counts other classes than {card}")
     summary = {"dataset": dataset.name, "drawn": dataset.drawn, **overall_scores(counts)}
-    formats.write_json(scores, _null_for_nan(summary))
+    write_json(scores, _null_for_nan(summary))
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
-        with formats.atomic_path(path) as aside:
+        with atomic_path(path) as aside:
             table.to_csv(aside, index=False, lineterminator="\n")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from vss.confusion import confusion_matrix
+from vss.core.confusion import confusion_matrix
 
 OFFICIAL_VIDEOS = 100  # TC_cal.py stops after the first 100 videos of its list
 

@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vss import formats
-from vss.errors import UserError
-from vss.labels import submission_palette
-from vss.progress import say, track
+from vss.core.errors import UserError
+from vss.core.files import atomic_path
+from vss.core.index import read_dataset, read_index
+from vss.core.labels import submission_palette
+from vss.core.labels_file import LabelsReader
+from vss.core.log import log, track
 
 _NAMED = 5  # how many missing frames an error names
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
@@ -46,26 +48,26 @@ def submit(
         UserError: frames are missing, there twice, of another size than the image, or hold a label that is no class;
             an id cannot be a file name. Nothing is written then.
     """
-    table, dataset = formats.read_dataset(index, card)
+    table, dataset = read_dataset(index, card)
     num_classes, rows = len(dataset.classes), _rows(table, split, index)
-    readers = [formats.LabelsReader(path) for path in labels]
+    readers = [LabelsReader(path) for path in labels]
     try:
         reader_of = _reader_of_frame(readers)
         wanted = list(zip(rows["video"], rows["frame"], strict=True))
         _refuse_missing([key for key in wanted if key not in reader_of], len(wanted), what="predictions")
-        with formats.atomic_path(out) as aside:
+        with atomic_path(out) as aside:
             _pack(aside, rows, reader_of, num_classes, split)
             check_submission(aside, index, split=split, num_classes=num_classes)
     finally:
         for reader in readers:
             reader.close()
-    say(f"submit {split}: {len(rows)} frames of {rows['video'].nunique()} videos in {out}")
+    log(f"submit {split}: {len(rows)} frames of {rows['video'].nunique()} videos in {out}")
 
 
 def _pack(
     path: Path,
     rows: pd.DataFrame,
-    reader_of: Mapping[tuple[str, str], formats.LabelsReader],
+    reader_of: Mapping[tuple[str, str], LabelsReader],
     num_classes: int,
     split: str,
 ) -> None:
@@ -92,7 +94,7 @@ def check_submission(
         UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
             not a P-mode PNG of the image's size with ids 0..num_classes-1.
     """
-    rows = _rows(formats.read_index(index), split, index)
+    rows = _rows(read_index(index), split, index)
     wanted = {_entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -123,8 +125,8 @@ def _rows(table: pd.DataFrame, split: str, index: str | os.PathLike) -> pd.DataF
     return rows
 
 
-def _reader_of_frame(readers: Sequence[formats.LabelsReader]) -> dict[tuple[str, str], formats.LabelsReader]:
-    reader_of: dict[tuple[str, str], formats.LabelsReader] = {}
+def _reader_of_frame(readers: Sequence[LabelsReader]) -> dict[tuple[str, str], LabelsReader]:
+    reader_of: dict[tuple[str, str], LabelsReader] = {}
     for reader in readers:
         for video, frame in reader.keys():  # noqa: SIM118 (a reader is no dict)
             if (video, frame) in reader_of:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from vss.errors import UserError
+from vss.configs.resolve import with_checkpointing
+from vss.core.errors import UserError
+from vss.core.log import log
 from vss.models.build import build_on_meta
 from vss.models.probe import CONTEXT_BYTES, HEADROOM, memory_of, probe, readable_time, seconds_for
-from vss.progress import say
-from vss.train.config import with_checkpointing
 
 _GIB = 2**30
 # Activations are counted under the CPU's autocast, which keeps normalisations and softmax in the short type; CUDA's
@@ -166,7 +166,7 @@ def _print_table(found: Estimate, config: Mapping[str, Any], share: int, gpus: i
     images = settings["micro_batch"]
     pieces = f" in pieces of {images}" if images < share else ""
     pieces += ", activations recomputed" if settings["grad_checkpoint"] else ""
-    say(
+    log(
         f"{what}: {found.count / 1e6:.1f} M parameters, {settings['max_iters']} iterations of {settings['batch_size']} "
         f"images of {height}x{width}{pieces}, {settings['precision']}, on {device}"
     )
@@ -180,8 +180,8 @@ def _print_table(found: Estimate, config: Mapping[str, Any], share: int, gpus: i
         "there are": room,
     }
     for name, size in rows.items():
-        say(f"  {name:<28}{size / _GIB:8.2f} GiB")
-    say(f"  {'time, very roughly':<28}{readable_time(_seconds(found, settings, gpus)):>8}")
+        log(f"  {name:<28}{size / _GIB:8.2f} GiB")
+    log(f"  {'time, very roughly':<28}{readable_time(_seconds(found, settings, gpus)):>8}")
 
 
 def _device(gpus: int) -> tuple[str, int]:

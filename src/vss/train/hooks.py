@@ -15,9 +15,9 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from vss import formats
-from vss.errors import UserError
-from vss.progress import say
+from vss.core.errors import UserError
+from vss.core.files import write_text
+from vss.core.log import log
 from vss.train.state import StateHook
 
 GRAD_NORM = "train/grad_norm"  # where MMEngine keeps it
@@ -108,7 +108,7 @@ class LogHook(Hook):
         if not is_main_process():
             return
         left = (now - self._start) / (line["iter"] - self._first) * (runner.max_iters - line["iter"])
-        say(
+        log(
             f"{self._what}: {line['iter']}/{runner.max_iters} iterations, loss {line['loss']:.3f}, "
             f"lr {line['lr']:.2e}, {line['seconds']:.2f} s each, {_clock(left)} left"
         )
@@ -120,7 +120,7 @@ class LogHook(Hook):
         for text in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
             if text.endswith("\n") and json.loads(text)["iter"] <= iteration:
                 kept.append(text)
-        formats.write_text(self._path, "".join(kept))
+        write_text(self._path, "".join(kept))
 
 
 @HOOKS.register_module()
@@ -174,7 +174,7 @@ class StopOnSignalHook(Hook):
         state = next(hook for hook in runner.hooks if isinstance(hook, StateHook))
         state.save(runner, done)
         if is_main_process():
-            say(f"stopped by a signal at iteration {done}; run again to continue")
+            log(f"stopped by a signal at iteration {done}; run again to continue")
         # Workers of the data loader and the process group would take their time; the state is on disk.
         os._exit(STOPPED)
 

@@ -17,7 +17,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 
-from vss.errors import UserError
+from vss.core.errors import UserError
 from vss.train.hooks import not_finite
 from vss.train.state import bare
 

@@ -17,12 +17,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vss import formats
-from vss.digest import stage_digest
-from vss.errors import UserError
-from vss.labels import LABEL_SPACES
-from vss.progress import say
+from vss.configs.result_settings import result_settings
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, sha256_of_file, write_json
+from vss.core.index import Card, read_card, read_dataset
+from vss.core.labels import LABEL_SPACES
+from vss.core.log import log
 from vss.train import workdir
+from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 
 StrPath = str | os.PathLike
 
@@ -39,11 +41,12 @@ def train(
     weights: StrPath,
     fingerprint: StrPath,
     config: StrPath,
-    log: StrPath,
+    log_file: StrPath,
     audit: StrPath,
     work_dir: StrPath,
     gpus: int,
-    code: str | None = None,
+    code: str,
+    retrain_on_code_change: bool = False,
 ) -> None:
     """Trains a model, or continues, or finds it finished; then writes the five outputs, the fingerprint last.
 
@@ -56,35 +59,36 @@ def train(
         init: safetensors or published checkpoint to start from.
         init_card: card of the dataset that `init` was trained on here, for init_classes "copy"; None for published
             weights, whose classes are told by the file or by their number.
-        weights, fingerprint, config, log, audit: files to write.
+        weights, fingerprint, config, log_file, audit: files to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
         gpus: 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
-        code: digest of the training code where a change of it has to train anew; None: finished weights stay.
+        code: digest of the training code, for the fingerprint.
+        retrain_on_code_change: whether weights that other code has trained are trained again.
 
     Raises:
         UserError: settings, data or machine do not allow the training; a loss that is not finite.
         SystemExit: status 143 after a signal, when the state is on disk; the status of a worker that failed.
     """
-    from vss.train.config import published_settings, resolve
+    from vss.configs.resolve import published_settings, resolve
 
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
     resolved = published_settings(resolve(settings))
-    _, dataset = formats.read_dataset(index, card)
+    _, dataset = read_dataset(index, card)
     _check_classes(resolved, dataset, card)
     inputs = {
         # Drawn data of other settings have the same frame names, but lie in another folder.
         "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
-        "init": None if init is None else formats.sha256_of_weights(init),
-        **({} if code is None else {"code": code}),
+        "init": None if init is None else sha256_of_weights(init),
+        **({"code": code} if retrain_on_code_change else {}),
     }
     folder = workdir.folder_for(work_dir, resolved, inputs)
     with workdir.locked(folder):
         if workdir.is_finished(folder):
-            say(f"{stage} {model}: finished before in {folder}, publishing")
+            log(f"{stage} {model}: finished before in {folder}, publishing")
         else:
-            _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus)
-        _publish(folder, stage, model, settings, weights, fingerprint, config, log, audit)
+            _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus, code)
+        _publish(folder, stage, model, settings, weights, fingerprint, config, log_file, audit)
 
 
 def _train_in(
@@ -97,13 +101,14 @@ def _train_in(
     init: StrPath | None,
     init_card: StrPath | None,
     gpus: int,
+    code: str,
 ) -> None:
     from vss.train.worker import BEST, CONFIG, WEIGHTS, Job, work, write_job
 
     _check_gpus(gpus)
     gpus = _even_share(gpus, resolved["training"]["batch_size"])
     _check_running(resolved["training"], gpus)
-    formats.write_json(folder / CONFIG, resolved)
+    write_json(folder / CONFIG, resolved)
     job = Job(
         what=f"{stage} {model}",
         config=_fitted(resolved, gpus, f"{stage} {model}"),
@@ -119,7 +124,7 @@ def _train_in(
         run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=gpus)
     else:
         work(job)
-    workdir.mark_finished(folder, {"weights": formats.sha256_of_file(folder / WEIGHTS), "code": stage_digest(stage)})
+    workdir.mark_finished(folder, {"weights": sha256_of_file(folder / WEIGHTS), "code": code})
     for path in (*folder.glob("iter_*.pth"), folder / BEST):
         path.unlink(missing_ok=True)
 
@@ -128,7 +133,7 @@ def _even_share(gpus: int, batch_size: int) -> int:
     """Returns the most GPUs, at most `gpus`, that can share a batch evenly."""
     used = next((count for count in range(gpus, 0, -1) if batch_size % count == 0), 0)
     if used != gpus:
-        say(f"batch_size {batch_size} cannot be shared evenly by {gpus} GPUs; {used} will be used")
+        log(f"batch_size {batch_size} cannot be shared evenly by {gpus} GPUs; {used} will be used")
     return used
 
 
@@ -162,27 +167,27 @@ def _publish(
     weights: StrPath,
     fingerprint: StrPath,
     config: StrPath,
-    log: StrPath,
+    log_file: StrPath,
     audit: StrPath,
 ) -> None:
     """Copies the results of a finished training; settings that do not count change no byte of them."""
     from vss.train.worker import AUDIT, CONFIG, LOG, WEIGHTS
 
-    for name, path in ((WEIGHTS, weights), (LOG, log), (AUDIT, audit), (CONFIG, config)):
-        with formats.atomic_path(path) as aside:
+    for name, path in ((WEIGHTS, weights), (LOG, log_file), (AUDIT, audit), (CONFIG, config)):
+        with atomic_path(path) as aside:
             shutil.copyfile(folder / name, aside)
     facts = workdir.finished_facts(folder)
-    formats.write_fingerprint(
+    write_fingerprint(
         fingerprint,
-        formats.Fingerprint(
+        Fingerprint(
             sha256=facts["weights"],
             stage=stage,
             model=model,
-            settings=workdir.settings_that_count(settings),
+            settings=result_settings(settings),
             code=facts["code"],
         ),
     )
-    say(f"{stage} {model}: weights {facts['weights'][:12]} in {weights}")
+    log(f"{stage} {model}: weights {facts['weights'][:12]} in {weights}")
 
 
 def run_processes(command: list[str], *, count: int) -> None:
@@ -243,7 +248,7 @@ def _check_gpus(gpus: int) -> None:
         raise UserError(f"{gpus} GPUs asked for, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
 
 
-def _check_classes(resolved: dict[str, Any], dataset: formats.Card, card: StrPath) -> None:
+def _check_classes(resolved: dict[str, Any], dataset: Card, card: StrPath) -> None:
     if dataset.name != resolved["dataset"]:
         raise UserError(f"{card}: dataset is {dataset.name!r}, row {resolved['row']} is for {resolved['dataset']!r}")
     if list(dataset.classes) != list(LABEL_SPACES[dataset.name].classes):
@@ -254,7 +259,7 @@ def _init_classes(resolved: dict[str, Any], init_card: StrPath | None) -> list[s
     """Returns the class names of the outputs of the weights to start from; None where only the file can tell."""
     if init_card is None:
         return None
-    dataset = formats.read_card(init_card)
+    dataset = read_card(init_card)
     if dataset.name == "coco_stuff" and resolved["protocol"] == "as_published":
         return [*dataset.classes[1:], "never trained"]  # see IndexDataset.label_shift
     return list(dataset.classes)

@@ -19,9 +19,9 @@ from mmseg.registry import HOOKS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves_with_path
 
-from vss.errors import UserError
-from vss.formats import atomic_path
-from vss.progress import say
+from vss.core.errors import UserError
+from vss.core.files import atomic_path
+from vss.core.log import log
 
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
@@ -60,7 +60,7 @@ class StateHook(Hook):
             iteration, path = list(found.items())[-1]
             self._restore(runner, path)
             runner.train_loop.start_at(iteration)
-            say(f"continue from iteration {iteration} ({path})")
+            log(f"continue from iteration {iteration} ({path})")
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Writes a checkpoint when its time has come."""

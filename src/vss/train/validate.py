@@ -15,10 +15,12 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 from safetensors.torch import save_file
 
-from vss import formats
-from vss.confusion import confusion_matrix, mean_iou
-from vss.models.frame_size import fitted_into, rounded_up
-from vss.progress import say
+from vss.core.confusion import confusion_matrix, mean_iou
+from vss.core.files import atomic_path
+from vss.core.images import read_image, read_mask
+from vss.core.index import read_card, read_index
+from vss.core.log import log
+from vss.infer.frame_size import fitted_into, rounded_up
 from vss.train.hooks import LogHook
 from vss.train.state import bare
 
@@ -46,8 +48,8 @@ def validate(
     Returns:
         miou and miou_mmseg under the two conventions, and pixel_accuracy; 0..1.
     """
-    info = formats.read_card(card)
-    rows = formats.read_index(index)
+    info = read_card(card)
+    rows = read_index(index)
     rows = rows[(rows["split"] == split) & (rows["mask"] != "")]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, num=min(frames, len(rows)), dtype=int))]
     device, num_classes = next(model.parameters()).device, len(config["classes"])
@@ -56,8 +58,8 @@ def validate(
     model.eval()
     counts = np.zeros((num_classes, num_classes + 1), np.int64)
     for row in rows.itertuples():
-        image = formats.read_image(Path(info.root, row.image))
-        truth = formats.read_mask(Path(info.root, row.mask), info.label_map)
+        image = read_image(Path(info.root, row.image))
+        truth = read_mask(Path(info.root, row.mask), info.label_map)
         with autocast:  # as it is trained, and as it will be tested
             logits = model.class_logits(frame_to_input(image, config["test"], config["normalisation"]).to(device))
         resized = F.interpolate(logits.float(), size=truth.shape, mode="bilinear", align_corners=False)
@@ -100,12 +102,12 @@ class ValidationHook(Hook):
     def _validate(self, runner: Any, done: int) -> None:
         runner.call_hook("before_val_epoch")  # swaps averaged weights in, where there are any
         scores = validate(bare(runner.model), **self._data, frames=self._training["val_frames"])
-        log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
-        log.write({"iter": done, **{f"val/{key}": round(value, 6) for key, value in scores.items()}})
-        say(f"validation at iteration {done}: mIoU {100 * scores['miou']:.2f}")
+        log_hook = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
+        log_hook.write({"iter": done, **{f"val/{key}": round(value, 6) for key, value in scores.items()}})
+        log(f"validation at iteration {done}: mIoU {100 * scores['miou']:.2f}")
         if self._training["select"] == "best" and not scores["miou"] <= self._best_so_far():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in bare(runner.model).state_dict().items()}
-            with formats.atomic_path(self._best) as aside:
+            with atomic_path(self._best) as aside:
                 save_file(tensors, aside, metadata={"miou": repr(scores["miou"])})
         runner.call_hook("after_val_epoch")
 

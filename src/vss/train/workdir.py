@@ -15,54 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vss import formats
-from vss.progress import say
-from vss.train.config import with_checkpointing
+from vss.configs.result_settings import result_config
+from vss.core.files import canonical_json, read_json, write_json
+from vss.core.log import log
 
-# What changes where and how a training runs but not what it computes, up to rounding and to the random numbers drawn;
-# only batch norm and hard example mining, which see the images held at once, notice a smaller micro_batch (and fewer
-# GPUs).
-_NOT_IN_HASH = (
-    "num_workers",
-    "micro_batch",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "log_interval",
-    "grad_checkpoint",
-)
-_VALIDATION = ("val_interval", "val_frames")  # watch a training, unless the best of the validations is published
-_DERIVED = ("train_pipeline", "param_scheduler")  # follow from the other settings
-# Settings that came later, and the value that means what was there before: without it they would retrain everything.
-ABSENT: dict[str, Any] = {}
 _FINISHED = "finished.json"
 
 
 def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
     """Returns the work folder of a resolved config and the digests of its inputs."""
-    content = {**what_counts(config), "inputs": dict(inputs)}
-    return Path(work_dir) / hashlib.sha256(formats.canonical_json(content).encode()).hexdigest()[:16]
-
-
-def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a resolved config without what changes only where and how a training runs."""
-    counted = settings_that_count(config["training"])
-    training = {
-        key: value
-        for key, value in counted.items()
-        if key not in _DERIVED and not (key in ABSENT and ABSENT[key] == value)
-    }
-    return {**config, "model": with_checkpointing(config["model"], False), "training": training}
-
-
-def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns training settings without what changes only where and how a training runs, cfg_options included."""
-    options = settings.get("cfg_options") or {}
-    published = options.get("select", settings.get("select", "last"))
-    ignored = {*_NOT_IN_HASH, *(_VALIDATION if published == "last" else ())}
-    counted = {key: value for key, value in settings.items() if key not in {*ignored, "cfg_options"}}
-    if options := {key: value for key, value in options.items() if key not in ignored}:
-        counted["cfg_options"] = options
-    return counted
+    content = {**result_config(config), "inputs": dict(inputs)}
+    return Path(work_dir) / hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -78,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{folder} is in use by another process (an orphan of a killed run, perhaps); waiting for it")
+            log(f"{folder} is in use by another process (an orphan of a killed run, perhaps); waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -90,9 +53,9 @@ def is_finished(folder: Path) -> bool:
 
 def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the marker, the last file of a training; `facts` are for the reader."""
-    formats.write_json(folder / _FINISHED, dict(facts))
+    write_json(folder / _FINISHED, dict(facts))
 
 
 def finished_facts(folder: Path) -> dict[str, Any]:
     """Returns what `mark_finished` was given."""
-    return formats.read_json(folder / _FINISHED)
+    return read_json(folder / _FINISHED)

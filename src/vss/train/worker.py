@@ -25,19 +25,19 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-import vss.data.datasets
+import vss.train.datasets
 import vss.train.hooks
 import vss.train.loop
 import vss.train.optim
 import vss.train.sampling
 import vss.train.validate  # noqa: F401  all of these register their parts with MMSeg
-from vss import formats
-from vss.errors import UserError
+from vss.configs.resolve import iterations
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, read_json, write_json
+from vss.core.log import log
 from vss.models.build import build_segmentor
-from vss.models.checkpoints import Audit, load_weights
-from vss.progress import say
-from vss.train.config import iterations
 from vss.train.state import StateHook, checkpoints
+from vss.weights.checkpoints import Audit, load_weights
 
 WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
 
@@ -127,8 +127,8 @@ def _initialise(model: nn.Module, job: Job) -> None:
         classes = job.config["classes"] if job.config["training"]["init_classes"] == "copy" else None
         audit = load_weights(model, job.init, classes=classes, source_classes=job.init_classes)
     if _rank() == 0:
-        formats.write_json(folder / AUDIT, audit.to_json())
-        say(f"{job.what}: weights from {audit.summary()}")
+        write_json(folder / AUDIT, audit.to_json())
+        log(f"{job.what}: weights from {audit.summary()}")
 
 
 def _join_the_others(job: Job) -> None:
@@ -239,11 +239,11 @@ def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None
         return
     if training["select"] == "best":
         # A copy: a run killed right after this trains its last iterations again, and must find what was best before.
-        with formats.atomic_path(folder / WEIGHTS) as aside:
+        with atomic_path(folder / WEIGHTS) as aside:
             shutil.copyfile(folder / BEST, aside)
         return
     tensors = StateHook.collect(runner)["state_dict"]
-    with formats.atomic_path(folder / WEIGHTS) as aside:
+    with atomic_path(folder / WEIGHTS) as aside:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
 
 
@@ -271,9 +271,9 @@ def main(path: str) -> int:
     """
     _stop_with_the_parent()
     try:
-        work(Job(**formats.read_json(path)))
+        work(Job(**read_json(path)))
     except UserError as error:
-        say(str(error))
+        log(str(error))
         os._exit(2)
     except BaseException:
         traceback.print_exc()
@@ -292,7 +292,7 @@ def _stop_with_the_parent() -> None:
 
 def write_job(job: Job, path: Path) -> None:
     """Writes a job for `main`."""
-    formats.write_json(path, asdict(job))
+    write_json(path, asdict(job))
 
 
 if __name__ == "__main__":

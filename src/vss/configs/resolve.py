@@ -1,0 +1,330 @@
+"""From a row's name and the user's settings to the resolved config of a training.
+
+Order, later wins: the row's files, its `as_published` changes (under that protocol), settings, cfg_options. Then what
+follows from the numbers is written out: model sizes, pipeline, schedules. So a changed crop_size changes every place
+that depends on it, and the resolved config shows all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from vss import configs
+from vss.core.errors import UserError, did_you_mean
+from vss.core.labels import LABEL_SPACES
+
+PROTOCOLS = ("paper", "as_published")
+PRECISIONS = ("float32", "bfloat16", "float16")
+# Keys of a row that a user has no reason to change.
+_DESCRIPTIVE = ("as_published", "paper_miou", "published_weights", "dataset")
+_CHOICES = {
+    "precision": PRECISIONS,
+    "init_classes": ("new", "copy"),
+    "select": ("last", "best"),
+}
+_PAIRS = {"scale": int, "crop_size": int, "ratio_range": (int, float)}
+# Whole numbers and the least each may be.
+_LEAST = {
+    **dict.fromkeys(("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames"), 1),
+    **dict.fromkeys(("seed", "warmup_iters", "num_workers", "checkpoint_interval", "val_interval"), 0),
+}
+# Numbers, and the bounds each lies within; a bound itself is allowed where it says so.
+_BETWEEN = {
+    "flip": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "cat_max_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
+    "warmup_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
+    "power": ("above 0", lambda value: value > 0),
+    "min_lr": ("of at least 0", lambda value: value >= 0),
+}
+# What torch's optimizers take, written out because a dry run checks it without torch; others are not checked.
+OPTIMIZERS = {
+    "AdamW": (
+        *("lr", "betas", "eps", "weight_decay", "amsgrad"),
+        *("maximize", "foreach", "capturable", "differentiable", "fused"),
+    ),
+    "SGD": (
+        *("lr", "momentum", "dampening", "weight_decay", "nesterov"),
+        *("maximize", "foreach", "differentiable", "fused"),
+    ),
+}
+# What constructors read of paramwise_cfg: MMEngine's, null as well, any of its keys; the others all of theirs.
+_OF_MMENGINE = (
+    *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
+    *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"),
+)
+CONSTRUCTORS = {
+    None: _OF_MMENGINE,
+    "DefaultOptimWrapperConstructor": _OF_MMENGINE,
+    "InternImageLayerDecay": ("depths", "decay_rate", "head_embeddings"),
+    "LearningRateDecayOptimizerConstructor": ("decay_rate", "decay_type", "num_layers"),
+}
+_CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach")
+# The rest of a wrapper follows from precision and micro_batch.
+_WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
+
+
+def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: str = "paper") -> Config:
+    """Returns a row as an MMEngine config, with `cfg_options` (dotted keys) merged in and model sizes brought in line.
+
+    Raises:
+        UserError: unknown row, protocol or key, or a value that is not allowed.
+    """
+    if name not in configs.names():
+        raise UserError(f"row {name!r} is unknown{did_you_mean(name, configs.names())}; `vss models` lists them all")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol: found {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
+    config = Config.fromfile(configs.FOLDER / f"{name}.py")
+    if protocol == "as_published":
+        config.merge_from_dict(config.as_published.to_dict())
+    options = dict(cfg_options or {})
+    for key, value in options.items():
+        _check_type(key, _what_stands_at(config, key), value)
+    config.merge_from_dict(options)
+    _check_values(name, config)
+    _check_optimizer(name, config.optim_wrapper)
+    config.row, config.protocol = name, protocol
+    for key in ("as_published", "paper_miou", "published_weights"):
+        config.pop(key)
+    _size_model(config)
+    return config
+
+
+def resolve(settings: Mapping[str, Any]) -> Config:
+    """Returns the config of a training: a row with the settings merged in, its pipeline and schedules written out.
+
+    Args:
+        settings: config (the row's name), protocol, cfg_options, and any top-level key of the row.
+
+    Raises:
+        UserError: see `load`.
+    """
+    settings = dict(settings)
+    if "config" not in settings:
+        raise UserError("training settings: key 'config' (the row's name) is missing")
+    name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
+    cfg_options = settings.pop("cfg_options", None) or {}
+    config = load(name, {**settings, **cfg_options}, protocol=protocol)
+    config.train_pipeline = train_pipeline(config)
+    config.param_scheduler = param_scheduler(config)
+    return config
+
+
+def train_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the MMSeg transforms that turn a frame and its mask into a training sample."""
+    scale, crop_size = tuple(config["scale"]), tuple(config["crop_size"])
+    return [
+        dict(type="LoadIndexImage"),
+        dict(type="LoadIndexLabels"),
+        dict(type="RandomResize", scale=scale, ratio_range=tuple(config["ratio_range"]), keep_ratio=True),
+        dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=config["cat_max_ratio"]),
+        dict(type="RandomFlip", prob=config["flip"]),
+        *([dict(type="PhotoMetricDistortion")] if config["photometric_distortion"] else []),
+        dict(type="PackSegInputs", meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape")),
+    ]
+
+
+def param_scheduler(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns MMEngine schedulers whose product is mmcv 1.x's poly policy with linear warm-up (exactly for min_lr 0).
+
+    At iteration i (from 0), with w warm-up iterations: (1 - i / max_iters)^power, times
+    1 - (1 - i / w) * (1 - warmup_ratio) while i < w. MMEngine reaches a schedule's end one step before `end`.
+    """
+    warmup, last = config["warmup_iters"], config["max_iters"]
+    poly = dict(type="PolyLR", power=config["power"], eta_min=config["min_lr"], by_epoch=False, begin=0, end=last + 1)
+    if not warmup:
+        return [poly]
+    linear = dict(type="LinearLR", start_factor=config["warmup_ratio"], by_epoch=False, begin=0, end=warmup + 1)
+    return [linear, poly]
+
+
+def iterations(training: Mapping[str, Any]) -> int:
+    """Returns how many iterations a training runs: its schedule's length, or where it is stopped before."""
+    return training["stop_iter"] or training["max_iters"]
+
+
+def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is written beside the weights: everything inference and a reader need, as plain JSON values.
+
+    Keys: row, protocol, dataset, classes (names, position = train id), model (MMEngine config), test (how a frame is
+    fitted, see _base_/vspw.py), normalisation {mean, std} of RGB 0..255, training (every other key of the config).
+    """
+    plain = _plain(config.to_dict() if isinstance(config, Config) else config)
+    head = ("row", "protocol", "dataset", "model", "test")
+    preprocessor = plain["model"]["data_preprocessor"]
+    return {
+        **{key: plain[key] for key in head},
+        "classes": list(LABEL_SPACES[plain["dataset"]].classes),
+        "normalisation": {"mean": preprocessor["mean"], "std": preprocessor["std"]},
+        "training": {key: value for key, value in plain.items() if key not in head},
+    }
+
+
+def _size_model(config: Config) -> None:
+    """Brings the model in line with crop_size, dataset and grad_checkpoint."""
+    num_classes = LABEL_SPACES[config.dataset].num_classes
+    for head in ("decode_head", "auxiliary_head"):
+        if head in config.model and config.model[head].num_classes != num_classes:
+            raise UserError(
+                f"{config.row}: model.{head}.num_classes is {config.model[head].num_classes}, not {num_classes}"
+            )
+    preprocessor = config.model.data_preprocessor
+    preprocessor.pop("size_divisor", None)
+    preprocessor.size = tuple(config.crop_size)
+    config.model.test_cfg.protocol = config.protocol
+    for part in (config.model.backbone, config.model.decode_head):
+        if part is config.model.backbone or "with_cp" in part:
+            part.with_cp = bool(config.grad_checkpoint)  # None: `estimate.check_training` decides
+
+
+def with_checkpointing(model: Mapping[str, Any], on: bool) -> dict[str, Any]:
+    """Returns a model's config with gradient checkpointing (`with_cp`) on or off in every part that has it."""
+    return {
+        key: {**part, "with_cp": on} if isinstance(part, Mapping) and "with_cp" in part else part
+        for key, part in model.items()
+    }
+
+
+def _what_stands_at(config: Config, key: str) -> Any:
+    """Returns the row's value at a dotted key, None where a constructor argument may be added."""
+    first, *rest = str(key).split(".")
+    allowed = sorted(name for name in config if name not in _DESCRIPTIVE)
+    if first not in allowed:
+        raise UserError(
+            f"cfg_options: unknown key {key!r}{did_you_mean(first, allowed)}; allowed: {', '.join(allowed)}"
+        )
+    node: Any = config[first]
+    for depth, part in enumerate(rest, start=1):
+        is_last = depth == len(rest)
+        if isinstance(node, Mapping):
+            # Constructor arguments that a row leaves at their default may be added; `test` lists all it has.
+            if part not in node and (not is_last or first == "test"):
+                where = ".".join([first, *rest[: depth - 1]])
+                raise UserError(f"cfg_options: {key!r}: {where} has no {part!r}; it has {', '.join(sorted(node))}")
+            node = node.get(part)
+        elif isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            raise UserError(f"cfg_options: {key!r}: {part!r} leads nowhere")
+    return node
+
+
+def _check_type(key: str, old: Any, new: Any) -> None:
+    """Refuses a value of another type than the one it replaces, where that can only be a mistake."""
+    if isinstance(new, Mapping):
+        for name, item in new.items():
+            _check_type(f"{key}.{name}", old.get(name) if isinstance(old, Mapping) else None, item)
+    elif isinstance(new, (list, tuple)):
+        for place, item in enumerate(new):
+            known = isinstance(old, (list, tuple)) and place < len(old)
+            _check_type(f"{key}.{place}", old[place] if known else None, item)
+    elif isinstance(old, Mapping) and "." not in key:
+        raise UserError(f"cfg_options: {key!r} is {new!r}, must be a map; its own keys are written {key}.KEY")
+    elif isinstance(old, bool) and not isinstance(new, bool):
+        raise UserError(f"cfg_options: {key!r} is {new!r}, must be true or false")
+    elif isinstance(new, str) and not isinstance(old, str) and (isinstance(old, (int, float)) or _reads_as_number(new)):
+        raise UserError(f"cfg_options: {key!r} is the text {new!r}, must be a number (YAML wants 2.0e-5, not 2e-5)")
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_values(name: str, config: Config) -> None:
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(f"{name}: {key} is {config[key]!r}, allowed are {', '.join(choices)}")
+    for key, least in _LEAST.items():
+        if not _is_whole(config[key]) or config[key] < least:
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least {least}")
+    for key, types in _PAIRS.items():
+        found = config[key]
+        pair = found if isinstance(found, (list, tuple)) else ()
+        if len(pair) != 2 or not all(isinstance(number, types) and number > 0 for number in pair):
+            raise UserError(f"{name}: {key} is {found!r}, must be a list of two positive numbers")
+    if config.ratio_range[0] > config.ratio_range[1]:
+        raise UserError(f"{name}: ratio_range is {list(config.ratio_range)}, must be [least, most]")
+    for key, (words, fits) in _BETWEEN.items():
+        if not _is_number(config[key]) or not fits(config[key]):
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a number {words}")
+    if not isinstance(config.grad_checkpoint, (bool, type(None))):
+        raise UserError(f"{name}: 'grad_checkpoint' is {config.grad_checkpoint!r}, must be true or false, or null")
+    if any(part.get("with_cp") for part in config.model.values() if isinstance(part, Mapping)):
+        raise UserError(f"{name}: with_cp follows from grad_checkpoint; set that")
+    for key in ("micro_batch", "stop_iter"):
+        if config[key] is not None and not (_is_whole(config[key]) and config[key] >= 1):
+            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1, or null")
+    if config.stop_iter is not None and config.stop_iter > config.max_iters:
+        raise UserError(
+            f"{name}: stop_iter is {config.stop_iter}, after the schedule's end, max_iters {config.max_iters}"
+        )
+    if config.ema is not None and not (_is_number(config.ema) and 0 < config.ema <= 0.5):
+        raise UserError(
+            f"{name}: ema is {config.ema!r}, must be the new weights' share in the average (above 0, up to 0.5) or null"
+        )
+    if config.select == "best" and not config.val_interval:
+        raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
+
+
+def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
+    optimizer = wrapper.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "type" not in optimizer:
+        raise UserError(f"{name}: optim_wrapper.optimizer is {optimizer!r}, must be a map with type and lr")
+    arguments = ("type", *OPTIMIZERS.get(optimizer["type"], optimizer))
+    constructor = wrapper.get("constructor")
+    if constructor not in CONSTRUCTORS:
+        known = ", ".join(str(key) for key in CONSTRUCTORS if key)
+        raise UserError(f"{name}: optim_wrapper.constructor is {constructor!r}, allowed are {known}, or null")
+    tables = (
+        ("", wrapper, _WRAPPER),
+        (f".optimizer ({optimizer['type']})", optimizer, arguments),
+        (
+            f".paramwise_cfg ({constructor or 'no constructor'})",
+            wrapper.get("paramwise_cfg"),
+            CONSTRUCTORS[constructor],
+        ),
+        (".clip_grad", wrapper.get("clip_grad"), _CLIP_GRAD),
+    )
+    for where, table, known in tables:
+        if not isinstance(table, (Mapping, type(None))):
+            raise UserError(f"{name}: optim_wrapper{where} is {table!r}, must be a map or null")
+        if unknown := next((key for key in table or () if key not in known), None):
+            near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
+            raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
+    given, known = wrapper.get("paramwise_cfg") or {}, CONSTRUCTORS[constructor]
+    if known is not _OF_MMENGINE and (missing := next((key for key in known if key not in given), None)):
+        raise UserError(f"{name}: optim_wrapper.paramwise_cfg: {constructor} needs {missing!r}")
+    embeddings = given.get("head_embeddings", "last")
+    if embeddings not in ("last", "first"):
+        raise UserError(
+            f"{name}: optim_wrapper.paramwise_cfg.head_embeddings is {embeddings!r}, allowed are last, first"
+        )
+    rate, decay = optimizer.get("lr"), optimizer.get("weight_decay", 0)
+    if not _is_number(rate) or rate <= 0:
+        raise UserError(f"{name}: optim_wrapper.optimizer.lr is {rate!r}, must be a number above 0")
+    if not _is_number(decay) or decay < 0:
+        raise UserError(f"{name}: optim_wrapper.optimizer.weight_decay is {decay!r}, must be a number of at least 0")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a copy of JSON types only: tuples become lists, keys text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

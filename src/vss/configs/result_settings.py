@@ -1,0 +1,46 @@
+"""The settings that a training's result depends on: they name its work folder, and a change of them trains again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vss.configs.resolve import with_checkpointing
+
+# What changes where and how a training runs but not what it computes, up to rounding and to the random numbers drawn;
+# only batch norm and hard example mining, which see the images held at once, notice a smaller micro_batch (and fewer
+# GPUs).
+_NOT_IN_HASH = (
+    "num_workers",
+    "micro_batch",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "log_interval",
+    "grad_checkpoint",
+)
+_VALIDATION = ("val_interval", "val_frames")  # watch a training, unless the best of the validations is published
+_DERIVED = ("train_pipeline", "param_scheduler")  # follow from the other settings
+# Settings that came later, and the value that means what was there before: without it they would retrain everything.
+ABSENT: dict[str, Any] = {}
+
+
+def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a resolved config without what changes only where and how a training runs."""
+    counted = result_settings(config["training"])
+    training = {
+        key: value
+        for key, value in counted.items()
+        if key not in _DERIVED and not (key in ABSENT and ABSENT[key] == value)
+    }
+    return {**config, "model": with_checkpointing(config["model"], False), "training": training}
+
+
+def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns training settings without what changes only where and how a training runs, cfg_options included."""
+    options = settings.get("cfg_options") or {}
+    published = options.get("select", settings.get("select", "last"))
+    ignored = {*_NOT_IN_HASH, *(_VALIDATION if published == "last" else ())}
+    counted = {key: value for key, value in settings.items() if key not in {*ignored, "cfg_options"}}
+    if options := {key: value for key, value in options.items() if key not in ignored}:
+        counted["cfg_options"] = options
+    return counted

@@ -1,0 +1,65 @@
+"""The confusion matrix and the mean IoU that follows from it, once, for every stage that counts pixels.
+
+Counts add: over frames, videos, shards. IoU is taken once, from the sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vss.core.errors import UserError
+from vss.core.labels import IGNORE_INDEX
+
+CONVENTIONS = ("vspw", "mmseg")
+
+
+def confusion_matrix(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the pixels of every pair (true class, predicted class) where the truth has a class.
+
+    Args:
+        labels: predicted train ids [H, W] (or any shape) uint8, 0..num_classes-1, or 255 = no class predicted.
+        truth: true train ids, same shape; 255 = ignore.
+        num_classes: at most 255.
+
+    Returns:
+        int64 [num_classes, num_classes + 1]: row = true class, column = predicted class. The last column counts the
+        pixels without a predicted class: they are missed pixels of their true class, and of no other.
+
+    Raises:
+        UserError: the shapes differ, or a value is neither a class nor 255.
+    """
+    if labels.shape != truth.shape:
+        raise UserError(f"prediction has size {labels.shape}, its mask {truth.shape}")
+    columns = num_classes + 1
+    # Place of each uint8 value on its axis; num_classes stands for "no class", num_classes + 1 for "not allowed".
+    place = np.full(256, num_classes + 1, np.int64)
+    place[:num_classes] = np.arange(num_classes)
+    place[IGNORE_INDEX] = num_classes
+    true, predicted = place[truth.ravel()], place[labels.ravel()]
+    for values, what in ((true, "mask"), (predicted, "prediction")):
+        if values.size and values.max() > num_classes:
+            raise UserError(f"{what} has a value outside 0..{num_classes - 1} and {IGNORE_INDEX}")
+    counts = np.bincount(true * columns + predicted, minlength=columns * columns)
+    return counts.reshape(columns, columns)[:num_classes].astype(np.int64)
+
+
+def iou(confusion: np.ndarray) -> np.ndarray:
+    """Returns each class's intersection over union [num_classes] float64; NaN where neither has a pixel of it."""
+    num_classes = confusion.shape[0]
+    hit = np.diagonal(confusion).astype(np.float64)
+    union = confusion.sum(axis=1) + confusion.sum(axis=0)[:num_classes] - hit
+    return np.divide(hit, union, out=np.full(num_classes, np.nan), where=union > 0)
+
+
+def mean_iou(confusion: np.ndarray, convention: str = "vspw") -> float:
+    """Returns the mean IoU, 0..1, over the classes that the convention counts; NaN where it counts none.
+
+    Args:
+        confusion: as `confusion_matrix` returns it, summed over what is scored.
+        convention: "vspw", the challenge's (VSPW_baseline utils.py Evaluator): classes that the truth has;
+            "mmseg" (mmseg 0.30 metrics.py, what the paper reports): also classes that only the prediction has, with 0.
+    """
+    assert convention in CONVENTIONS, convention
+    each = iou(confusion)
+    counted = confusion.sum(axis=1) > 0 if convention == "vspw" else ~np.isnan(each)
+    return float(each[counted].mean()) if counted.any() else float("nan")

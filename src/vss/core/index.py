@@ -1,0 +1,103 @@
+"""The dataset index and its card: which frames there are, in which shard each one is, and what their labels mean."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
+
+INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a dataset index means: where its files are and how its masks map to train ids.
+
+    Attributes:
+        name: "vspw" or "coco_stuff".
+        root: folder that the index's paths are relative to.
+        classes: class names, position = train id.
+        label_map: 256 train ids, position = raw mask value; 255 = ignore.
+        drawn: True where the data were drawn by this project.
+        frames: number of index rows by split.
+        sha256: of the index file.
+    """
+
+    name: str
+    root: str
+    classes: list[str]
+    label_map: list[int]
+    drawn: bool
+    frames: dict[str, int]
+    sha256: str
+
+
+def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
+    """Writes one row a frame with `INDEX_COLUMNS`, sorted by split, video, frame."""
+    table = rows.loc[:, list(INDEX_COLUMNS)].sort_values(["split", "video", "frame"], kind="stable")
+    with atomic_path(index) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n")
+
+
+def read_index(index: str | os.PathLike) -> pd.DataFrame:
+    """Reads a dataset index: strings stay strings (a frame may be called 00000001), a missing mask is ""."""
+    try:
+        table = pd.read_csv(index, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{index}: no such dataset index; run the prepare stage") from None
+    except ValueError as error:
+        raise UserError(f"{index}: not a dataset index ({error})") from None
+    if tuple(table.columns) != INDEX_COLUMNS:
+        raise UserError(f"{index}: columns are {list(table.columns)}, expected {list(INDEX_COLUMNS)}")
+    try:
+        return table.astype({"height": int, "width": int})
+    except ValueError as error:
+        raise UserError(f"{index}: height and width must be whole numbers ({error})") from None
+
+
+def read_dataset(index: str | os.PathLike, card: str | os.PathLike) -> tuple[pd.DataFrame, Card]:
+    """Reads a dataset's index and card.
+
+    Raises:
+        UserError: one of them cannot be read, or the card was written for another index.
+    """
+    table, dataset = read_index(index), read_card(card)
+    if dataset.sha256 != sha256_of_file(index):
+        raise UserError(f"{index}: not the index that {card} was written for, it was cut or changed; run prepare again")
+    return table, dataset
+
+
+def write_card(path: str | os.PathLike, card: Card) -> None:
+    """Writes a dataset card as JSON."""
+    write_json(path, asdict(card))
+
+
+def read_card(path: str | os.PathLike) -> Card:
+    """Reads a dataset card; anything else is a `UserError` that names the file."""
+    try:
+        return Card(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a dataset card ({error})") from None
+
+
+def shard_of(video: str, shards: int) -> int:
+    """Returns the shard 0..shards-1 of a video: a hash of its id, so that adding videos moves no other."""
+    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
+
+
+def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> pd.DataFrame:
+    """Returns the index rows of one shard of a split, in index order.
+
+    Raises:
+        UserError: there is no such shard.
+    """
+    if not 0 <= shard < shards:
+        raise UserError(f"shard: found shard {shard} of {shards}; shards are counted from 0, and there is at least one")
+    rows = index[index["split"] == split]
+    shard_of_video = {video: shard_of(video, shards) for video in rows["video"].unique()}
+    return rows[rows["video"].map(shard_of_video) == shard]

@@ -1,0 +1,40 @@
+"""The label maps of a prediction: one HDF5 file per shard, lossless."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
+
+LABELS_FORMAT, LABELS_VERSION = "vss-labels", 1
+
+
+class LabelsWriter(FramesWriter):
+    """Writes the label maps of one shard, lossless: each frame is a dataset [H, W] uint8 of train ids."""
+
+    FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
+
+    def write(self, video: str, frame: str, labels: np.ndarray) -> None:
+        """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
+        assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
+        dataset = self._frames.create_dataset(self._new(video, frame), data=labels, **one_chunk(labels))
+        dataset.attrs["video"], dataset.attrs["frame"] = video, frame
+
+
+class LabelsReader(FramesReader):
+    """Reads a shard of label maps by (video, frame).
+
+    Raises:
+        UserError: the file is missing, broken, or of another format or version.
+    """
+
+    FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
+
+    def read(self, video: str, frame: str) -> np.ndarray:
+        """Returns one frame's label map [H, W] uint8.
+
+        Raises:
+            UserError: the file has no such frame, or it is broken.
+        """
+        with self._naming(video, frame):
+            return self._object(video, frame)[()]

@@ -1,0 +1,58 @@
+"""Progress of long work: a bar in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def log(message: str) -> None:
+    """Prints one line to standard error at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], *, what: str, total: int | None = None, unit: str = "frame") -> Iterator[T]:
+    """Yields `items` unchanged while showing how far the work is.
+
+    Args:
+        items: what is worked through.
+        what: one clause that starts the line, for example "infer swin.single val shard 0".
+        total: number of items; taken from `len(items)` where that exists.
+        unit: singular noun of one item.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, unit=unit)
+        return
+    yield from _plain_lines(items, what=what, total=total, unit=unit)
+
+
+def _plain_lines(items: Iterable[T], *, what: str, total: int | None, unit: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES and done != total:
+            last = now
+            rate = done / (now - start)
+            left = f", {(total - done) / rate:.0f} s left" if total else ""
+            so_far = f"{done}/{total} {unit}s" if total else counted(done, unit)
+            log(f"{what}: {so_far}, {rate:.2f} {unit}s/s{left}")
+    seconds = time.monotonic() - start
+    log(f"{what}: {counted(done, unit)} in {seconds:.1f} s")
+
+
+def counted(number: int, unit: str) -> str:
+    """Returns "1 frame", "2 frames"."""
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"

@@ -1,1 +1,0 @@
-"""Data: lists, checks and draws datasets, and reads them for MMSegmentation."""

@@ -1,0 +1,1 @@
+"""The prepare stage: lists and checks datasets, or draws small ones."""

@@ -1,0 +1,1 @@
+"""Drawn datasets: small videos of moving sprites in the real folder layouts, formats and label ids."""

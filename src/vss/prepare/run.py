@@ -1,0 +1,165 @@
+"""The prepare stage: a raw dataset folder, or a drawn one, becomes an index with one row a frame."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file, write_json
+from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.labels import LABEL_SPACES, LabelSpace
+from vss.core.log import log
+from vss.prepare.checks import CHECKS, Checked, check_frames, check_sizes
+from vss.prepare.coco_stuff import list_coco_stuff
+from vss.prepare.drawn import draw as drawn
+from vss.prepare.listing import FRAME_SKIPPED, KINDS, Listing, Problem
+from vss.prepare.vspw import list_vspw
+
+LISTERS: dict[str, Callable[[Path], Listing]] = {"vspw": list_vspw, "coco_stuff": list_coco_stuff}
+ON_PROBLEM = ("stop", "skip")
+_SHOWN = 3
+
+
+def prepare(
+    *,
+    dataset: str,
+    settings: Mapping[str, Any],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    check: str | os.PathLike,
+    workers: int | None = None,
+) -> None:
+    """Writes the index, the card and the check report of a dataset.
+
+    Args:
+        dataset: "vspw" or "coco_stuff".
+        settings: `root` (dataset folder; None draws one beside the index), `on_problem` ("stop" or "skip"), `checks`
+            ("full" or "fast"), `drawn` (settings of the drawn data, see `drawn.DEFAULTS`).
+        index: CSV to write, see `write_index`.
+        card: JSON to write, see `Card`.
+        check: JSON report to write: {dataset, root, checks, on_problem, counts, problems}. Where problems stop the
+            run, the report is written to `stopped_report(check)` instead, so that it outlives the failed job.
+        workers: processes that check files; by default one for each usable core.
+
+    Raises:
+        UserError: a setting is wrong, the root is missing, no frame is left, or there are problems and `on_problem`
+            is "stop".
+    """
+    settings = _checked_settings(dataset, settings)
+    space = LABEL_SPACES[dataset]
+    root, is_drawn = _root(dataset, settings, Path(index).parent)
+    listing = LISTERS[dataset](root)
+    checked = list(check_frames(listing.frames, root=root, space=space, checks=settings["checks"], workers=workers))
+    check_sizes(checked, listing)
+    problems = listing.problems + [problem for item in checked for problem in item.problems]
+    kept = [item for item in checked if not any(KINDS[p.kind].remedy == FRAME_SKIPPED for p in item.problems)]
+    report = _report(dataset, root, settings, kept, problems)
+    _stop_if_needed(report, problems, kept, settings["on_problem"], check)
+    write_index(index, _rows(kept))
+    write_card(card, _card(space, root, is_drawn, kept, index))
+    write_json(check, report)
+    stopped_report(check).unlink(missing_ok=True)
+    log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
+
+
+def stopped_report(check: str | os.PathLike) -> Path:
+    """Returns where the check report goes when its problems stop the run: beside the declared one."""
+    check = Path(check)
+    return check.with_name(f"{check.stem}-stopped{check.suffix}")
+
+
+def _checked_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if dataset not in LISTERS:
+        raise UserError(f"dataset: {dataset!r}, allowed: {', '.join(LISTERS)}")
+    defaults = {"root": None, "on_problem": "stop", "checks": "full", "drawn": {}}
+    if unknown := sorted(settings.keys() - defaults.keys()):
+        raise UserError(f"data.{dataset}: unknown key {unknown[0]!r}, allowed: {', '.join(defaults)}")
+    resolved = defaults | dict(settings)
+    for key, allowed in (("on_problem", ON_PROBLEM), ("checks", CHECKS)):
+        if resolved[key] not in allowed:
+            raise UserError(f"data.{dataset}.{key}: {resolved[key]!r}, allowed: {', '.join(allowed)}")
+    return resolved
+
+
+def _root(dataset: str, settings: dict[str, Any], beside: Path) -> tuple[Path, bool]:
+    if settings["root"] is None:
+        return drawn.draw(dataset, settings["drawn"] or {}, beside=beside), True
+    root = Path(settings["root"]).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.{dataset}.root: {root} is not a folder")
+    return root, False
+
+
+def _rows(kept: list[Checked]) -> pd.DataFrame:
+    rows = [(i.frame.video, i.frame.frame, i.frame.split, i.frame.image, i.frame.mask, i.height, i.width) for i in kept]
+    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+
+
+def _card(space: LabelSpace, root: Path, is_drawn: bool, kept: list[Checked], index: str | os.PathLike) -> Card:
+    return Card(
+        name=space.name,
+        root=str(root),
+        classes=list(space.classes),
+        label_map=space.raw_to_train().tolist(),
+        drawn=is_drawn,
+        frames=dict(Counter(item.frame.split for item in kept)),
+        sha256=sha256_of_file(index),
+    )
+
+
+def _report(
+    dataset: str, root: Path, settings: dict[str, Any], kept: list[Checked], problems: list[Problem]
+) -> dict[str, Any]:
+    videos = {(item.frame.split, item.frame.video) for item in kept}
+    stop = settings["on_problem"] == "stop"
+    return {
+        "dataset": dataset,
+        "root": str(root),
+        "checks": settings["checks"],
+        "on_problem": settings["on_problem"],
+        "counts": {
+            "frames": dict(Counter(item.frame.split for item in kept)),
+            "videos": dict(Counter(split for split, _ in videos)),
+            "problems": dict(Counter(problem.kind for problem in problems)),
+        },
+        "problems": [
+            {
+                "file": problem.file,
+                "kind": problem.kind,
+                "found": problem.found,
+                "allowed": KINDS[problem.kind].allowed,
+                "action": "stopped" if stop and not problem.note else KINDS[problem.kind].remedy,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def _stop_if_needed(
+    report: dict[str, Any], problems: list[Problem], kept: list[Checked], on_problem: str, check: str | os.PathLike
+) -> None:
+    """Raises after every problem was written down, naming the first few."""
+    dataset, root = report["dataset"], report["root"]
+    stopping = [problem for problem in problems if not problem.note]
+    if kept and not (stopping and on_problem == "stop"):
+        return
+    write_json(stopped_report(check), report)
+    if stopping and on_problem == "stop":
+        head = f"{len(stopping)} problems in {root}" if len(stopping) > 1 else f"a problem in {root}"
+        remedy = f"mend them or set data.{dataset}.on_problem: skip"
+    else:
+        head, remedy = f"no usable frame in {root}", "README.md, Your data, shows the layout"
+    first = "; ".join(problem.line() for problem in (stopping or problems)[:_SHOWN])
+    more = f"; and {len(stopping) - _SHOWN} more" if len(stopping) > _SHOWN else ""
+    counted = _counted(report["counts"]["problems"], "")
+    raise UserError(f"{dataset}: {head} [{counted}]: {first}{more}. All are in {stopped_report(check)}; {remedy}")
+
+
+def _counted(counts: Mapping[str, int], noun: str) -> str:
+    return ", ".join(f"{number} {name}{' ' + noun if noun else ''}" for name, number in sorted(counts.items()))

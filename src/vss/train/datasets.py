@@ -1,0 +1,131 @@
+"""Reads a prepared dataset in MMSegmentation: one dataset class over the index, and its two loading transforms.
+
+Images enter the pipeline in BGR, as mmseg's own loading gives them: `PhotoMetricDistortion` converts from BGR, and a
+`SegDataPreProcessor` over this dataset needs `bgr_to_rgb=True`, as in mmseg's base configs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import DATASETS, TRANSFORMS
+
+from vss.core.errors import UserError
+from vss.core.images import read_image, read_mask
+from vss.core.index import read_card, read_index
+from vss.core.labels import IGNORE_INDEX, overlay_palette
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a package is absent that it can do without
+    from mmseg.datasets import BaseSegDataset
+
+
+@DATASETS.register_module()
+class IndexDataset(BaseSegDataset):
+    """A split of a prepared dataset.
+
+    Only four strings a row are kept, serialised by MMEngine into one array that the loader's workers share; paths are
+    joined and the label map is added when a row is asked for.
+
+    Args:
+        index: dataset index, see `read_index`.
+        card: dataset card, see `read_card`; gives the root, the classes and the label map.
+        split: "train", "val" or "test".
+        label_shift: reproduces what the authors' COCO-Stuff pretraining did (`protocol: as_published`): their
+            `reduce_zero_label=True` on files that already held train ids drops train id 0 (person) and moves every
+            other id down by one. For the train split only; they did not shift in validation.
+        kwargs: of `BaseSegDataset`: pipeline, indices, test_mode, lazy_init, max_refetch, serialize_data.
+
+    Raises:
+        UserError: the split has no row, or `label_shift` is asked for outside training.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: str | os.PathLike,
+        card: str | os.PathLike,
+        split: str,
+        label_shift: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.index, self.split = index, split
+        self.card = read_card(card)
+        if label_shift and split != "train":
+            raise UserError(f"label_shift: asked for on split {split!r}, allowed on 'train' only")
+        self.raw_to_train = label_map(self.card.label_map, shift=label_shift)
+        classes = self.card.classes
+        palette = overlay_palette()[: len(classes)].tolist()
+        super().__init__(metainfo={"classes": tuple(classes), "palette": palette}, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Returns (video, frame, image, mask) of every row of the split."""
+        table = read_index(self.index)
+        table = table[table["split"] == self.split]
+        if table.empty:
+            raise UserError(f"{self.index}: no frame in split {self.split!r}")
+        columns = (table[name].tolist() for name in ("video", "frame", "image", "mask"))
+        return [{"row": row} for row in zip(*columns, strict=True)]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Returns what the pipeline starts from: paths, key, label map; no `seg_map_path` where there is no mask."""
+        info = super().get_data_info(idx)
+        video, frame, image, mask = info.pop("row")
+        info.update(
+            video=video,
+            frame=frame,
+            img_path=os.path.join(self.card.root, image),
+            raw_to_train=self.raw_to_train,
+            reduce_zero_label=False,
+            seg_fields=[],
+        )
+        if mask:
+            info["seg_map_path"] = os.path.join(self.card.root, mask)
+        return info
+
+
+def label_map(raw_to_train: Sequence[int], *, shift: bool = False) -> np.ndarray:
+    """Returns a lookup table [256] uint8 from raw value to train id; `shift` is that of `IndexDataset.label_shift`."""
+    table = np.asarray(raw_to_train, np.uint8)
+    if not shift:
+        return table
+    kept = (table != 0) & (table != IGNORE_INDEX)
+    return np.where(kept, table - 1, IGNORE_INDEX).astype(np.uint8)
+
+
+@TRANSFORMS.register_module()
+class LoadIndexImage(BaseTransform):
+    """Reads `img_path` to `img` [H, W, 3] uint8, BGR, 0..255; sets `img_shape` and `ori_shape` (H, W)."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        image = read_image(results["img_path"])
+        results["img"] = np.ascontiguousarray(image[:, :, ::-1])
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@TRANSFORMS.register_module()
+class LoadIndexLabels(BaseTransform):
+    """Reads `seg_map_path` to `gt_seg_map` [H, W] uint8: train ids, 255 = ignore.
+
+    Raises:
+        UserError: the frame has no mask.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if "seg_map_path" not in results:
+            raise UserError(f"{results['img_path']}: has no mask, labels cannot be loaded")
+        results["gt_seg_map"] = read_mask(results["seg_map_path"], results["raw_to_train"])
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

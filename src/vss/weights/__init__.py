@@ -1,0 +1,1 @@
+"""Files of weights: read, identified, renamed, audited, imported, averaged and written."""

@@ -1,0 +1,156 @@
+"""`vss import-checkpoint`: a published file becomes our safetensors, and every parameter is accounted for.
+
+With a row, the result is that row's model, ready for `infer` or `init`. Without one it is the model that the file
+describes, under today's names. Weights of Segment Anything and CascadePSP keep the names their packages want.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file, write_json
+from vss.core.log import log
+from vss.models.build import build_on_meta, build_segmentor
+from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
+from vss.weights.audit import Audit
+from vss.weights.checkpoints import place, save_tensors
+from vss.weights.fingerprint import Fingerprint, write_fingerprint
+from vss.weights.kinds import Kind, kind_of
+from vss.weights.refiner_tables import place_refiner
+from vss.weights.tensor_files import TensorFile, read_tensor_file
+
+StrPath = str | os.PathLike
+
+
+def import_checkpoint(
+    *,
+    checkpoint: StrPath,
+    model: str | None,
+    settings: Mapping[str, Any],
+    weights: StrPath,
+    fingerprint: StrPath | None,
+    config: StrPath | None,
+    audit: StrPath | None,
+) -> None:
+    """Writes a published checkpoint as safetensors, prints and writes the audit, and what stands beside any weights.
+
+    Args:
+        checkpoint: file of any kind that `vss.weights.kinds` knows; its contents tell which.
+        model: name written into the fingerprint; None: the row's, or what the file holds.
+        settings: config (row), protocol, cfg_options, init_classes ("new" or "copy": class rows by name); or empty.
+        weights: safetensors to write.
+        fingerprint, config, audit: files to write, None for those not wanted. Without a row there is no config.
+            Weights with a fingerprint stand for a finished training, so the file has to fill the whole head.
+
+    Raises:
+        UserError: the file cannot be read, its kind is not known or not the row's, fewer than 99 % of a backbone's
+            tensors are in it, a part of the head that predicts is not, or outputs are asked for that its kind does not
+            have.
+    """
+    file = read_tensor_file(checkpoint)
+    kind = kind_of(file.tensors)
+    if kind is None:
+        names = sorted(file.tensors)
+        raise UserError(f"{checkpoint}: of no known kind; its {len(names)} tensors are {', '.join(names[:3])}, ...")
+    log(f"import-checkpoint: {checkpoint} holds {kind}")
+    _check_outputs(kind, checkpoint, settings, fingerprint=fingerprint, config=config)
+    resolved = None
+    if "config" in settings:
+        resolved = _resolved(settings)
+        tensors, found = _as_row(file, resolved, checkpoint)
+    elif kind.family in ("sam", "cascadepsp"):
+        tensors, found = place_refiner(file, kind, path=checkpoint)
+    else:
+        tensors, found = _as_it_is(file, kind, checkpoint)
+    print("\n".join(found.report()), flush=True)
+    if resolved is not None:
+        _check_head(found, resolved, checkpoint, finished=fingerprint is not None)
+    save_tensors(tensors, weights)
+    if audit is not None:
+        write_json(audit, found.to_json())
+    if config is not None:
+        write_json(config, resolved)
+    if fingerprint is not None:
+        name = model or (resolved["row"] if resolved else str(kind))
+        stage = "refine" if kind.family in ("sam", "cascadepsp") else "finetune"
+        facts = Fingerprint(sha256_of_file(weights), stage, name, dict(settings), None)
+        write_fingerprint(fingerprint, facts)
+
+
+def _check_outputs(kind: Kind, checkpoint: StrPath, settings: Mapping[str, Any], **outputs: StrPath | None) -> None:
+    """Refuses what a kind cannot have."""
+    if kind.family in ("sam", "cascadepsp"):
+        if "config" in settings:
+            raise UserError(f"{checkpoint}: holds {kind}, which is no segmentor of row {settings['config']}")
+        for name, path in outputs.items():
+            if path is not None:
+                raise UserError(f"{checkpoint}: holds {kind}, for which --{name} is not written; leave it out")
+    elif "config" not in settings:
+        if settings:
+            raise UserError(f"settings: {', '.join(sorted(settings))} need the key 'config' (a row; `vss models`)")
+        if outputs["config"] is not None:
+            raise UserError('--config needs a row: --settings \'{"config": "ROW"}\' (`vss models` lists them)')
+
+
+def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from vss.configs.resolve import published_settings, resolve
+
+    return published_settings(resolve(settings))
+
+
+def _as_row(file: TensorFile, resolved: Mapping[str, Any], checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
+    """Returns the whole state dict of a row's model, and the audit."""
+    torch.manual_seed(resolved["training"]["seed"])  # tensors that the file lacks are drawn
+    state = build_segmentor(resolved["model"]).state_dict()
+    copy = resolved["training"]["init_classes"] == "copy"
+    filled, found = place(file, state, path=checkpoint, classes=resolved["classes"] if copy else None)
+    return {name: filled.get(name, tensor).to(tensor.dtype) for name, tensor in state.items()}, found
+
+
+def _as_it_is(file: TensorFile, kind: Kind, checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
+    """Returns the file's tensors by today's names, and the audit against the model that the file describes."""
+    target = described_model(kind)
+    filled, found = place(file, target, path=checkpoint)
+    return {name: tensor.to(target[name].dtype) for name, tensor in filled.items()}, found
+
+
+def described_model(kind: Kind) -> dict[str, Tensor]:
+    """Returns the state dict, without data, of the full-size model that a file describes.
+
+    Raises:
+        UserError: its backbone or head has sizes that no row has.
+    """
+    if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
+        raise UserError(f"{kind}: sizes of no row, so the model cannot be told; name a row in --settings")
+    if kind.head == "Mask2Former":
+        heads = mask2former_config(kind.name, num_classes=kind.num_classes, size=kind.head_size)
+    else:
+        heads = upernet_config(kind.name, num_classes=kind.num_classes or 1, size=kind.head_size or "nano")
+    state = build_on_meta(segmentor_config(kind.name, heads)).state_dict()
+    if kind.family == "backbone":
+        return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
+    return state
+
+
+def _check_head(found: Audit, resolved: Mapping[str, Any], checkpoint: StrPath, *, finished: bool) -> None:
+    """Says, or refuses where the weights are to predict as they are, that part of the head is not the file's."""
+    heads = [
+        name
+        for name in (*found.new, *found.resized)
+        if name.startswith("decode_head.") and not name.endswith("num_batches_tracked")
+    ]
+    if not heads:
+        return
+    text = f"{len(heads)} tensors of the head are not (all) the file's, such as {heads[0]}"
+    if finished and resolved["training"]["init_classes"] == "new":
+        raise UserError(
+            f"{checkpoint}: {text}; such a model would predict noise: name the file as `init` of a finetune, not as "
+            "`weights` (or set cfg_options init_classes: copy, which copies the rows of classes of the same name)"
+        )
+    log(f"import-checkpoint: {text}: these weights are for `init`, the model has to be trained before it predicts")

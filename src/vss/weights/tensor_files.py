@@ -1,0 +1,161 @@
+"""Reading the tensors of a file of weights, without running anything that the file brings along."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import textwrap
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vss.core.errors import UserError
+
+_ALLOWED_FILES = "allowed: safetensors, or a dictionary of tensors as torch.save writes it by default"
+# Where checkpoints keep their tensors: the first of these keys, else the top level itself.
+_TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
+
+
+class _Inert:
+    """Stands for an object beside the weights that nobody reads; takes any arguments and state, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What trainers leave in their checkpoints. Each name is answered by something harmless, so the real class is neither
+# needed nor run: MMEngine's log history, numpy scalars and arrays (best score, palette), configs of Swin, ConvNeXt and
+# InternImage classifiers, MMCV and MMEngine.
+_ALLOWED = [
+    (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_Inert, "builtins.getattr"),  # the history's methods, by name
+    (_Inert, "argparse.Namespace"),
+    (_Inert, "pathlib.PosixPath"),
+    (_Inert, "numpy.ndarray"),
+    (_Inert, "numpy.dtype"),
+    *((_Inert, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *((OrderedDict, name) for name in ("yacs.config.CfgNode", "addict.addict.Dict", "easydict.EasyDict")),
+    *((OrderedDict, name) for name in ("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict")),
+]
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What is used of a file of weights.
+
+    Attributes:
+        tensors: by their names in the file; optimizer, log history and so on are left out.
+        classes: class names that the file itself gives (MMCV: meta.CLASSES, MMEngine: meta.dataset_meta), or None.
+    """
+
+    tensors: dict[str, Tensor]
+    classes: list[str] | None
+
+
+def read_tensor_file(path: str | os.PathLike) -> TensorFile:
+    """Reads safetensors or anything that torch.load reads with weights_only=True, to the CPU; told apart by content.
+
+    Raises:
+        UserError: no such file, not readable, no tensors in it, or a pickle that names code outside a short list.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file")
+    if _is_safetensors(path):
+        try:
+            return TensorFile(load_file(path), None)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    content = _unpickle(path)
+    tensors = _tensors_of(content)
+    if not tensors:
+        raise UserError(f"{path}: no tensors found at the top level or under {', '.join(_TOP_LEVEL_KEYS)}")
+    return TensorFile(tensors, _classes_of(content))
+
+
+def _is_safetensors(path: str | os.PathLike) -> bool:
+    """Tells safetensors: eight bytes with the header's length, then the header, which is JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _unpickle(path: str | os.PathLike) -> Any:
+    # Memory mapping needs a path, and a path that ends in .safetensors torch would read as such.
+    mapped = zipfile.is_zipfile(path) and Path(path).suffix != ".safetensors"
+    try:
+        with open(path, "rb") as file, torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickle protocols and storages of old files
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise UserError(f"{path}: {_reason(path, error)}") from None
+
+
+def _reason(path: str | os.PathLike, error: Exception) -> str:
+    """Returns one line that says why torch refused a file; torch's own advice is to run what is in it."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"refused, it wants to run {named[1]} when it is read; a file of weights may hold tensors only"
+    return f"not a readable file of weights, but {_kind(path, error)}; {_ALLOWED_FILES}"
+
+
+def _kind(path: str | os.PathLike, error: Exception) -> str:
+    """Returns what a file is that torch cannot read as weights."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "the pointer that Git LFS leaves in place of a file (`git lfs pull` fetches it)"
+    if "TorchScript" in str(error):
+        return "a TorchScript archive, which holds code"
+    for first, form in ((b"PK", "zip archive"), (b"\x80", "pickle")):
+        if start.startswith(first):
+            found = textwrap.shorten(str(error), 120, placeholder=" ...")
+            said = f" ({found})" if isinstance(error, RuntimeError) else ""
+            return f"a {form} that is damaged, or holds other things than tensors{said}"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        return "a text file"
+    return "something unknown"
+
+
+def _tensors_of(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in _TOP_LEVEL_KEYS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _classes_of(content: Mapping[str, Any]) -> list[str] | None:
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        return None
+    dataset = meta.get("dataset_meta")
+    classes = dataset.get("classes") if isinstance(dataset, Mapping) else meta.get("CLASSES")
+    if isinstance(classes, (list, tuple)) and classes and all(isinstance(name, str) for name in classes):
+        return list(classes)
+    return None

@@ -1,0 +1,1 @@
+"""What the Snakefile asks: the config, the plan of a run, settings, provenance digests, leases and signals."""

@@ -1,0 +1,368 @@
+"""The plan of a run: a checked config, asked questions by name. Checked itself before any rule is defined."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vss.core.errors import UserError, did_you_mean
+from vss.core.files import canonical_json
+from vss.core.labels import VSPW
+from vss.workflow.digest import content_mark
+
+
+class Plan:
+    """A checked config, asked what has to be made and with which settings.
+
+    Args:
+        config: the config with defaults filled in (`check_schema`).
+        row_names: names of the rows in src/vss/configs/rows.
+
+    Raises:
+        UserError: names that do not exist, clash, or cannot be made; files and folders that are not there.
+    """
+
+    def __init__(self, config: dict[str, Any], *, row_names: Iterable[str]) -> None:
+        self.config = config
+        self.models: dict[str, dict] = config["models"]
+        self.tta: dict[str, dict] = config["tta"]
+        self.ensembles: dict[str, dict] = config["ensembles"]
+        self.refiners: dict[str, dict] = config["refiners"]
+        self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
+        self.split: str = config["targets"]["score_split"]
+        self._marks: dict[str, str] = {}
+        self._check_names()
+        self._check_models(sorted(row_names))
+        self._check_predictions()
+        self._check_refiners()
+        self._check_files()
+        self._check_report()
+
+    # -- models
+
+    def pretrained(self) -> list[str]:
+        """Returns the models that are trained on COCO-Stuff first."""
+        return [name for name, model in self.models.items() if "pretrain" in model]
+
+    def finetuned(self) -> list[str]:
+        """Returns the models that are trained on VSPW here."""
+        return [name for name, model in self.models.items() if "finetune" in model]
+
+    def trainings(self) -> list[str]:
+        """Returns every training as "stage/model", pretrainings first."""
+        return [f"pretrain/{name}" for name in self.pretrained()] + [f"finetune/{name}" for name in self.finetuned()]
+
+    def imported(self) -> list[str]:
+        """Returns the models whose finished weights are named in the config."""
+        return [name for name, model in self.models.items() if "weights" in model]
+
+    def soups(self) -> list[str]:
+        """Returns the models that are averages of other models' weights."""
+        return [name for name, model in self.models.items() if "soup" in model]
+
+    def training_settings(self, stage: str, model: str) -> dict[str, Any]:
+        """Returns a training's settings as its job takes them; GPUs are not part of them."""
+        settings = {key: value for key, value in self.models[model][stage].items() if key not in ("init", "gpus")}
+        settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
+        return {**settings, "protocol": self.config["protocol"]}
+
+    def import_settings(self, model: str) -> dict[str, Any]:
+        """Returns what imported weights depend on, but for the file itself."""
+        chosen = {key: self.models[model][key] for key in ("config", "cfg_options")}
+        return {**chosen, "protocol": self.config["protocol"]}
+
+    def training_gpus(self, stage: str, model: str) -> int:
+        """Returns how many GPUs a training asks for."""
+        return self.models[model][stage]["gpus"]
+
+    def published_init(self, stage: str, model: str) -> str | None:
+        """Returns the path of published weights that a training starts from."""
+        return self.models[model][stage].get("init")
+
+    def title(self, name: str) -> str:
+        """Returns the report's name of a model, ensemble, refiner or prediction."""
+        if name in self.predictions and "title" in self.predictions[name]:
+            return self.predictions[name]["title"]
+        for table in (self.models, self.ensembles, self.refiners):
+            if name in table:
+                return table[name].get("title", name)
+        if "." in name:
+            return " + ".join(self.title(part) for part in name.split(".") if not self._is_plain(part))
+        return name
+
+    def _is_plain(self, name: str) -> bool:
+        """Tells whether a name is that of a tta with one unflipped view at the model's own scale."""
+        views = self.tta.get(name)
+        return views is not None and (views.get("img_ratios", [1.0]), views.get("flip", False)) == ([1.0], False)
+
+    # -- data
+
+    def split_lists(self, dataset: str) -> list[str]:
+        """Returns the files that list a real VSPW's splits."""
+        root = self.config["data"][dataset]["root"]
+        if root is None or dataset != "vspw":
+            return []
+        lists = (os.path.join(root, f"{split}.txt") for split in ("train", "val", "test"))
+        return [path for path in lists if os.path.exists(path)]
+
+    def data_settings(self, dataset: str) -> dict[str, Any]:
+        """Returns what a prepared dataset depends on; shards are not part of it."""
+        return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
+
+    def data_digest(self, dataset: str) -> str:
+        """Returns 16 hexadecimal digits that change with a dataset's settings and with the content of its lists.
+
+        What is done with problems changes nothing where there are none, and a training would cost weeks.
+        """
+        counted = {key: value for key, value in self.data_settings(dataset).items() if key != "on_problem"}
+        digest = hashlib.sha256(canonical_json(counted).encode())
+        for path in self.split_lists(dataset):
+            digest.update(Path(path).read_bytes())
+        return digest.hexdigest()[:16]
+
+    # -- predictions
+
+    def scored(self) -> list[str]:
+        """Returns every prediction that is scored, in the config's order."""
+        return list(self.predictions)
+
+    def submitted(self) -> list[str]:
+        """Returns every prediction of the test split that is zipped."""
+        return self.config["targets"]["submit"]
+
+    def shards(self, split: str) -> list[str]:
+        """Returns the shard names of a split: "00", "01", ..."""
+        return [f"{shard:02d}" for shard in range(self.config["data"]["vspw"]["shards"][split])]
+
+    def members(self, ensemble: str) -> list[str]:
+        """Returns the members of an ensemble as `model.tta`."""
+        return list(self.ensembles[ensemble]["members"])
+
+    def member_settings(self, ensemble: str) -> list[dict[str, Any]]:
+        """Returns the members of an ensemble as the stage wants them: name, weight and what else the config gives."""
+        members = self.ensembles[ensemble]["members"]
+        return [
+            {"name": name, **(given if isinstance(given, dict) else {"weight": given})}
+            for name, given in members.items()
+        ]
+
+    def refinement(self, prediction: str) -> tuple[str, str] | None:
+        """Returns (what is refined, refiner) where the prediction ends in a refiner's name, else None."""
+        head, _, last = prediction.rpartition(".")
+        return (head, last) if last in self.refiners else None
+
+    def base(self, prediction: str) -> str:
+        """Returns the prediction without its refiners: `model.tta` or an ensemble's name."""
+        while (refined := self.refinement(prediction)) is not None:
+            prediction = refined[0]
+        return prediction
+
+    def inferred(self) -> list[str]:
+        """Returns every `model.tta` that is run for what is scored or submitted."""
+        bases = [self.base(name) for name in (*self.scored(), *self.submitted())]
+        members = [self.members(base) if base in self.ensembles else [base] for base in bases]
+        return list(dict.fromkeys(name for names in members for name in names))
+
+    def with_scores(self) -> list[str]:
+        """Returns the `model.tta` whose class scores are stored, because an ensemble in use reads them."""
+        used = {self.base(name) for name in (*self.scored(), *self.submitted())} & set(self.ensembles)
+        return sorted({member for name in used for member in self.members(name)})
+
+    def views(self, model: str, tta: str) -> dict[str, Any]:
+        """Returns the view settings of a prediction: the model's own, overridden by the tta's."""
+        return {**self.models[model].get("test", {}), **self.tta[tta]}
+
+    def searches(self, ensemble: str) -> bool:
+        """Tells whether an ensemble's weights or temperatures are chosen on val."""
+        return self.ensembles[ensemble]["search_weights"] or self.ensembles[ensemble]["fit_temperature"]
+
+    def searched(self) -> list[str]:
+        """Returns the ensembles in use whose weights or temperatures are chosen on val."""
+        used = dict.fromkeys(self.base(name) for name in (*self.scored(), *self.submitted()))
+        return [name for name in used if name in self.ensembles and self.searches(name)]
+
+    def trains_refiner(self, refiner: str) -> bool:
+        """Tells whether a refiner's small network is trained here."""
+        return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None
+
+    def proposal_set(self, refiner: str) -> str:
+        """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
+        chosen = self.refiners[refiner]
+        source = "superpixels" if chosen["weights"] is None else "sam"
+        made_by = canonical_json({"settings": chosen["proposals"], "weights": self.content_of(chosen["weights"])})
+        return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
+
+    def content_of(self, published: str | None) -> str | None:
+        """Returns a mark of a published file's content, None for no file; read once, for all the jobs that ask."""
+        if published is not None and published not in self._marks:
+            self._marks[published] = content_mark(published)
+        return self._marks.get(published)
+
+    def proposal_sets(self) -> dict[str, str]:
+        """Returns every set of mask proposals with a refiner that uses it."""
+        return {self.proposal_set(name): name for name, chosen in self.refiners.items() if chosen["method"] == "ssa"}
+
+    def shown(self) -> list[str]:
+        """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
+        if self.config["report"]["overlays"]:
+            return self.config["report"]["overlays"]
+        refined = [name for name in self.scored() if self.refinement(name)]
+        if not refined:
+            return self.scored()[-1:]
+        return [self.refinement(refined[-1])[0], refined[-1]]
+
+    # -- checks
+
+    def _check_names(self) -> None:
+        owners: dict[str, str] = {}
+        for kind in ("models", "tta", "ensembles", "refiners"):
+            for name in self.config[kind]:
+                if name in owners:
+                    raise UserError(
+                        f"config: {kind}.{name}: the name is taken by {owners[name]}.{name}; choose another"
+                    )
+                owners[name] = kind
+
+    def _check_models(self, row_names: list[str]) -> None:
+        for name, model in self.models.items():
+            sources = [key for key in ("finetune", "weights", "soup") if key in model]
+            if len(sources) != 1:
+                found = " and ".join(sources) if sources else "none"
+                raise UserError(f"config: models.{name}: needs exactly one of finetune, weights, soup; found {found}")
+            if "pretrain" in model and "finetune" not in model:
+                raise UserError(f"config: models.{name}.pretrain: allowed only beside finetune")
+            if "weights" in model and "config" not in model:
+                raise UserError(f"config: models.{name}.config: is missing; weights need the row they belong to")
+            if "config" in model and "weights" not in model:
+                raise UserError(f"config: models.{name}.config: allowed only beside weights; name the row in finetune")
+            if "pretrain" in model and "init" in model["finetune"]:
+                raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
+            for part in model.get("soup", []):
+                if part not in self.models or "soup" in self.models[part]:
+                    raise UserError(
+                        f"config: models.{name}.soup: no trained model {part!r}{did_you_mean(part, self.models)}"
+                    )
+            for key, row in self._rows_of(model):
+                if row not in row_names:
+                    raise UserError(
+                        f"config: models.{name}.{key}: no row {row!r}{did_you_mean(row, row_names)};"
+                        " `vss models` lists them"
+                    )
+
+    @staticmethod
+    def _rows_of(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if "config" in model:
+            yield "config", model["config"]
+        for stage in ("pretrain", "finetune"):
+            if stage in model:
+                yield f"{stage}.config", model[stage]["config"]
+
+    def _check_predictions(self) -> None:
+        for ensemble in self.ensembles:
+            for member in self.members(ensemble):
+                self._check_model_tta(f"ensembles.{ensemble}.members", member)
+        for name in self.predictions:
+            self._check_prediction("predictions", name)
+        for name in self.submitted():
+            self._check_prediction("targets.submit", name)
+        for name in self.config["report"]["overlays"]:
+            if name not in self.predictions:
+                raise UserError(f"config: report.overlays: {name!r} is not among predictions")
+
+    def _check_prediction(self, key: str, name: str) -> None:
+        base = self.base(name)
+        if base not in self.ensembles:
+            self._check_model_tta(key, base, whole=name)
+
+    def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
+        whole = whole or name
+        model, *rest = name.split(".")
+        if not rest and name not in self.ensembles:
+            near = "" if name in self.models else did_you_mean(name, [*self.models, *self.ensembles])
+            raise UserError(
+                f"config: {key}: {whole!r} names no ensemble{near}; a model needs a tta: {name}.{next(iter(self.tta))}"
+            )
+        if model in self.models:
+            tta = rest.pop(0)
+            if tta not in self.tta:
+                raise UserError(f"config: {key}: {whole!r} names no tta {tta!r}{did_you_mean(tta, self.tta)}")
+        elif model not in self.ensembles:
+            raise UserError(f"config: {key}: {whole!r} names no model {model!r}{did_you_mean(model, self.models)}")
+        for refiner in rest:
+            if refiner not in self.refiners:
+                near = did_you_mean(refiner, self.refiners)
+                raise UserError(f"config: {key}: {whole!r} names no refiner {refiner!r}{near}")
+        if rest or model in self.ensembles:
+            raise UserError(f"config: {key}: {whole!r} is no `model.tta`, which is what an ensemble holds")
+
+    def _check_refiners(self) -> None:
+        for name, refiner in self.refiners.items():
+            if refiner["training"] and not self.trains_refiner(name):
+                raise UserError(
+                    f"config: refiners.{name}.training: allowed only beside method cascadepsp without weights"
+                )
+            if refiner["proposals"] and refiner["method"] != "ssa":
+                raise UserError(f"config: refiners.{name}.proposals: allowed only beside method ssa")
+            for key in ("classes", "background"):
+                for found in refiner["settings"].get(key, []):
+                    self._check_class(f"refiners.{name}.settings.{key}", found)
+        for ensemble in self.ensembles:
+            for member in self.member_settings(ensemble):
+                for found in member.get("class_weights", ()):
+                    self._check_class(f"ensembles.{ensemble}.members.{member['name']}.class_weights", found)
+
+    @staticmethod
+    def _check_class(key: str, name: str) -> None:
+        if name not in VSPW.classes:
+            raise UserError(f"config: {key}: no VSPW class {name!r}{did_you_mean(name, VSPW.classes)}")
+
+    def _check_files(self) -> None:
+        if "shards" in self.config["data"]["coco_stuff"]:
+            raise UserError("config: data.coco_stuff: unknown key 'shards'; only VSPW is predicted")
+        absent = []
+        for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
+            root = self.config["data"][dataset]["root"]
+            folders = [] if root is None else [Path(root), *(Path(root, part) for part in parts)]
+            if folder := next((folder for folder in folders if not folder.is_dir()), None):
+                absent.append(f"data.{dataset}.root: no folder {str(folder)!r}")
+        weights = [f"{key}: no file {path!r}" for key, path in self._weight_files() if not Path(path).is_file()]
+        if weights:
+            weights[-1] += "; README.md says where published weights come from"
+        if absent or weights:
+            raise UserError("config: " + "; ".join([*absent, *weights]))
+
+    def _weight_files(self) -> Iterator[tuple[str, str]]:
+        for name, model in self.models.items():
+            if "weights" in model:
+                yield f"models.{name}.weights", model["weights"]
+            for stage in ("pretrain", "finetune"):
+                if "init" in model.get(stage, {}):
+                    yield f"models.{name}.{stage}.init", model[stage]["init"]
+        for name, refiner in self.refiners.items():
+            if refiner["weights"] is not None:
+                yield f"refiners.{name}.weights", refiner["weights"]
+
+    def _check_report(self) -> None:
+        for name in self.config["report"]["colours"]:
+            self._check_class("report.colours", name)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Returns a regular expression that matches exactly the names; one that matches nothing where there are none."""
+    return "|".join(sorted(re.escape(name) for name in names)) or "(?!)"
+
+
+def lead_jobs_to(repository: Path) -> None:
+    """Makes jobs find this interpreter and this checkout, through PATH and PYTHONPATH.
+
+    The project need not be installed where jobs run (a conda environment has its dependencies only), and its
+    interpreter need not be first on PATH (.venv/bin/snakemake may be called without activating the environment).
+    """
+    sources = [str(repository / "src"), str(repository / "cuda_ops")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -1,0 +1,120 @@
+"""What a plan's trainings and inferences resolve to: rows merged with settings, digests of them, views that fit."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+from vss.core.errors import UserError
+from vss.core.files import canonical_json
+from vss.workflow.plan import Plan
+
+# Of the view settings, those that say how the engine computes and not what.
+ENGINE_SETTINGS = ("precision", "compile")
+# The dataset that a row has to be for.
+_DATASETS = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
+
+
+def training_digests(plan: Plan) -> dict[str, str]:
+    """Returns by "stage/model" (and "import/model") a digest of what the settings resolve to.
+
+    It changes exactly when a value that the result depends on changes, wherever that value is written: the config, the
+    row's file, a base of it, or the table of model sizes.
+
+    Raises:
+        UserError: a setting that the row does not have, or a value that it does not allow.
+    """
+    from vss.configs.result_settings import result_config
+
+    return {
+        name: hashlib.sha256(canonical_json(result_config(row)).encode()).hexdigest()[:16]
+        for name, row in resolved_rows(plan).items()
+    }
+
+
+def counted_settings(plan: Plan, stage: str, model: str) -> dict[str, Any]:
+    """Returns the settings of a training (or "import") without what changes only where and how a training runs."""
+    from vss.configs.result_settings import result_settings
+
+    if stage == "import":
+        return result_settings(plan.import_settings(model))
+    return result_settings(plan.training_settings(stage, model))
+
+
+def check_soups(plan: Plan) -> None:
+    """Checks that the members of every soup are one network, as the stage will, before anything is trained for it.
+
+    Raises:
+        UserError: two members differ.
+    """
+    from vss.configs.result_settings import result_config
+
+    rows = {model: result_config(row) for model, row in _rows_by_model(plan).items()}
+    for soup in plan.soups():
+        first, *others = plan.models[soup]["soup"]
+        for other in others:
+            for key in ("model", "classes", "normalisation"):
+                if where := _difference(rows[first][key], rows[other][key], key):
+                    raise UserError(
+                        f"config: models.{soup}.soup: {first} ({rows[first]['row']}) and {other} ({rows[other]['row']})"
+                        f" differ in {where}; a soup needs members of one network"
+                    )
+
+
+def _difference(one: Any, other: Any, where: str) -> str | None:
+    """Returns the dotted key of the first difference of two JSON values, None where they are equal."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = (_difference(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other}))
+        return next(filter(None, found), None)
+    return None if one == other else where
+
+
+def check_views(plan: Plan) -> None:
+    """Checks the views of every inference against the row of its model, before anything is trained for it.
+
+    Raises:
+        UserError: a setting that is missing or does not fit the others.
+    """
+    from vss.configs.tta import parse_tta
+
+    rows = _rows_by_model(plan)
+    for member in plan.inferred():
+        model, tta = member.split(".")
+        row = rows[plan.models[model].get("soup", [model])[0]]
+        views = {**row["test"], **plan.views(model, tta)}
+        views = {key: value for key, value in views.items() if key not in ENGINE_SETTINGS}
+        try:
+            parse_tta(views)
+        except UserError as error:
+            raise UserError(f"config: {member}: {error}") from None
+
+
+@functools.cache
+def _resolved(stage: str, model: str, settings: str) -> dict[str, Any]:
+    from vss.configs.resolve import published_settings, resolve
+
+    where = f"config: models.{model}" if stage == "import" else f"config: models.{model}.{stage}"
+    try:
+        row = published_settings(resolve(json.loads(settings)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if (found := row["dataset"]) != _DATASETS[stage]:
+        raise UserError(f"{where}.config: row {row['row']!r} is for {found}, must be one for {_DATASETS[stage]}")
+    return row
+
+
+def _rows_by_model(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {name.split("/")[1]: row for name, row in resolved_rows(plan).items()}  # finetune after pretrain
+
+
+def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Returns by "stage/model" (and "import/model") what the settings of a row resolve to.
+
+    Raises:
+        UserError: a setting that the row does not have, or a value that it does not allow.
+    """
+    settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
+    settings |= {f"import/{name}": plan.import_settings(name) for name in plan.imported()}
+    return {name: _resolved(*name.split("/"), canonical_json(chosen)) for name, chosen in settings.items()}

@@ -1,0 +1,47 @@
+"""`vss models`: what is said of a row, and the printed table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vss import cli, configs
+from vss.configs.table import Row, describe, table_lines
+from vss.core.errors import UserError
+
+
+def test_the_papers_best_row():
+    row = describe("mask2former_internimage-h_coco_stuff2vspw")
+    assert row.parameters == pytest.approx(1093.9e6, abs=0.05e6)
+    assert row.paper_miou == {"val": 68.03, "test1": 62.31}
+    assert row.flops > 3e12
+
+
+def test_parameters_include_the_auxiliary_head():
+    assert describe("upernet_internimage-xl_vspw").parameters == pytest.approx(367.7e6, abs=0.05e6)
+
+
+def test_an_unknown_row_is_told():
+    with pytest.raises(UserError, match="no_such_row"):
+        describe("no_such_row")
+
+
+def test_the_table_has_a_line_for_every_row_and_every_further_file():
+    rows = [
+        Row("small", 1_500_000, 7_000_000_000, {}, []),
+        Row("large", 1_000_000_000, 3_000_000_000_000, {"val": 68.03, "test1": 62.3}, ["one file", "another"]),
+    ]
+    lines = table_lines(rows)
+    assert lines[1].split() == ["small", "1.5", "M", "7.0", "-", "-"]
+    assert lines[2].split() == ["large", "1000.0", "M", "3000.0", "68.03", "/", "62.30", "one", "file"]
+    assert lines[3].strip() == "another"
+    assert lines[3].index("another") == lines[2].index("one file")
+
+
+def test_the_command_prints_every_row(monkeypatch, capsys):
+    monkeypatch.setattr(configs, "names", lambda: ["upernet_swin-nano_vspw", "mask2former_internimage-nano-h_vspw"])
+    assert cli.main(["models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in found] == configs.names()
+    assert all(row["flops"] > 0 and row["parameters"] > 0 for row in found)

@@ -1,0 +1,321 @@
+"""The prepare stage on whole folders: what it writes, each kind of problem, stop and skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.conftest import FRAMES, save_image, save_mask
+from vss.core.errors import UserError
+from vss.core.files import read_json, sha256_of_file
+from vss.core.images import read_mask, read_raw_mask
+from vss.core.index import read_card, read_index
+from vss.core.labels import VSPW
+from vss.prepare.listing import KINDS
+from vss.prepare.run import stopped_report
+
+
+def test_index_card_and_report_of_a_clean_folder(vspw, run) -> None:
+    done = run(vspw.root)
+    table = read_index(done.index)
+    assert len(table) == 12
+    assert done.rows()[:3] == [("test", "x0", frame) for frame in FRAMES]
+    first = table[table["split"] == "train"].iloc[0]
+    assert (first["image"], first["mask"]) == ("data/t0/origin/00000001.jpg", "data/t0/mask/00000001.png")
+    assert (first["height"], first["width"]) == (24, 32)
+    assert set(table[table["split"] == "test"]["mask"]) == {""}
+    card = read_card(done.card)
+    assert (card.name, card.root, card.drawn) == ("vspw", str(vspw.root), False)
+    assert card.frames == {"train": 6, "val": 3, "test": 3}
+    assert card.classes == list(VSPW.classes) and card.label_map == VSPW.raw_to_train().tolist()
+    assert card.sha256 == sha256_of_file(done.index)
+    report = done.report()
+    assert report["problems"] == [] and report["counts"]["videos"] == {"train": 2, "val": 1, "test": 1}
+
+
+def test_nothing_is_copied(vspw, run) -> None:
+    done = run(vspw.root)
+    assert sorted(path.name for path in done.folder.iterdir()) == ["check.json", "dataset.json", "index.csv"]
+
+
+# ---- every kind of problem: how to make it, and what is left of the index under `skip`
+
+
+def _truncate(path) -> None:
+    if path.suffix == ".png":
+        save_mask(path, np.random.default_rng(0).integers(0, 125, (24, 32)))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def _link_to_nothing(path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.jpg")
+
+
+def _overwrite(path, mode: str) -> None:
+    array = np.zeros((24, 32), np.uint16) if mode == "I;16" else None
+    image = Image.fromarray(array) if array is not None else Image.new(mode, (32, 24))
+    image.save(path)
+
+
+BROKEN = {
+    "image zero bytes": ("image_broken", "empty", lambda v: v.image("v0", FRAMES[0]).write_bytes(b""), 11),
+    "image truncated": ("image_broken", "truncated", lambda v: _truncate(v.image("v0", FRAMES[0])), 11),
+    "image is text": ("image_broken", "not a readable", lambda v: v.image("v0", FRAMES[0]).write_text("<html>"), 11),
+    "image is a GIF": (
+        "image_broken",
+        "GIF",
+        lambda v: Image.new("L", (9, 9)).save(v.image("v0", FRAMES[0]), "GIF"),
+        11,
+    ),
+    "image is a dangling link": ("image_broken", "link", lambda v: _link_to_nothing(v.image("x0", FRAMES[0])), 11),
+    "mask missing": ("mask_missing", "no mask", lambda v: v.mask("t0", FRAMES[1]).unlink(), 11),
+    "no mask folder": ("mask_missing", "no mask", lambda v: shutil.rmtree(v.mask("t0", "x").parent), 9),
+    "mask zero bytes": ("mask_broken", "empty", lambda v: v.mask("t0", FRAMES[1]).write_bytes(b""), 11),
+    "mask truncated": ("mask_broken", "truncated", lambda v: _truncate(v.mask("t0", FRAMES[1])), 11),
+    "mask is a JPEG": (
+        "mask_broken",
+        "JPEG",
+        lambda v: Image.new("L", (32, 24)).save(v.mask("t0", FRAMES[1]), "JPEG"),
+        11,
+    ),
+    "mask in colours": ("mask_mode", "RGB", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "RGB"), 11),
+    "mask of 16 bits": ("mask_mode", "I;16", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "I;16"), 11),
+    "mask of another size": (
+        "mask_size",
+        "31x24, image 32x24",
+        lambda v: save_mask(v.mask("v0", FRAMES[2]), 1, (24, 31)),
+        11,
+    ),
+    "mask value 252": ("label_value", "252 on 768 pixels", lambda v: save_mask(v.mask("v0", FRAMES[2]), 252), 12),
+    "mask without image": ("image_missing", "no image", lambda v: save_mask(v.mask("v0", "00000002")), 12),
+    "two images of a frame": (
+        "frame_duplicate",
+        "also",
+        lambda v: save_image(v.image("v0", FRAMES[0]).with_suffix(".png")),
+        12,
+    ),
+    "video without images": (
+        "video_empty",
+        "no image",
+        lambda v: [p.unlink() for p in v.image("v0", "x").parent.iterdir()],
+        9,
+    ),
+    "video without folder origin": ("video_empty", "no image", lambda v: shutil.rmtree(v.image("v0", "x").parent), 9),
+    "video listed but absent": ("video_absent", "data/gone", lambda v: v.write_list("val", "v0\ngone\n"), 12),
+    "list missing": ("list_missing", "No such file", lambda v: (v.root / "test.txt").unlink(), 9),
+    "video in two splits": ("split_overlap", "val.txt", lambda v: v.write_list("train", "t0\nt1\nv0\n"), 12),
+    "id climbs out": ("name_refused", "separator", lambda v: v.write_list("val", "v0\n../data/t0\n"), 12),
+    "id is absolute": ("name_refused", "separator", lambda v: v.write_list("val", "v0\n/etc\n"), 12),
+    "id is the parent": ("name_refused", "not a name", lambda v: v.write_list("val", "v0\n..\n"), 12),
+    "id is not UTF-8": ("name_refused", "UTF-8", lambda v: v.write_list("val", b"v0\n\xff\xfe\n"), 12),
+    "id holds a NUL": ("name_refused", "control", lambda v: v.write_list("val", b"v0\na\x00b\n"), 12),
+}
+
+
+def test_every_kind_that_stops_is_broken_below() -> None:
+    made = {kind for kind, _, _, _ in BROKEN.values()}
+    assert made == {kind for kind, meaning in KINDS.items() if not meaning.note} - {"split_missing"}  # COCO-Stuff's
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_stop_names_the_problem_and_leaves_a_report_but_no_output(vspw, run, prepared, name) -> None:
+    kind, found, break_it, _ = BROKEN[name]
+    break_it(vspw)
+    with pytest.raises(UserError) as raised:
+        run(vspw.root, on_problem="stop")
+    message = str(raised.value)
+    assert "\n" not in message
+    assert kind in message and "on_problem: skip" in message and str(stopped_report(prepared.check)) in message
+    assert not any(path.exists() for path in (prepared.index, prepared.card, prepared.check))
+    problems = read_json(stopped_report(prepared.check))["problems"]
+    matching = [p for p in problems if p["kind"] == kind]
+    assert matching and found in matching[0]["found"]
+    assert matching[0]["allowed"] == KINDS[kind].allowed and matching[0]["action"] == "stopped"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_skip_reports_and_goes_on_without_what_is_broken(vspw, run, name) -> None:
+    kind, found, break_it, frames_left = BROKEN[name]
+    break_it(vspw)
+    done = run(vspw.root, on_problem="skip")
+    assert len(done.rows()) == frames_left
+    assert sum(read_card(done.card).frames.values()) == frames_left
+    matching = [p for p in done.report()["problems"] if p["kind"] == kind]
+    assert matching and found in matching[0]["found"] and matching[0]["action"] == KINDS[kind].remedy
+    assert done.report()["counts"]["problems"][kind] == len(matching)
+    assert not stopped_report(done.check).exists()
+
+
+def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run) -> None:
+    values = np.full((24, 32), 5)
+    values[0, :4] = 252
+    save_mask(vspw.mask("v0", FRAMES[0]), values)
+    done = run(vspw.root, on_problem="skip")
+    assert ("val", "v0", FRAMES[0]) in done.rows()
+    assert [p["found"] for p in done.report()["problems"]] == ["252 on 4 pixels"]
+    card = read_card(done.card)
+    labels = read_mask(vspw.mask("v0", FRAMES[0]), card.label_map)
+    assert np.unique(labels).tolist() == [4, 255] and (labels == 255).sum() == 4
+
+
+def test_all_problems_are_listed_before_stopping(vspw, run, prepared) -> None:
+    for video in ("t0", "t1"):
+        for frame in FRAMES:
+            vspw.mask(video, frame).unlink()
+    vspw.image("v0", FRAMES[0]).write_bytes(b"")
+    with pytest.raises(UserError, match="and 4 more") as raised:
+        run(vspw.root)
+    assert "7 problems" in str(raised.value)
+    assert len(read_json(stopped_report(prepared.check))["problems"]) == 7
+    # Mended, the old report goes.
+    for video in ("t0", "t1"):
+        for frame in FRAMES:
+            save_mask(vspw.mask(video, frame))
+    save_image(vspw.image("v0", FRAMES[0]))
+    run(vspw.root)
+    assert prepared.check.exists() and not stopped_report(prepared.check).exists()
+
+
+# ---- what is reported but never stops
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "text"),
+    [
+        ("list_final_newline", "train", "t0\nt1"),
+        ("list_duplicate", "train", "t0\nt1\nt0\n"),
+    ],
+)
+def test_harmless_list_flaws_are_notes(vspw, run, kind, split, text) -> None:
+    vspw.write_list(split, text)
+    done = run(vspw.root, on_problem="stop")
+    assert len(done.rows()) == 12
+    assert done.kinds() == [kind]
+    assert done.report()["problems"][0]["action"] == KINDS[kind].remedy
+
+
+@pytest.mark.parametrize("text", ["t0\r\nt1\r\n", "\nt0\n\n  \nt1\n\n", "\ufefft0\nt1\n"])
+def test_line_ends_blank_lines_and_a_byte_order_mark_are_no_data(vspw, run, text) -> None:
+    vspw.write_list("train", text)
+    done = run(vspw.root)
+    assert len(done.rows()) == 12 and done.kinds() == []
+
+
+def test_frames_of_several_sizes_are_noted(vspw, run) -> None:
+    save_image(vspw.image("v0", FRAMES[0]), (20, 32))
+    save_mask(vspw.mask("v0", FRAMES[0]), 3, (20, 32))
+    done = run(vspw.root)
+    assert done.kinds() == ["frame_size"]
+    assert done.report()["problems"][0]["found"] == "2 of 32x24, 1 of 32x20"
+
+
+def test_numbers_of_different_length_are_noted(vspw, run) -> None:
+    vspw.add_video("t2", ["9", "10"])
+    vspw.write_list("train", "t0\nt1\nt2\n")
+    assert run(vspw.root).kinds() == ["frame_order"]
+
+
+# ---- names are data
+
+
+NAMES = ["a--b", "--", " lead", "trail ", "two  words", ".hidden", "..x", "\u00fc\u4e2d\U0001f600", "e\u0301", "007",
+         "1e5", "NA", "#1", "it's", 'say "x"', "a,b", "-rf", "$HOME", "a\\b", "\u2028", "x" * 120]  # fmt: skip
+
+
+def test_odd_names_survive_from_folder_to_index(vspw, run) -> None:
+    for name in NAMES:
+        vspw.add_video(name, NAMES)
+    vspw.write_list("train", "".join(f"{name}\n" for name in NAMES))
+    done = run(vspw.root)
+    assert done.kinds() == []
+    expected = {("train", video, frame) for video in NAMES for frame in NAMES}
+    assert {row for row in done.rows() if row[0] == "train"} == expected
+    table = read_index(done.index)
+    for path in (*table["image"], *(mask for mask in table["mask"] if mask)):
+        assert (vspw.root / path).is_file()
+
+
+def test_file_names_that_are_not_text_are_named(vspw, run) -> None:
+    folder = os.fsencode(vspw.image("v0", "x").parent)
+    shutil.copy(vspw.image("v0", FRAMES[0]), os.path.join(folder, b"bad\xff.jpg"))
+    shutil.copy(vspw.image("v0", FRAMES[0]), os.path.join(folder, b"line\nbreak.jpg"))
+    done = run(vspw.root, on_problem="skip")
+    assert done.kinds() == ["name_refused", "name_refused"]
+    assert len(done.rows()) == 12
+
+
+def test_links_are_followed(vspw, run, tmp_path) -> None:
+    shutil.move(vspw.root / "data" / "v0", tmp_path / "elsewhere")
+    (vspw.root / "data" / "v0").symlink_to(tmp_path / "elsewhere")
+    linked = vspw.image("t0", FRAMES[0])
+    shutil.move(linked, tmp_path / "far.jpg")
+    linked.symlink_to(tmp_path / "far.jpg")
+    (tmp_path / "link").symlink_to(vspw.root)
+    done = run(tmp_path / "link")
+    assert len(done.rows()) == 12 and done.kinds() == []
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"on_problem": "ignore"}, r"on_problem: 'ignore', allowed: stop, skip"),
+        ({"checks": "none"}, r"checks: 'none', allowed: full, fast"),
+        ({"chekcs": "full"}, r"unknown key 'chekcs'"),
+        ({"drawn": {"sede": 1}}, r"drawn: unknown key 'sede'"),
+        ({"drawn": {"height": 8}}, r"drawn\.height: 8"),
+        ({"drawn": {"train_videos": -1}}, r"drawn\.train_videos: -1"),
+        ({"drawn": {"seed": True}}, r"drawn\.seed: True"),
+        ({"drawn": {"seed": "0"}}, r"drawn\.seed: '0'"),
+        ({"drawn": {"train_videos": 0, "val_videos": 0, "test_videos": 0}}, r"no usable frame"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(run, settings, says) -> None:
+    with pytest.raises(UserError, match=says):
+        run(None, **settings)
+
+
+def test_missing_root_and_unknown_dataset(run, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"data\.vspw\.root: .*nowhere is not a folder"):
+        run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="'ade20k', allowed: vspw, coco_stuff"):
+        run(tmp_path, dataset="ade20k")
+
+
+def test_a_folder_that_is_no_vspw_says_what_was_looked_for(run, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    for on_problem in ("stop", "skip"):
+        with pytest.raises(UserError, match=r"train\.txt: list_missing"):
+            run(tmp_path / "empty", on_problem=on_problem)
+
+
+# ---- real data
+
+
+def test_real_vspw(real_data, run) -> None:
+    done = run(real_data / "VSPW_480p", on_problem="stop")
+    assert read_card(done.card).frames == {"train": 80, "val": 61, "test": 60}
+    assert done.kinds() == []
+    table = read_index(done.index)
+    assert set(zip(table["height"], table["width"], strict=True)) == {(360, 480), (480, 853)}
+
+
+def test_real_coco_stuff(real_data, run) -> None:
+    done = run(real_data / "coco_stuff", dataset="coco_stuff", on_problem="stop")
+    assert read_card(done.card).frames == {"train": 10, "val": 3}
+    table = read_index(done.index)
+    assert (table["video"] == table["frame"]).all()
+    card = read_card(done.card)
+    for mask in table["mask"]:
+        path = real_data / "coco_stuff" / mask
+        raw, labels = read_raw_mask(path), read_mask(path, card.label_map)
+        assert np.array_equal(labels == 255, raw == 255)  # nothing else is lost: person is raw 0 and train id 0
+        assert np.array_equal(labels == 0, raw == 0)

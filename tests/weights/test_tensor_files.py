@@ -1,0 +1,139 @@
+"""Files of weights: every layout that trainers write is read, and nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
+
+from vss.core.errors import UserError
+from vss.weights.tensor_files import read_tensor_file
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.num_batches_tracked": torch.tensor(7)}
+
+
+def assert_read(path: Path) -> None:
+    tensors = read_tensor_file(path).tensors
+    assert list(tensors) == list(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert torch.equal(tensors[name], tensor)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "module", "model_ema", None])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_layout_is_read(key, legacy, tmp_path):
+    content = OrderedDict(TENSORS) if key is None else {key: OrderedDict(TENSORS), "epoch": 3}
+    path = tmp_path / "weights.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    assert_read(path)
+
+
+def test_the_first_of_the_known_keys_is_taken(tmp_path):
+    torch.save({"model_ema": {"x": torch.zeros(1)}, "state_dict": TENSORS}, tmp_path / "weights.pth")
+    assert_read(tmp_path / "weights.pth")
+
+
+def test_safetensors_are_told_by_content_not_by_name(tmp_path):
+    save_file(TENSORS, tmp_path / "model")
+    assert set(read_tensor_file(tmp_path / "model").tensors) == set(TENSORS)
+    torch.save(TENSORS, tmp_path / "model.safetensors")
+    assert_read(tmp_path / "model.safetensors")
+
+
+def test_what_trainers_leave_beside_the_weights_is_passed_over(tmp_path):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    left = {
+        "message_hub": {"log_scalars": {"loss": buffer}, "resumed_keys": OrderedDict()},
+        "best": np.float64(0.5),
+        "palette": np.zeros((3, 3), np.uint8),
+        "args": argparse.Namespace(lr=1.0),
+        "config": ConfigDict(model={"type": "x", "depths": [1, 2]}),
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    }
+    torch.save({"state_dict": TENSORS, **left}, tmp_path / "weights.pth")
+    assert_read(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ("wall", "sky")}}])
+def test_class_names_of_the_file_are_found(meta, tmp_path):
+    torch.save({"state_dict": TENSORS, "meta": meta}, tmp_path / "weights.pth")
+    assert read_tensor_file(tmp_path / "weights.pth").classes == ["wall", "sky"]
+
+
+class _Runs:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+def test_a_pickle_that_wants_to_run_code_is_refused(form, protocol, tmp_path):
+    evil, path = {"state_dict": TENSORS, "meta": _Runs(tmp_path / "proof")}, tmp_path / "weights.pth"
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(evil, protocol=protocol))
+    else:
+        torch.save(evil, path, pickle_protocol=protocol, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(UserError, match=r"weights\.pth") as caught:
+        read_tensor_file(path)
+    assert "\n" not in str(caught.value)
+    if protocol == 2 and form != "bare pickle":
+        assert "wants to run" in str(caught.value)
+        assert "mkdir" in str(caught.value)
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("function", ["builtins.eval", "builtins.exec", "os.system", "subprocess.Popen", "torch.load"])
+def test_the_list_of_allowed_names_holds_nothing_that_runs(function, tmp_path):
+    module, name = function.rsplit(".", 1)
+    code = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"X\x01\x00\x00\x00x\x85R."
+    (tmp_path / "weights.pth").write_bytes(code)
+    with pytest.raises(UserError):
+        read_tensor_file(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"<html>not found</html>", b"PK\x03\x04broken", b"12345678{broken"])
+def test_what_is_no_weights_file_is_told_in_one_line(content, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.pth") as caught:
+        read_tensor_file(tmp_path / "weights.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (b"echo hello world\n", "a text file"),
+        (b"the quick brown fox\n", "a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04broken", "a zip archive"),
+        (pickle.dumps({"a": [1.0]}), "a pickle"),
+        (pickle.dumps({"meta": _Runs(Path("proof"))}, protocol=4), "a pickle"),
+        (bytes(range(1, 30)), "something unknown"),
+    ],
+)
+def test_what_a_file_is_and_what_is_allowed_is_told_in_our_own_words(content, said, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights\.pth: .*{said}.*allowed: safetensors, or .* by default$") as caught:
+        read_tensor_file(tmp_path / "weights.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_file_without_tensors_and_no_file_are_told(tmp_path):
+    torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
+    with pytest.raises(UserError, match="no tensors found"):
+        read_tensor_file(tmp_path / "empty.pth")
+    with pytest.raises(UserError, match="no such weights file"):
+        read_tensor_file(tmp_path / "absent.pth")

@@ -1,0 +1,387 @@
+"""Every mistake in a config is one line that names the key, before any rule exists."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vss import configs
+from vss.core.errors import UserError
+from vss.workflow.config import check_keys, check_schema
+from vss.workflow.plan import Plan, any_of
+from vss.workflow.settings import check_soups, check_views, counted_settings, training_digests
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
+ROWS = ("upernet_small", "mask2former_small", "mask2former_small_coco")
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {
+        "data": {"vspw": {"root": None, "shards": {"val": 2}}, "coco_stuff": {}},
+        "models": {
+            "a": {"finetune": {"config": "upernet_small", "max_iters": 10, "batch_size": 2}},
+            "b": {
+                "pretrain": {"config": "mask2former_small_coco"},
+                "finetune": {"config": "mask2former_small"},
+                "test": {"size_divisor": 32},
+            },
+        },
+        "tta": {"single": {"img_ratios": [1.0]}, "flip": {"flip": True}},
+        "ensembles": {"both": {"members": {"a.single": 1, "b.flip": 2}}},
+        "refiners": {"ssa": {"method": "ssa"}, "cascadepsp": {"method": "cascadepsp"}},
+        "predictions": {"a.single": None, "b.flip.ssa": {"table": 4, "paper": {"test": 64.11}}, "both": {}},
+        "targets": {"submit": ["both.ssa.cascadepsp"]},
+    }
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    return Plan(check_schema(config, SCHEMA), row_names=ROWS)
+
+
+def put(config: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split("/")
+    for key in parents:
+        config = config.setdefault(key, {})
+    if value is DELETE:
+        del config[last]
+    else:
+        config[last] = value
+
+
+DELETE = object()
+
+MISTAKES = [
+    # (where, what, words the one line must hold)
+    ("results", "", ["results: is '', must not be empty"]),
+    ("colour", "red", ["unknown key 'colour'", "allowed: data"]),
+    ("protocoll", "paper", ["unknown key 'protocoll'", "did you mean 'protocol'"]),
+    ("protocol", "published", ["protocol", "'published'", "'as_published'"]),
+    ("retrain_on_code_change", "yes", ["retrain_on_code_change", "'yes'", "true or false"]),
+    ("data", DELETE, ["'data' is missing"]),
+    ("data/vspw/root", 7, ["data.vspw.root", "7", "text or null"]),
+    ("data/vspw/root", "no/such/folder", ["data.vspw.root", "no folder 'no/such/folder'"]),
+    ("data/coco_stuff/root", "no/such/coco", ["data.coco_stuff.root", "no folder"]),
+    ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
+    ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
+    ("data/vspw/shards/val", 101, ["data.vspw.shards.val", "101", "at most 100"]),
+    ("models/a/finetune/micro_batch", 1, ["'micro_batch' is a setting of the row", "cfg_options: {micro_batch: 1}"]),
+    ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
+    ("data/vspw/drawn", {"frames": 18}, ["data.vspw.drawn", "unknown key 'frames'", "allowed: height"]),
+    ("data/coco_stuff/drawn", {"height": 8}, ["data.coco_stuff.drawn.height", "8", "at least 32"]),
+    ("data/coco_stuff/shards", {"train": 2}, ["data.coco_stuff", "shards"]),
+    ("models", {}, ["models", "empty"]),
+    ("models/c.d", {"finetune": {"config": "upernet_small"}}, ["models", "'c.d'", "dot"]),
+    ("models/a/finetune/max_itters", 3, ["models.a.finetune", "'max_itters'", "did you mean 'max_iters'"]),
+    ("models/a/finetune/max_iters", "200", ["models.a.finetune.max_iters", "'200'", "whole number"]),
+    ("models/a/finetune/max_iters", 0, ["models.a.finetune.max_iters", "at least 1"]),
+    ("models/a/finetune/batch_size", 2.5, ["models.a.finetune.batch_size", "2.5", "whole number"]),
+    ("models/a/finetune/config", "upernet_smal", ["models.a.finetune.config", "did you mean 'upernet_small'"]),
+    ("models/a/finetune/config", DELETE, ["models.a.finetune", "'config' is missing"]),
+    ("models/a/finetune/init", "no/weights.pth", ["models.a.finetune.init", "no file 'no/weights.pth'"]),
+    ("models/b/finetune/init", "no/weights.pth", ["models.b.finetune.init", "pretrain"]),
+    ("models/a/weights", "no/w.safetensors", ["models.a", "exactly one of"]),
+    ("models/c", {"weights": "w.pth"}, ["models.c.config", "missing"]),
+    ("models/c", {"weights": "no/w.pth", "config": "upernet_small"}, ["models.c.weights", "no file 'no/w.pth'"]),
+    ("models/c", {}, ["models.c", "exactly one of", "none"]),
+    ("models/c", {"soup": ["a", "z"]}, ["models.c.soup", "'z'"]),
+    ("models/both", {"finetune": {"config": "upernet_small"}}, ["both", "taken"]),
+    ("tta/flip/img_ratios", [0.001], ["tta.flip.img_ratios.0", "0.001", "at least 0.125"]),
+    ("tta", {640: {}}, ["tta: name 640 (a whole number) must be text"]),
+    ("predictions", {1.5: {}}, ["predictions: name 1.5 (a number) must be text"]),
+    ("tta/flip/img_ratios", [], ["tta.flip.img_ratios", "at least 1"]),
+    ("tta/flip/flip", 1, ["tta.flip.flip", "true or false"]),
+    ("tta/flip/mode", "sliding", ["tta.flip.mode", "'whole', 'slide'"]),
+    ("ensembles/both/members/a.singel", 1, ["ensembles.both.members", "'a.singel'", "did you mean 'single'"]),
+    ("ensembles/both/members/c.single", 1, ["ensembles.both.members", "no model 'c'"]),
+    ("ensembles/both/members/a.single", -1, ["ensembles.both.members.a.single", "more than 0"]),
+    ("ensembles/both/members", {}, ["ensembles.both.members", "empty"]),
+    ("refiners/ssa/method", "crf", ["refiners.ssa.method", "'crf'"]),
+    ("refiners/ssa/weights", "no/sam.pth", ["refiners.ssa.weights", "no file"]),
+    ("refiners/ssa/settings", {"min_purty": 0.5}, ["refiners.ssa.settings", "did you mean 'min_purity'"]),
+    ("refiners/ssa/settings", {"min_area": 9}, ["refiners.ssa.settings", "unknown key 'min_area'"]),
+    ("refiners/ssa/proposals", {"methd": "slic"}, ["refiners.ssa.proposals", "did you mean 'method'"]),
+    ("refiners/ssa/proposals", {"points_per_side": 8}, ["refiners.ssa.proposals", "unknown key 'points_per_side'"]),
+    ("refiners/ssa/proposals", {"segments": [9]}, ["refiners.ssa.proposals", "unknown key 'segments'"]),
+    ("refiners/ssa/proposals", {"method": "slic", "scales": [9]}, ["refiners.ssa.proposals", "unknown key 'scales'"]),
+    ("refiners/ssa/proposals", {"method": "sam"}, ["refiners.ssa.proposals.method", "'felzenszwalb', 'slic'"]),
+    ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only beside method cascadepsp"]),
+    ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only beside method ssa"]),
+    ("refiners/cascadepsp/training", {"crop": 33}, ["refiners.cascadepsp.training.crop: is 33", "a multiple of 8"]),
+    ("refiners/cascadepsp/settings", {"L": 65}, ["refiners.cascadepsp.settings.L: is 65", "at least 66"]),
+    ("refiners/cascadepsp/settings", {"mode": "double_pass"}, ["settings.mode: is 'double_pass'", "'scene_parsing'"]),
+    ("refiners/cascadepsp/settings", {"min_purity": 0.5}, ["refiners.cascadepsp.settings", "unknown key 'min_purity'"]),
+    (
+        "refiners/cascadepsp/settings",
+        {"classes": ["sky", "treee"]},
+        ["refiners.cascadepsp.settings.classes", "'treee'", "did you mean 'tree'"],
+    ),
+    ("ensembles/both/members/a.single", {"wieght": 2}, ["members.a.single", "did you mean 'weight'"]),
+    ("ensembles/both/members/a.single", {"class_weights": {"skyy": 2}}, ["class_weights", "did you mean 'sky'"]),
+    ("targets/flow", "raft", ["targets.flow", "'raft'", "'dis'"]),
+    ("refiners/single", {"method": "ssa"}, ["refiners.single", "taken by tta.single"]),
+    ("predictions/a", {}, ["predictions: 'a' names no ensemble; a model needs a tta: a.single"]),
+    ("predictions/a.single.sa", {}, ["predictions: 'a.single.sa' names no refiner 'sa' (did you mean 'ssa'?)"]),
+    ("predictions/a.singel.ssa", {}, ["predictions: 'a.singel.ssa' names no tta 'singel' (did you mean 'single'?)"]),
+    ("predictions/both.crf.ssa", {}, ["predictions: 'both.crf.ssa' names no refiner 'crf'"]),
+    ("ensembles/both/members/a.single.ssa", 1, ["ensembles.both.members: 'a.single.ssa' is no `model.tta`"]),
+    ("ensembles/more", {"members": {"both": 1}}, ["ensembles.more.members: 'both' is no `model.tta`"]),
+    ("predictions/nobody.single", {}, ["predictions", "no model 'nobody'"]),
+    ("predictions/a.single", {"table": 5}, ["predictions.a.single.table", "at most 4"]),
+    ("targets/submit", ["both", "both"], ["targets.submit: holds 'both' more than once"]),
+    ("targets/submit", ["bth"], ["targets.submit", "'bth'", "did you mean 'both'"]),
+    ("targets/score_split", "test", ["targets.score_split", "'test'", "'val', 'train'"]),
+    ("report/colours", {"dragon": "#ff0000"}, ["report.colours", "'dragon'"]),
+    ("report/colours", {"wall": "red"}, ["report.colours.wall", "'red'"]),
+    ("report/captions", {"tabel": "x"}, ["report.captions", "'tabel'", "did you mean 'table'"]),
+    ("report/overlays", ["a.flip"], ["report.overlays", "'a.flip'", "not among predictions"]),
+]
+
+
+def test_the_config_without_mistakes_is_accepted(config: dict[str, Any]) -> None:
+    plan_of(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"), MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_mistake_is_one_line_that_names_it(config: dict[str, Any], path: str, value: Any, words: list[str]) -> None:
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("config: ")
+    for word in words:
+        assert word in line
+
+
+def test_defaults_are_filled_in_and_the_users_values_kept(config: dict[str, Any]) -> None:
+    before = copy.deepcopy(config)
+    filled = check_schema(config, SCHEMA)
+    assert config == before
+    assert filled["protocol"] == "paper"
+    assert filled["data"]["vspw"]["shards"] == {"train": 1, "val": 2, "test": 1}
+    assert filled["data"]["coco_stuff"]["on_problem"] == "stop"
+    assert filled["models"]["a"]["finetune"]["max_iters"] == 10
+    assert filled["models"]["a"]["finetune"]["gpus"] == 1
+    assert filled["report"]["frames"] > 0
+
+
+def test_questions(config: dict[str, Any]) -> None:
+    plan = plan_of(config)
+    assert plan.pretrained() == ["b"]
+    assert plan.finetuned() == ["a", "b"]
+    assert plan.refinement("both.ssa.cascadepsp") == ("both.ssa", "cascadepsp")
+    assert plan.base("both.ssa.cascadepsp") == "both"
+    assert plan.refinement("b.flip") is None
+    assert plan.with_scores() == ["a.single", "b.flip"]
+    assert plan.views("b", "flip") == {"size_divisor": 32, "flip": True}
+    assert plan.shards("val") == ["00", "01"]
+    assert plan.title("b.flip.ssa") == "b + flip + ssa"
+    assert plan.title("b.single.ssa") == "b + ssa"
+
+
+def test_scores_are_stored_only_for_ensembles_that_are_used(config: dict[str, Any]) -> None:
+    del config["predictions"]["both"]
+    config["targets"] = {}
+    assert plan_of(config).with_scores() == []
+
+
+def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) -> None:
+    config["refiners"]["pure"] = {"method": "ssa", "settings": {"min_purity": 0.9}}
+    config["refiners"]["fine"] = {"method": "ssa", "proposals": {"scales": [4]}}
+    plan = plan_of(config)
+    assert plan.proposal_set("pure") == plan.proposal_set("ssa") != plan.proposal_set("fine")
+    assert set(plan.proposal_sets()) == {plan.proposal_set("ssa"), plan.proposal_set("fine")}
+
+
+def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
+    config["ensembles"]["both"]["members"]["b.flip"] = {"temperature": 1.5, "class_weights": {"sky": 2}}
+    assert plan_of(config).member_settings("both") == [
+        {"name": "a.single", "weight": 1},
+        {"name": "b.flip", "weight": 1, "temperature": 1.5, "class_weights": {"sky": 2}},
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"L": 66}, {"mode": "generic", "min_size": 0}, {"mode": "single_pass", "L": 448, "min_size": 224}],
+)
+def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, Any], settings: dict) -> None:
+    config["refiners"]["cascadepsp"]["settings"] = settings
+    plan_of(config)
+
+
+def test_all_that_is_not_there_is_named_at_once(config: dict[str, Any]) -> None:
+    config["data"]["vspw"]["root"] = "no/vspw"
+    config["models"]["a"]["finetune"]["init"] = "no/init.pth"
+    config["refiners"]["ssa"]["weights"] = "no/sam.pth"
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    for word in ("data.vspw.root: no folder 'no/vspw'", "init: no file 'no/init.pth'", "no file 'no/sam.pth'; README"):
+        assert word in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("models:\n  a: {x: 1}\n  b: [1, {y: 2}]\n  a: {x: 2}\n")
+    with pytest.raises(UserError, match=r"^config: .*c\.yaml, line 4: key 'a' is there twice$"):
+        check_keys([tmp_path / "c.yaml"])
+    (tmp_path / "c.yaml").write_text("models: {a: {x: 1}, b: {x: 1}}\nx: [{x: 1}, {x: 2}]\n")
+    check_keys([tmp_path / "c.yaml"])
+
+
+@pytest.mark.parametrize("spelling", ["out", "./out/", "{here}/out", "{link}/out"])
+def test_a_folder_has_one_name(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict) -> None:
+    here, link = tmp_path / "here", tmp_path / "link"
+    here.mkdir()
+    link.symlink_to(here)
+    (tmp_path / "disk").mkdir()
+    (here / "out").symlink_to(tmp_path / "disk")  # results kept elsewhere keep their name here
+    monkeypatch.chdir(here)
+    checked = check_schema(config | {"results": spelling.format(here=here, link=link), "work": "~/w"}, SCHEMA)
+    assert checked["results"] == "out"
+    assert checked["work"] == str(Path.home() / "w")
+
+
+def test_a_refiner_with_weights_is_not_trained(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    config["refiners"]["cascadepsp"] |= {"weights": str(tmp_path / "weights"), "training": {"max_iters": 9}}
+    with pytest.raises(
+        UserError, match=r"^config: refiners.cascadepsp.training: allowed only beside .* without weights"
+    ):
+        plan_of(config)
+
+
+def default_config() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+
+
+def resolved_plan(config: dict[str, Any]) -> Plan:
+    """What the Snakefile asks before any rule is defined."""
+    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    training_digests(plan)
+    check_soups(plan)
+    check_views(plan)
+    return plan
+
+
+COCO_ROW, VSPW_ROW = "mask2former_internimage-nano-h_coco_stuff", "mask2former_internimage-nano-h_vspw"
+RESOLVED_MISTAKES = [
+    (
+        "models/mix",
+        {"soup": ["convnext", "swin"]},
+        ["models.mix.soup: convnext", "and swin", "differ in model.backbone"],
+    ),
+    ("models/mix", {"soup": ["swin", "big"]}, ["models.mix.soup: swin", "and big", "model.data_preprocessor.size"]),
+    ("models/swin/finetune/config", COCO_ROW, ["models.swin.finetune.config", COCO_ROW, "coco_stuff, must be", "vspw"]),
+    (
+        "models/internimage-h-m2f-coco/pretrain/config",
+        VSPW_ROW,
+        ["models.internimage-h-m2f-coco.pretrain.config", VSPW_ROW, "is for vspw, must be one for coco_stuff"],
+    ),
+    ("models/done/config", COCO_ROW, ["models.done.config", COCO_ROW, "must be one for vspw"]),
+    (
+        "models/swin/finetune/cfg_options",
+        {"optim_wrapper.optimizer.weight_deacy": 1.0},
+        ["models.swin.finetune", "optimizer (AdamW) takes no 'weight_deacy' (did you mean 'weight_decay'?)"],
+    ),
+    ("models/swin/cfg_options", {"optim_wrapper": {"clip_gard": None}}, ["no 'clip_gard' (did you mean 'clip_grad'?)"]),
+    (
+        "models/swin/finetune/cfg_options",
+        {"optim_wrapper.optimizer.lr": -1.0},
+        ["models.swin.finetune", "optim_wrapper.optimizer.lr is -1.0, must be a number above 0"],
+    ),
+    ("models/swin/cfg_options", {"optim_wrapper.optimizer.weight_decay": -1}, ["weight_decay is -1", "at least 0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"), RESOLVED_MISTAKES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_does_not_fit_its_row_stops_before_anything_is_trained(
+    path: str, value: Any, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "w.pth").touch()
+    config = default_config()
+    config["models"]["big"] = {"finetune": {"config": "upernet_swin-nano_vspw", "cfg_options": {"crop_size": [96, 96]}}}
+    config["models"]["done"] = {"weights": str(tmp_path / "w.pth"), "config": "upernet_swin-nano_vspw"}
+    spared = {"finetune": {"config": "upernet_swin-nano_vspw", "cfg_options": {"grad_checkpoint": True}}}
+    config["models"] |= {"spared": spared, "alike": {"soup": ["swin", "done", "spared"]}}
+    resolved_plan(config)
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        resolved_plan(config)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("config: models.")
+    for word in words:
+        assert word in line
+
+
+def test_settings_of_how_a_training_runs_do_not_count() -> None:
+    config = default_config()
+    plan = resolved_plan(config)
+    config["models"]["swin"]["cfg_options"] = {"num_workers": 2, "micro_batch": 1, "log_interval": 7}
+    config["models"]["swin"]["finetune"] |= {"checkpoint_interval": 7, "cfg_options": {"grad_checkpoint": True}}
+    other = resolved_plan(config)
+    assert other.training_settings("finetune", "swin") != plan.training_settings("finetune", "swin")
+    assert counted_settings(other, "finetune", "swin") == counted_settings(plan, "finetune", "swin")
+    assert training_digests(other) == training_digests(plan)
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        ({"mode": "slide"}, ["swin.bad", "slide needs"]),
+        ({"mode": "slide", "crop_size": [32, 32], "stride": [64, 32]}, ["swin.bad", "tta.stride"]),
+    ],
+)
+def test_views_that_cannot_work_are_refused_before_anything_is_trained(views: dict, words: list[str]) -> None:
+    config = default_config()
+    config["tta"]["bad"] = views
+    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    check_views(plan)  # nothing uses it yet
+    config["predictions"]["swin.bad"] = {}
+    with pytest.raises(UserError) as error:
+        check_views(Plan(check_schema(config, SCHEMA), row_names=configs.names()))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_data_digest_follows_settings_and_lists(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.txt").write_text("one\n")
+    config["data"]["vspw"]["root"] = str(tmp_path)
+    first = plan_of(config).data_digest("vspw")
+    config["data"]["vspw"]["shards"]["val"] = 3
+    assert plan_of(config).data_digest("vspw") == first
+    (tmp_path / "train.txt").write_text("two\n")
+    assert plan_of(config).data_digest("vspw") != first
+
+
+def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(config: dict[str, Any]) -> None:
+    config["models"]["a"]["finetune"]["gpus"] = 4
+    config["models"]["a"]["cfg_options"] = {"x.y": 1}
+    settings = plan_of(config).training_settings("finetune", "a")
+    assert "gpus" not in settings
+    assert settings["cfg_options"] == {"x.y": 1}
+
+
+def test_any_of_matches_names_exactly() -> None:
+    import re
+
+    assert re.fullmatch(any_of(["a.b", "c"]), "a.b")
+    assert not re.fullmatch(any_of(["a.b", "c"]), "axb")
+    assert not re.fullmatch(any_of([]), "")
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*REPOSITORY.glob("config.yaml"), *(REPOSITORY / "workflow/configs").glob("*.yaml")])
+)
+def test_every_config_in_the_tree_fits_the_schema(path: Path) -> None:
+    check_schema(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)

@@ -1,0 +1,54 @@
+"""Code digests: prose does not count, meaning does, and a stage sees only what it imports."""
+
+from __future__ import annotations
+
+import pytest
+
+from vss.workflow import digest
+
+
+def test_comments_docstrings_and_layout_do_not_count() -> None:
+    plain = "def f(x):\n    return x + 1\n"
+    prose = '"""Module."""\n# why\ndef f(x):\n    """Adds one."""\n\n    return (x +\n            1)  # one\n'
+    assert digest.code_without_prose(plain) == digest.code_without_prose(prose)
+
+
+def test_a_changed_value_counts() -> None:
+    assert digest.code_without_prose("x = 1") != digest.code_without_prose("x = 2")
+
+
+def test_a_string_that_is_no_docstring_counts() -> None:
+    assert digest.code_without_prose("x = 'a'") != digest.code_without_prose("x = 'b'")
+
+
+@pytest.mark.parametrize("stage", sorted(digest.ENTRY_MODULES))
+def test_every_stage_has_an_entry_and_a_digest(stage: str) -> None:
+    modules = digest.modules_of(stage)
+    assert set(digest.ENTRY_MODULES[stage]) <= set(modules)
+    assert len(digest.stage_digest(stage)) == 16
+
+
+def test_score_sees_neither_models_nor_training() -> None:
+    for stage in ("score", "score_shard", "submit", "report"):
+        packages = {module.split(".")[1] for module in digest.modules_of(stage) if "." in module}
+        assert not packages & {"models", "train", "infer", "refine", "ensemble"}, stage
+
+
+def test_the_command_line_belongs_to_no_stage() -> None:
+    assert all("vss.cli" not in digest.modules_of(stage) for stage in digest.ENTRY_MODULES)
+
+
+def test_trainings_with_other_code_are_told_and_broken_fingerprints_passed_over(tmp_path) -> None:
+    texts = {
+        "other": '{"code": "0"}',
+        "same": f'{{"code": "{digest.stage_digest("finetune")}"}}',
+        "imported": '{"code": null}',
+        "cut": '{"code": "0',
+        "empty": "",
+        "list": "[1]",
+    }
+    for name, text in texts.items():
+        (tmp_path / "finetune" / name).mkdir(parents=True)
+        (tmp_path / "finetune" / name / "fingerprint.json").write_text(text)
+    names = [f"finetune/{name}" for name in (*texts, "absent")]
+    assert digest.trained_with_other_code(tmp_path, names) == ["finetune/other"]
