@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.data.conftest import FRAMES, save_image, save_mask
+from tests.prepare.conftest import FRAMES, save_image, save_mask
 from vss.core.labels import VSPW
 from vss.prepare import checks
 from vss.prepare.checks import check_frame, check_frames

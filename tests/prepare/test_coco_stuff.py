@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.data.conftest import save_image, save_mask
+from tests.prepare.conftest import save_image, save_mask
 from vss.core.errors import UserError
 from vss.core.images import read_mask
 from vss.core.index import read_card, read_index

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import FRAMES, save_image, save_mask
+from tests.prepare.conftest import FRAMES, save_image, save_mask
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.core.images import read_mask, read_raw_mask
