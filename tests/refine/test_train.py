@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from vss.refine.run import refine
 from vss.refine.train import train_refiner
 from vss.weights.fingerprint import read_fingerprint
 
-SHORT = {"crop": 32, "max_iters": 6, "batch_size": 2, "checkpoint_interval": 2, "log_interval": 2, "val_samples": 2}
+SHORT = {"crop": 32, "max_iters": 6, "batch_size": 2, "checkpoint_interval": 2, "val_samples": 2}
 
 
 def train(dataset, name: str, work: str = "work", **settings) -> Path:
@@ -41,10 +42,16 @@ def train(dataset, name: str, work: str = "work", **settings) -> Path:
         card=dataset.card,
         weights=out / "weights.safetensors",
         fingerprint=out / "fingerprint.json",
-        log=out / "log.jsonl",
+        log_file=out / "log.jsonl",
         work_dir=dataset.folder / work,
+        code="0",
     )
     return out
+
+
+@pytest.fixture(autouse=True)
+def log_every_other_iteration(monkeypatch):
+    monkeypatch.setitem(train_module.RECIPE, "log_interval", 2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -206,6 +213,17 @@ def test_other_settings_or_data_have_another_work_folder(dataset):
     assert len(list((dataset.folder / "work").iterdir())) == 2
 
 
+def test_trainings_of_today_are_found_again():
+    card = SimpleNamespace(sha256="0" * 64, root="/data")
+
+    def folder(**given):
+        return train_module._folder("work", train_module.resolve_settings(given), card).name
+
+    train_module.RECIPE["log_interval"] = 20
+    assert folder() == "60a118a487f67162"
+    assert folder(max_iters=3, lr=0.01) == "82d3dc885b74c90a"
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -213,7 +231,7 @@ def test_other_settings_or_data_have_another_work_folder(dataset):
         ({"network": "cascadepsp-maxi"}, "cascadepsp-maxi"),
         ({"crop": 60}, "crop = 60"),
         ({"max_iters": 0}, "max_iters = 0"),
-        ({"iou_target": [0.9, 0.8]}, "iou_target"),
+        ({"log_interval": 5}, "log_interval"),
         ({"min_area": 10**6}, "min_area"),
     ],
 )

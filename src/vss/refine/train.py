@@ -30,21 +30,23 @@ from vss.weights.fingerprint import Fingerprint, write_fingerprint
 
 DEFAULTS: dict[str, Any] = {
     "network": "cascadepsp-mini",  # row of NETWORKS
-    "crop": 64,  # pixels of a sample's sides
-    "L": None,  # parts whose longer side has more pixels are reduced to it; null = the row's
+    "crop": 64,  # pixels of a sample's sides; upstream 224
     "max_iters": 240,
     "batch_size": 8,
     "lr": 5e-3,  # Adam; upstream 2.25e-4 for the large network
+    "min_area": 48,  # pixels; smaller parts are not trained on
+    "dilate": 3,  # pixels; see parts.split_components
+    "seed": 0,
+    "checkpoint_interval": 40,  # iterations
+    "val_samples": 64,  # parts of val measured at the end; 0 = none
+}
+# The rest of the recipe, upstream's where upstream has one. Together with the settings it names the work folder.
+RECIPE: dict[str, Any] = {
     "weight_decay": 1e-4,
     "milestones": [0.5, 0.83],  # shares of max_iters after which the learning rate falls tenfold
     "iou_target": [0.8, 1.0],  # range of the perturbed masks' IoU with the truth
-    "min_area": 48,  # pixels; smaller parts are not trained on
-    "dilate": 3,  # pixels; see parts.split_components
-    "margin": 0.25,
-    "seed": 0,
-    "checkpoint_interval": 40,  # iterations
+    "margin": 0.25,  # see parts.split_components
     "log_interval": 20,  # iterations
-    "val_samples": 64,  # parts of val measured at the end; 0 = none
 }
 _NOT_IN_HASH = ("checkpoint_interval",)
 
@@ -90,22 +92,19 @@ def train_refiner(
 
 
 def resolve_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns complete training settings.
+    """Returns complete training settings: with `RECIPE`, and L, the pixels that a part's longer side is reduced to.
 
     Raises:
         UserError: an unknown key or a value outside its range.
     """
     resolved = with_defaults(settings, DEFAULTS, where="refine training")
     row = NETWORKS[one_of(resolved["network"], NETWORKS, where="refine training network")]
-    resolved["L"] = resolved["L"] or row.settings["L"]
+    resolved |= {**RECIPE, "L": row.settings["L"]}
     if resolved["crop"] % 8:
         raise UserError(f"refine training: crop = {resolved['crop']}, expected a multiple of 8")
-    for key in ("crop", "L", "max_iters", "batch_size", "checkpoint_interval", "log_interval"):
+    for key in ("crop", "max_iters", "batch_size", "checkpoint_interval"):
         if resolved[key] < 1:
             raise UserError(f"refine training: {key} = {resolved[key]}, expected at least 1")
-    low, high = resolved["iou_target"]
-    if not 0 <= low <= high <= 1:
-        raise UserError(f"refine training: iou_target = {resolved['iou_target']}, expected 0 <= low <= high <= 1")
     return resolved
 
 
