@@ -94,9 +94,13 @@ def test_golden_procedures(golden, golden_dir, golden_network):
     assert golden["cases"]
     for case in golden["cases"]:
         tensors = load_file(golden_dir / "cascadepsp" / case["file"])
+        assert tensors.keys() >= case["tensors"].keys() >= {"image_rgb", "mask", "output"}
         image, mask = image_tensor(tensors["image_rgb"]), mask_tensor(tensors["mask"] > 127)
-        np.testing.assert_allclose(image, tensors["image_tensor"], atol=2e-6)
-        np.testing.assert_array_equal(mask, tensors["mask_tensor"])
+        # Steps in between are compared where the case promises them.
+        if "image_tensor" in case["tensors"]:
+            np.testing.assert_allclose(image, tensors["image_tensor"], atol=2e-6)
+        if "mask_tensor" in case["tensors"]:
+            np.testing.assert_array_equal(mask, tensors["mask_tensor"])
         calls = []
 
         def network(image, mask, inter_s8=None, calls=calls):
@@ -105,8 +109,10 @@ def test_golden_procedures(golden, golden_dir, golden_network):
 
         output = PROCEDURES[case["function"]](network, image, mask, case["L"])
         np.testing.assert_allclose(output, tensors["output"], atol=1e-4, err_msg=case["file"])
-        assert len(calls) == case["num_network_calls"]
+        assert len(calls) == case.get("num_network_calls", len(calls))
         for key in ("pred_224", "pred_56_2", "pred_28_3"):
+            if f"global_{key}" not in case["tensors"]:
+                continue
             expected = tensors[f"global_{key}"]
             height, width = expected.shape[-2:]
             found = calls[0][1][key][..., :height, :width]
@@ -128,9 +134,11 @@ def test_golden_merge(golden_dir):
             assert list(box) == component["bbox_rmin_rmax_cmin_cmax"], prefix
             refined.append((component["cls"], box, tensors[f"{prefix}.prob"].astype(float) / 255))
         merged, confidence = merge_parts(labels, refined, background=meta["background_classes"], background_weight=0.51)
-        np.testing.assert_array_equal(confidence, tensors[f"{name}.confidence"], err_msg=name)
+        if f"{name}.confidence" in meta["tensors"]:
+            np.testing.assert_array_equal(confidence, tensors[f"{name}.confidence"], err_msg=name)
         # Where two classes reach the same confidence upstream's result depends on the order of its files.
-        decided = tensors[f"{name}.tie_pixels"] == 0
+        decided = tensors.get(f"{name}.tie_pixels", np.zeros(labels.shape)) == 0
+        assert (tensors[f"{name}.merged"] != labels)[decided].any(), name
         np.testing.assert_array_equal(merged[decided], tensors[f"{name}.merged"][decided], err_msg=name)
 
 

@@ -9,22 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.damaged_files import told_of_damage
+from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
-from vss.refine.proposal_file import ProposalsReader, ProposalsWriter
-from vss.refine.proposals import Partitions, RunLengths, build_proposer
-
-
-def masks_of(proposals) -> np.ndarray:
-    """Draws every proposal: boolean [M, H, W]."""
-    pixels, counts = proposals.pixels()
-    masks = np.zeros((len(counts), int(np.prod(proposals.size))), bool)
-    masks[np.repeat(np.arange(len(counts)), counts), pixels] = True
-    return masks.reshape(len(counts), *proposals.size)
+from vss.refine.proposals import Partitions
+from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
+from vss.refine.propose import build_proposer
 
 
 def test_run_lengths_are_column_major_and_begin_with_zeros():
     mask = np.array([[[1, 0, 0], [1, 1, 0]]], bool)
-    encoded = RunLengths.from_masks(mask)
+    encoded = run_lengths(mask)
     assert encoded.runs.tolist() == [0, 2, 1, 1, 2]
     assert encoded.lengths.tolist() == [5]
 
@@ -34,23 +28,34 @@ def test_run_lengths_are_column_major_and_begin_with_zeros():
 def test_run_lengths_round_trip(seed, count, density):
     rng = np.random.default_rng(seed)
     masks = rng.random((count, *rng.integers(1, 9, 2))) < density
-    encoded = RunLengths.from_masks(masks)
-    np.testing.assert_array_equal(masks_of(encoded), masks)
+    encoded = run_lengths(masks)
+    np.testing.assert_array_equal(drawn_masks(encoded), masks)
     assert encoded.pixels()[1].tolist() == masks.sum(axis=(1, 2)).tolist()
 
 
 def test_partitions_number_their_segments_without_gaps():
     partitions = Partitions.from_label_maps([np.array([[7, 7, -2]]), np.array([[0, 5, 5]])])
     assert partitions.maps.tolist() == [[[1, 1, 0]], [[0, 1, 1]]]
-    np.testing.assert_array_equal(masks_of(partitions)[:, 0], [[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
+    np.testing.assert_array_equal(drawn_masks(partitions)[:, 0], [[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
+
+
+def test_more_segments_than_16_bits_can_number():
+    """A photograph of 8 megapixels has that many."""
+    every_pixel = np.arange(300 * 400).reshape(300, 400)
+    partitions = Partitions.from_label_maps([every_pixel, every_pixel // 2])
+    assert partitions.maps.dtype == np.uint32
+    np.testing.assert_array_equal(partitions.maps, [every_pixel, every_pixel // 2])
+    assert partitions.pixels()[1].tolist() == [1] * 120_000 + [2] * 60_000
+    assert Partitions.from_label_maps([every_pixel // 2]).maps.dtype == np.uint16
 
 
 def test_proposal_file_round_trip(tmp_path):
     rng = np.random.default_rng(0)
+    many = Partitions.from_label_maps([np.arange(70_000).reshape(70, 1000)])
     partitions = Partitions.from_label_maps([rng.integers(0, 9, (6, 7)), rng.integers(0, 3, (6, 7))])
-    overlapping = RunLengths.from_masks(rng.random((4, 6, 7)) < 0.4)
-    none = RunLengths.from_masks(np.zeros((0, 6, 7), bool))
-    frames = {("a--b \u00e9", "."): partitions, ("a--b \u00e9", "2"): overlapping, ("..", "2"): none}
+    overlapping = run_lengths(rng.random((4, 6, 7)) < 0.4)
+    none = run_lengths(np.zeros((0, 6, 7), bool))
+    frames = {("a--b \u00e9", "."): partitions, ("a--b \u00e9", "2"): overlapping, ("..", "2"): none, ("..", "3"): many}
     with ProposalsWriter(tmp_path / "p.h5", provenance={"method": "x"}) as writer:
         for key, proposals in frames.items():
             writer.write(*key, proposals)
@@ -58,7 +63,8 @@ def test_proposal_file_round_trip(tmp_path):
         assert reader.keys() == list(frames) and reader.provenance == {"method": "x"}
         for key, proposals in frames.items():
             assert type(reader.read(*key)) is type(proposals)
-            np.testing.assert_array_equal(masks_of(reader.read(*key)), masks_of(proposals))
+            for read, written in zip(reader.read(*key).pixels(), proposals.pixels(), strict=True):
+                np.testing.assert_array_equal(read, written)
         with pytest.raises(UserError, match="no proposals"):
             reader.read("a", "2")
 
@@ -66,7 +72,7 @@ def test_proposal_file_round_trip(tmp_path):
 def test_a_proposal_file_appears_only_when_whole(tmp_path):
     def interrupted():
         with ProposalsWriter(tmp_path / "p.h5", provenance={}) as writer:
-            writer.write("a", "1", RunLengths.from_masks(np.ones((1, 2, 2), bool)))
+            writer.write("a", "1", run_lengths(np.ones((1, 2, 2), bool)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -87,7 +93,7 @@ def damaged(path, damage):
     """Writes a proposals file and spoils it."""
     with ProposalsWriter(path, provenance={}) as writer:
         writer.write("v", "maps", Partitions(np.zeros((1, 4, 6), np.uint16)))
-        writer.write("v", "runs", RunLengths.from_masks(np.ones((2, 4, 6), bool)))
+        writer.write("v", "runs", run_lengths(np.ones((2, 4, 6), bool)))
     with h5py.File(path, "r+") as file:
         damage(file)
     return path
@@ -113,7 +119,7 @@ def test_damaged_bytes_raise_nothing_but_user_errors_that_name_the_file(tmp_path
     with ProposalsWriter(path, provenance={"x": 1}) as writer:
         for frame in range(3):
             writer.write("v", f"maps {frame}", Partitions.from_label_maps([rng.integers(0, 9, (12, 14))]))
-            writer.write("v", f"runs {frame}", RunLengths.from_masks(rng.random((4, 12, 14)) < 0.4))
+            writer.write("v", f"runs {frame}", run_lengths(rng.random((4, 12, 14)) < 0.4))
 
     def read(broken):
         with ProposalsReader(broken) as reader:
@@ -157,7 +163,7 @@ def test_superpixels_partition_the_frame_along_its_edges(method):
     assert partitions.size == (40, 60)
     inside = np.zeros((40, 60), bool)
     inside[10:30, 15:45] = True
-    masks = masks_of(partitions)
+    masks = drawn_masks(partitions)
     np.testing.assert_array_equal(masks.sum(axis=0), len(partitions.maps))
     share = (masks & inside).sum(axis=(1, 2)) / masks.sum(axis=(1, 2))
     weight = masks.sum(axis=(1, 2))

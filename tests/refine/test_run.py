@@ -13,7 +13,7 @@ from vss.core.files import sha256_of_file
 from vss.core.index import read_index, shard_of
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.refine.network import build_network
-from vss.refine.proposal_file import ProposalsReader
+from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import propose
 from vss.refine.run import refine
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator
 
+from tests.refine.masks import run_lengths
 from vss.core.errors import UserError
-from vss.refine.proposal_file import ProposalsReader
-from vss.refine.proposals import RunLengths, build_proposer
-from vss.refine.propose import propose
+from vss.refine.proposals_file import ProposalsReader
+from vss.refine.propose import build_proposer, propose
 from vss.refine.run import refine
 from vss.refine.sam import SamShape, build_sam
 
@@ -75,7 +75,7 @@ def test_proposals_are_the_generators_masks(tiny_sam, tiny_weights):
     records = SamAutomaticMaskGenerator(tiny_sam, output_mode="binary_mask", **KEEP_ALL).generate(image)
     assert records
     masks = np.stack([record["segmentation"] for record in records])
-    np.testing.assert_array_equal(proposals.runs, RunLengths.from_masks(masks).runs)
+    np.testing.assert_array_equal(proposals.runs, run_lengths(masks).runs)
     assert proposals.pixels()[1].tolist() == [record["area"] for record in records]
 
 

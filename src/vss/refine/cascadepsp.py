@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vss.core.errors import UserError
+from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
 from vss.refine.network import NETWORKS, load_network
 from vss.refine.parts import Part, merge_parts, split_classes, split_components
@@ -44,13 +45,11 @@ DEFAULTS: dict[str, Any] = {
     "max_purity": None,  # in 0..1; crops filled to this share or more have no boundary worth a pass; null = refine all
     "background": None,  # names of background classes; null = vss.refine.background
     "background_weight": 0.51,
-    "batch_size": 8,  # parts of one size a network call
+    "batch_size": 8,  # parts of one size per network call
     "precision": "fp32",  # or "bf16", "fp16"
 }
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
 _CROP_FOREGROUND = (0.1, 0.9)
 _CROP_BORDER = 16  # pixels at the inner edges of a local crop that are not used
@@ -185,8 +184,9 @@ def _cropped(tensor: Tensor, part: Part) -> Tensor:
 
 def image_tensor(image: np.ndarray) -> Tensor:
     """Maps [H, W, 3] uint8 RGB to the network's [1, 3, H, W] float32: ImageNet mean and standard deviation."""
+    mean, std = (torch.tensor([value / 255 for value in values])[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
     scaled = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-    return ((scaled - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None])[None]
+    return ((scaled - mean) / std)[None]
 
 
 def mask_tensor(mask: np.ndarray) -> Tensor:
@@ -212,15 +212,17 @@ def single_pass(
         masks: [1, 1, h, w] each, -1 or +1.
         L: pixels; crops whose longer side has more are reduced to it.
         min_size: pixels; crops whose longer side has fewer are enlarged to it; None: to L, as the package does.
-        batch_size: crops a call.
+        batch_size: crops per call.
 
     Returns:
-        Probabilities [1, 1, h, w], one a crop.
+        Probabilities [1, 1, h, w], one per crop.
     """
+    # Bring all crops to their working size and group them by it.
     scaled = [to_working_size(image, mask, L, min_size=min_size) for image, mask in zip(images, masks, strict=True)]
     by_size = defaultdict(list)
     for number, (image, _) in enumerate(scaled):
         by_size[image.shape].append(number)
+    # Refine each group in batches, and put every result where its crop came from, at the crop's own size.
     refined: list[Tensor] = [torch.empty(0)] * len(scaled)
     for numbers in by_size.values():
         for chunk in _chunks(numbers, batch_size):
@@ -245,17 +247,20 @@ def high_res(
         masks: [N, 1, h, w], -1 or +1.
         L: pixels of a local crop's sides, and to which the global step reduces a longer side; at least 66.
         min_size: pixels to which the global step enlarges a smaller longer side; None: to L, as the package does.
-        batch_size: masks a call.
+        batch_size: masks per call.
 
     Returns:
         Probabilities [N, 1, h, w].
     """
+    # Global step: every mask of the whole image, reduced (or enlarged) to the working size.
     size = masks.shape[-2:]
     small_image, _ = to_working_size(image, masks[:1], L, min_size=min_size)
     outputs = []
     for chunk in masks.split(batch_size):
         _, small = to_working_size(image, chunk, L, min_size=min_size)
         outputs.append(padded_forward(network, small_image.expand(len(chunk), -1, -1, -1), small))
+
+    # Its results at full size become the local step's inputs: the mask, and what stands in for the stride-8 pass.
     stride_1, stride_4 = (
         F.interpolate(torch.cat([o[key] for o in outputs]).float(), size=size, mode="bilinear", align_corners=False)
         for key in ("pred_224", "pred_56_2")
@@ -263,18 +268,24 @@ def high_res(
     foreground = (stride_1 > 0.5).float()
     given, intermediate = foreground * 2 - 1, stride_4 * 2 - 1
 
+    # Local step: overlapping crops at full size, each refining only the masks that have a boundary inside it.
     total, weight = torch.zeros_like(foreground), torch.zeros_like(foreground)
     for y, x in _crop_positions(size, L):
         crop = np.s_[y : y + L, x : x + L]
         share = foreground[(..., *crop)].mean(dim=(1, 2, 3))
-        wanted = torch.nonzero((share >= _CROP_FOREGROUND[0]) & (share <= _CROP_FOREGROUND[1])).flatten()
+        with_boundary = torch.nonzero((share >= _CROP_FOREGROUND[0]) & (share <= _CROP_FOREGROUND[1])).flatten()
+        # What a crop's borders say is unreliable, except where they are the image's own.
         inner = _inner(y, size[0], L), _inner(x, size[1], L)
         target = np.s_[y + inner[0].start : y + inner[0].stop, x + inner[1].start : x + inner[1].stop]
-        for chunk in wanted.split(batch_size) if len(wanted) else ():  # split() of nothing is one empty chunk
+        for chunk in (
+            with_boundary.split(batch_size) if len(with_boundary) else ()
+        ):  # split() of nothing is one empty chunk
             part = image[(..., *crop)].expand(len(chunk), -1, -1, -1)
             output = padded_forward(network, part, given[(chunk, ..., *crop)], intermediate[(chunk, ..., *crop)])
             total[(chunk, ..., *target)] += output["pred_224"][(..., *inner)].float()
             weight[(chunk, ..., *target)] += 1
+
+    # Average where crops overlap; where no crop was refined the global result stands.
     return torch.where(weight == 0, foreground, total / weight.clamp(min=1))
 
 

@@ -127,7 +127,7 @@ class MiniRefinementModule(RefinementModule):
     """
 
     def __init__(self, *, widths: tuple[int, int, int, int], evidence: ColourEvidence) -> None:
-        nn.Module.__init__(self)  # the parent's constructor builds the full-size parts; only its forward is wanted
+        nn.Module.__init__(self)  # the parent's constructor builds the full-size parts; only its forward is used
         full, half, quarter, eighth = widths
         self.feats = MiniEncoder(widths=(half, quarter, eighth))
         self.psp = PSPModule(eighth, eighth, (1, 2, 3, 6))

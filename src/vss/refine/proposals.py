@@ -1,15 +1,15 @@
 """Mask proposals: class-agnostic masks of one frame, and the interface of everything that makes them.
 
-A proposer sees the frame only, never a prediction; its proposals are stored once (`proposal_file.py`) and serve every
+A proposer sees the frame only, never a prediction; its proposals are stored once (`proposals_file.py`) and serve every
 prediction that is refined. They come in two forms: label maps for partitions (superpixels), run lengths for masks that
 may overlap (SAM).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Partitions:
     """One or more partitions of the frame into segments.
 
     Attributes:
-        maps: [S, H, W] uint16; in each map the segments are numbered 0..n-1 without gaps.
+        maps: [S, H, W] uint16, or uint32 where a map has more than 65,536 segments; in each map the segments are
+            numbered 0..n-1 without gaps.
     """
 
     maps: np.ndarray
@@ -52,8 +53,8 @@ class Partitions:
     def from_label_maps(cls, maps: Sequence[np.ndarray]) -> Partitions:
         """Numbers the segments of each label map [H, W] (any integers) without gaps."""
         numbered = [np.unique(m, return_inverse=True)[1].reshape(m.shape) for m in maps]
-        assert max(m.max() for m in numbered) < 1 << 16, "more segments than uint16 can number"
-        return cls(np.stack(numbered).astype(np.uint16))
+        largest = max(int(m.max()) for m in numbered)  # a photograph of 8 megapixels has 76,000 superpixels
+        return cls(np.stack(numbered).astype(np.uint16 if largest < 1 << 16 else np.uint32))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +74,7 @@ class RunLengths:
     Attributes:
         size: height and width.
         runs: uint32, all masks' run lengths one after another: column-major, beginning with a run of zeros (which may
-            be of length 0), alternating, summing to H * W a mask.
+            be of length 0), alternating, summing to H * W per mask.
         lengths: [M] number of runs of each mask.
     """
 
@@ -87,11 +88,6 @@ class RunLengths:
         counts = [np.asarray(c, np.uint32) for c in counts]
         runs = np.concatenate(counts) if counts else np.zeros(0, np.uint32)
         return cls(tuple(size), runs, np.array([len(c) for c in counts], np.int64))
-
-    @classmethod
-    def from_masks(cls, masks: np.ndarray) -> RunLengths:
-        """Encodes boolean masks [M, H, W]."""
-        return cls.from_coco(masks.shape[1:], [_runs_of(m) for m in masks])
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns row-major flat indices (column by column within a mask) and counts."""
@@ -108,38 +104,3 @@ class RunLengths:
         x, y = np.divmod(column_major, height)
         counts = np.bincount(mask[ones], weights=length, minlength=len(self.lengths)).astype(np.int64)
         return y * width + x, counts
-
-
-def _runs_of(mask: np.ndarray) -> np.ndarray:
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(edges, prepend=0, append=len(flat))
-    return np.concatenate([[0], runs]) if flat[0] else runs
-
-
-def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: str) -> Proposer:
-    """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
-
-    Args:
-        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
-            Without a method: SAM where weights are given, felzenszwalb where not.
-        weights: of SAM; None for weight-free methods.
-        device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.
-    """
-    parameters = {key: value for key, value in settings.items() if key != "method"}
-    method = proposal_method(settings, weights=weights)
-    if method == "sam":
-        from vss.refine.sam import SamProposer  # imports torch and segment_anything
-
-        return SamProposer.from_settings(parameters, weights=weights, device=device)
-    from vss.refine.superpixels import build_superpixels
-
-    return build_superpixels(method, parameters)
-
-
-def proposal_method(settings: Mapping[str, Any], *, weights: str | None) -> str:
-    """Returns the method that `build_proposer` takes."""
-    return settings.get("method", "felzenszwalb" if weights is None else "sam")

@@ -1,8 +1,8 @@
-"""Stored mask proposals: one HDF5 file a shard of frames, shared by every prediction that is refined.
+"""Stored mask proposals: one HDF5 file per shard of frames, shared by every prediction that is refined.
 
-Layout: that of `vss.FramesWriter`, without classes; groups /frames/<n> with the attribute `form`. Form
-"partitions" has the dataset `maps` [S, H, W] uint16; form "rle" has the attribute `size` and the datasets `runs` and
-`lengths` (see `RunLengths`). All datasets are deflated.
+Layout: that of `FramesWriter`, without classes; groups /frames/<n> with the attribute `form`. Form "partitions" has
+the dataset `maps` [S, H, W] uint16 or uint32; form "rle" has the attribute `size` and the datasets `runs` and `lengths`
+(see `RunLengths`). All datasets are deflated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import numpy as np
 from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
 from vss.refine.proposals import Partitions, Proposals, RunLengths
 
+PROPOSALS_FORMAT, PROPOSALS_VERSION = "vss-proposals", 1
+
 
 class ProposalsWriter(FramesWriter):
     """Writes the proposals of one shard."""
 
-    FORMAT, VERSION = "vss-proposals", 1
+    FORMAT, VERSION = PROPOSALS_FORMAT, PROPOSALS_VERSION
 
     def write(self, video: str, frame: str, proposals: Proposals) -> None:
         """Adds one frame's proposals."""
@@ -64,7 +66,7 @@ class ProposalsReader(FramesReader):
         UserError: the file is missing, broken, or of another format or version.
     """
 
-    FORMAT, VERSION = ProposalsWriter.FORMAT, ProposalsWriter.VERSION
+    FORMAT, VERSION = PROPOSALS_FORMAT, PROPOSALS_VERSION
     KIND = "proposals"
 
     def _read_header(self) -> None:

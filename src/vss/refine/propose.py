@@ -1,8 +1,9 @@
-"""The proposals of one shard of frames."""
+"""The propose stage: mask proposals for every frame of one shard, and the choice of what makes them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vss.core.files import sha256_of_file
@@ -10,8 +11,9 @@ from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
-from vss.refine.proposal_file import ProposalsWriter
-from vss.refine.proposals import build_proposer, proposal_method
+from vss.refine.proposals import Proposer
+from vss.refine.proposals_file import ProposalsWriter
+from vss.refine.superpixels import build_superpixels
 
 
 def propose(
@@ -29,7 +31,7 @@ def propose(
     """Writes the mask proposals of every frame of one shard.
 
     Args:
-        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.proposals.build_proposer`.
+        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `build_proposer`.
         index, card: of the dataset.
         split, shard, shards: which frames.
         weights: of SAM; None otherwise.
@@ -64,3 +66,29 @@ def propose(
         )
         for row, image in track(images, what=what, total=len(rows)):
             writing.put(writer.write, row.video, row.frame, proposer.propose(image))
+
+
+def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: str) -> Proposer:
+    """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
+
+    Args:
+        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
+            Without a method: SAM where weights are given, felzenszwalb where not.
+        weights: of SAM; None for weight-free methods.
+        device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.
+    """
+    parameters = {key: value for key, value in settings.items() if key != "method"}
+    method = proposal_method(settings, weights=weights)
+    if method == "sam":
+        from vss.refine.sam import SamProposer  # imports torch and segment_anything
+
+        return SamProposer.from_settings(parameters, weights=weights, device=device)
+    return build_superpixels(method, parameters)
+
+
+def proposal_method(settings: Mapping[str, Any], *, weights: str | None) -> str:
+    """Returns the method that `build_proposer` takes."""
+    return settings.get("method", "felzenszwalb" if weights is None else "sam")

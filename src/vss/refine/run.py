@@ -18,15 +18,15 @@ from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.parts import Part
-from vss.refine.proposal_file import ProposalsReader
+from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import one_of, with_defaults
 from vss.refine.ssa import vote_proposals
 from vss.weights.fingerprint import sha256_of_weights
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What a refiner is given.
+class RefinerInput:
+    """One frame and its prediction, as a refiner is given them.
 
     Attributes:
         video, frame: the frame's key.
@@ -41,7 +41,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Resources:
+class RefinerResources:
     """What a refiner may draw on besides its settings.
 
     Attributes:
@@ -67,8 +67,8 @@ class Refiner:
         device: what it runs on, for the message.
     """
 
-    prepare: Callable[[Frame], Any]
-    refine: Callable[[Frame, Any], np.ndarray]
+    prepare: Callable[[RefinerInput], Any]
+    refine: Callable[[RefinerInput, Any], np.ndarray]
     device: str = "cpu"
 
 
@@ -78,14 +78,14 @@ SSA_DEFAULTS = {"min_purity": 0.0, "keep_area": 0}
 
 
 @contextlib.contextmanager
-def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
+def ssa(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
     """Votes over mask proposals; settings are options of `vss.refine.ssa.vote_proposals`."""
     options = with_defaults(settings, SSA_DEFAULTS, where="refine ssa")
     if resources.proposals is None:
         raise UserError("refine ssa: no proposals file, run propose first")
     with ProposalsReader(resources.proposals) as reader:
 
-        def voted(frame: Frame) -> np.ndarray:
+        def voted(frame: RefinerInput) -> np.ndarray:
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
@@ -95,7 +95,7 @@ def ssa(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
 
 
 @contextlib.contextmanager
-def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Refiner]:
+def cascadepsp(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
     """Refines with CascadePSP or a network of its family; settings are those of `vss.refine.cascadepsp.DEFAULTS`."""
     from vss.refine.cascadepsp import CascadePSP  # imports torch
 
@@ -103,10 +103,10 @@ def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Re
         settings, weights=resources.weights, classes=resources.classes, device=resources.device
     )
 
-    def image_and_parts(frame: Frame) -> tuple[np.ndarray, list[Part]]:
+    def image_and_parts(frame: RefinerInput) -> tuple[np.ndarray, list[Part]]:
         return read_image(frame.image), refiner.parts_of(frame.labels)
 
-    def refined(frame: Frame, prepared: tuple[np.ndarray, list[Part]]) -> np.ndarray:
+    def refined(frame: RefinerInput, prepared: tuple[np.ndarray, list[Part]]) -> np.ndarray:
         image, parts = prepared
         return refiner.refine_parts(image, frame.labels, parts)
 
@@ -114,7 +114,7 @@ def cascadepsp(settings: Mapping[str, Any], resources: Resources) -> Iterator[Re
 
 
 # A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
-METHODS: dict[str, Callable[[Mapping[str, Any], Resources], AbstractContextManager[Refiner]]] = {
+METHODS: dict[str, Callable[[Mapping[str, Any], RefinerResources], AbstractContextManager[Refiner]]] = {
     "cascadepsp": cascadepsp,
     "ssa": ssa,
 }
@@ -157,7 +157,7 @@ def refine(
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(LabelsReader(labels))
-        resources = Resources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
+        resources = RefinerResources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
         refiner = stack.enter_context(METHODS[method](given["settings"], resources))
         log(f"{what}: {len(rows)} frames on {refiner.device}")
         provenance = {
@@ -171,9 +171,9 @@ def refine(
         writer = stack.enter_context(LabelsWriter(out, classes=reader.classes, provenance=provenance))
         writing = stack.enter_context(WriteBehind(waiting=4))
 
-        def prepared(row: Any) -> tuple[Frame, Any]:
+        def prepared(row: Any) -> tuple[RefinerInput, Any]:
             image = os.path.join(dataset.root, row.image)
-            frame = Frame(row.video, row.frame, image, _read_labels(reader, row))
+            frame = RefinerInput(row.video, row.frame, image, _read_labels(reader, row))
             return frame, refiner.prepare(frame)
 
         ready = load_ahead(rows.itertuples(), prepared, workers=_WORKERS, ahead=2 * _WORKERS)

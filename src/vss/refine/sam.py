@@ -118,17 +118,17 @@ class SamShape:
     def of(cls, state: Mapping[str, Tensor], *, path: str) -> SamShape:
         """Reads the sizes off a state dict.
 
-        Relative positions have 2 * side - 1 rows, which tells windowed from global blocks, and one column a channel of
-        a head, which tells the number of heads.
+        Relative positions have 2 * side - 1 rows, which distinguishes windowed from global blocks, and one column per
+        channel of a head, which gives the number of heads.
 
         Raises:
-            UserError: the tensors that tell are not there.
+            UserError: the tensors that have these sizes are not there.
         """
         blocks = [name for name in state if re.fullmatch(r"image_encoder\.blocks\.\d+\.attn\.rel_pos_h", name)]
-        telling = ("image_encoder.pos_embed", "image_encoder.patch_embed.proj.weight", "image_encoder.neck.0.weight")
-        if not blocks or any(name not in state for name in telling):
-            raise UserError(f"{path}: not weights of SAM: no {telling[0]}, or no relative positions")
-        position, patch, neck = (state[name].shape for name in telling)
+        required = ("image_encoder.pos_embed", "image_encoder.patch_embed.proj.weight", "image_encoder.neck.0.weight")
+        if not blocks or any(name not in state for name in required):
+            raise UserError(f"{path}: not weights of SAM: no {required[0]}, or no relative positions")
+        position, patch, neck = (state[name].shape for name in required)
         depth, grid = len(blocks), int(position[1])
         relative = [state[f"image_encoder.blocks.{block}.attn.rel_pos_h"].shape for block in range(depth)]
         sides = [(int(rows) + 1) // 2 for rows, _ in relative]

@@ -7,67 +7,46 @@ mask keep their class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from vss.core.labels import IGNORE_INDEX
-from vss.refine.proposals import Proposals, RunLengths
-
-
-def vote(
-    labels: np.ndarray,
-    masks: np.ndarray | Sequence[np.ndarray],
-    areas: np.ndarray | Sequence[int] | None = None,
-    *,
-    min_purity: float = 0.0,
-    keep_area: int = 0,
-) -> np.ndarray:
-    """Returns the label map [H, W] uint8 after the vote of `masks` (boolean [M, H, W]); see `vote_proposals`.
-
-    Args:
-        areas: [M], the area by which each mask is ordered; by default its number of pixels.
-    """
-    shape = (len(masks), *labels.shape)
-    proposals = RunLengths.from_masks(np.asarray(masks, dtype=bool).reshape(shape))
-    return vote_proposals(labels, proposals, areas=areas, min_purity=min_purity, keep_area=keep_area)
+from vss.refine.proposals import Proposals
 
 
 def vote_proposals(
     labels: np.ndarray,
     proposals: Proposals,
     *,
-    areas: np.ndarray | Sequence[int] | None = None,
     min_purity: float = 0.0,
     keep_area: int = 0,
 ) -> np.ndarray:
     """Returns the label map after every proposal has voted on the original one.
 
-    Masks are ordered by area, descending and stable, and painted in that order. Empty masks, and masks that hold
-    nothing but `IGNORE_INDEX`, are skipped. Where two classes have equally many pixels in a mask the larger id wins
-    (upstream leaves it to `torch.topk`, whose choice differs with the size of the histogram).
+    Masks are ordered by their number of pixels, descending and stable, and painted in that order. Empty masks, and
+    masks that hold nothing but `IGNORE_INDEX`, are skipped. Where two classes have equally many pixels in a mask the
+    smaller id wins, as in the authors' run (`torch.topk` on CUDA takes equal values in index order).
 
     Args:
         labels: [H, W] uint8 train ids, 255 = unknown; unknown pixels have no vote but may be painted.
         proposals: the masks of this frame.
-        areas: [M], by default the masks' numbers of pixels.
         min_purity: in [0, 1]; a mask is painted only if its winner has at least this share of its known pixels.
             0 is the authors' behaviour.
         keep_area: pixels; a class that has at most this many in the whole frame is never painted over, so that small
             classes do not vanish. 0 is the authors' behaviour.
     """
     assert labels.dtype == np.uint8 and labels.shape == proposals.size, (labels.dtype, labels.shape, proposals.size)
+    # Let every mask count the classes inside it.
     pixels, counts = proposals.pixels()
     flat = labels.ravel()
     histogram = _class_histogram(flat[pixels], counts)
     votes, known = histogram.max(axis=1, initial=0), histogram.sum(axis=1)
-    winner = IGNORE_INDEX - 1 - histogram[:, ::-1].argmax(axis=1) if len(counts) else np.zeros(0, int)
+    winner = histogram.argmax(axis=1) if len(counts) else np.zeros(0, int)  # of equal counts the smallest id
     painted = (votes > 0) & (votes >= min_purity * known)
 
-    order = np.argsort(-np.asarray(counts if areas is None else areas, dtype=np.int64), kind="stable")
+    # Paint all masks in one assignment: where an index repeats, numpy keeps the last value, that of the smallest mask.
+    order = np.argsort(-counts, kind="stable")
     order = order[painted[order]]
     refined = flat.copy()
-    # One assignment paints all masks: where an index repeats, numpy keeps the last value, that of the smallest mask.
     target = pixels[_concatenated_ranges(np.cumsum(counts)[order] - counts[order], counts[order])]
     colour = np.repeat(winner[order].astype(np.uint8), counts[order])
     if keep_area:

@@ -20,7 +20,7 @@ class Superpixels:
 
     Attributes:
         partition: maps an RGB frame [H, W, 3] uint8 and one scale to a label map [H, W].
-        scales: one value a partition.
+        scales: one value per partition.
     """
 
     partition: Callable[[np.ndarray, float], np.ndarray]
@@ -28,7 +28,7 @@ class Superpixels:
     device = "cpu"
 
     def propose(self, image: np.ndarray) -> Partitions:
-        """Returns one partition of `image` [H, W, 3] uint8 RGB a scale."""
+        """Returns one partition of `image` [H, W, 3] uint8 RGB per scale."""
         return Partitions.from_label_maps([self.partition(image, scale) for scale in self.scales])
 
 
@@ -46,7 +46,7 @@ def _slic(segments: list[int], compactness: float, sigma: float) -> Superpixels:
     return Superpixels(partition, tuple(segments))
 
 
-# A row a method: constructor and default parameters. Felzenszwalb follows edges of any length and leaves large even
+# One row per method: constructor and default parameters. Felzenszwalb follows edges of any length and leaves large even
 # areas whole, as masks of objects do; SLIC's segments are compact and of equal size. The defaults are the best of a
 # small search on drawn frames (192x108) and on real ones (480x360): larger segments swallow small things.
 _METHODS: dict[str, tuple[Callable[..., Superpixels], dict[str, Any]]] = {
