@@ -9,8 +9,8 @@ import pytest
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
-from tests.prepare.conftest import FRAMES, save_mask
 
+from tests.prepare.conftest import FRAMES, save_mask
 from vss.core.errors import UserError
 from vss.core.images import read_raw_mask
 from vss.core.index import read_index

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from vss import configs
 from vss.core.errors import UserError, did_you_mean
 from vss.core.labels import LABEL_SPACES
+from vss.models.config_types import check_types
 
 PROTOCOLS = ("paper", "as_published")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -40,7 +41,7 @@ _BETWEEN = {
     "power": ("above 0", lambda value: value > 0),
     "min_lr": ("of at least 0", lambda value: value >= 0),
 }
-# What torch's optimizers take, written out because a dry run checks it without torch; others are not checked.
+# What torch's optimizers take, written out because a dry run checks it without torch.
 OPTIMIZERS = {
     "AdamW": (
         *("lr", "betas", "eps", "weight_decay", "amsgrad"),
@@ -51,6 +52,8 @@ OPTIMIZERS = {
         *("maximize", "foreach", "differentiable", "fused"),
     ),
 }
+# Others of torch.optim, whose arguments torch itself checks.
+OTHER_OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop")
 # What constructors read of paramwise_cfg: MMEngine's, null as well, any of its keys; the others all of theirs.
 _OF_MMENGINE = (
     *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult"),
@@ -83,8 +86,12 @@ def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: s
     options = dict(cfg_options or {})
     for key, value in options.items():
         _check_type(key, _what_stands_at(config, key), value)
-    config.merge_from_dict(options)
+    try:
+        config.merge_from_dict(options)
+    except (TypeError, KeyError) as error:  # a map in place of a value, or a value in place of a map
+        raise UserError(f"cfg_options: {' '.join(str(error.args[0] if error.args else error).split())}") from None
     _check_values(name, config)
+    check_types(config.model, where=f"{name}: model")
     _check_optimizer(name, config.optim_wrapper)
     config.row, config.protocol = name, protocol
     for key in ("as_published", "paper_miou", "published_weights"):
@@ -277,9 +284,15 @@ def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
     optimizer = wrapper.get("optimizer")
     if not isinstance(optimizer, Mapping) or "type" not in optimizer:
         raise UserError(f"{name}: optim_wrapper.optimizer is {optimizer!r}, must be a map with type and lr")
+    # MMEngine's registry would import and call a dotted name.
+    allowed = (*OPTIMIZERS, *OTHER_OPTIMIZERS)
+    if optimizer["type"] not in allowed:
+        raise UserError(
+            f"{name}: optim_wrapper.optimizer.type is {optimizer['type']!r}, allowed are {', '.join(allowed)}"
+        )
     arguments = ("type", *OPTIMIZERS.get(optimizer["type"], optimizer))
     constructor = wrapper.get("constructor")
-    if constructor not in CONSTRUCTORS:
+    if constructor not in tuple(CONSTRUCTORS):
         known = ", ".join(str(key) for key in CONSTRUCTORS if key)
         raise UserError(f"{name}: optim_wrapper.constructor is {constructor!r}, allowed are {known}, or null")
     tables = (
@@ -298,6 +311,9 @@ def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
         if unknown := next((key for key in table or () if key not in known), None):
             near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
             raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
+    clipped_by = (wrapper.get("clip_grad") or {}).get("type", "norm")
+    if clipped_by not in ("norm", "value"):
+        raise UserError(f"{name}: optim_wrapper.clip_grad.type is {clipped_by!r}, allowed are norm, value")
     given, known = wrapper.get("paramwise_cfg") or {}, CONSTRUCTORS[constructor]
     if known is not _OF_MMENGINE and (missing := next((key for key in known if key not in given), None)):
         raise UserError(f"{name}: optim_wrapper.paramwise_cfg: {constructor} needs {missing!r}")

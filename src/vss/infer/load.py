@@ -18,6 +18,7 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.infer.engine import PRECISIONS, Engine
 from vss.models.build import build_segmentor
+from vss.models.config_types import check_types
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.weights.average import average_weights
 from vss.weights.checkpoints import load_weights
@@ -73,6 +74,7 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     config = read_json(config_file)
     if "model" not in config:
         raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
+    check_types(config["model"], where=f"{config_file}: model")
     protocol = settings.get("protocol", "paper")
     if protocol not in PROTOCOLS:
         raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 import vss.models.intern_image
 import vss.models.mask2former_head  # noqa: F401
 from vss.core.errors import UserError
+from vss.models.config_types import check_types
 from vss.models.segmentor import Segmentor
 
 
@@ -32,7 +33,7 @@ def build_segmentor(config: Mapping[str, Any]) -> Segmentor:
             plain BN (same names, same numbers on one device) where torch.distributed is not initialised.
 
     Raises:
-        UserError: an unknown type or argument in the config.
+        UserError: a type that is not one of `config_types.MODEL_TYPES`, or an unknown argument.
     """
     segmentor = _build(config)
     with contextlib.redirect_stdout(io.StringIO()):  # Swin prints that it has no weights, before they are loaded
@@ -61,6 +62,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def _build(config: Mapping[str, Any]) -> Segmentor:
+    check_types(config, where="model")
     config = {"type": "Segmentor"} | copy.deepcopy(dict(config))
     if not (dist.is_available() and dist.is_initialized()):
         config = _plain_batch_norm(config)
