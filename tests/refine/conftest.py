@@ -38,7 +38,7 @@ def dataset(tmp_path: Path) -> SimpleNamespace:
             for folder in ("image", "mask"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(root / "image" / f"{name}.png"), image[:, :, ::-1])
-            cv2.imwrite(str(root / "mask" / f"{name}.png"), VSPW.train_to_raw()[truth])
+            cv2.imwrite(str(root / "mask" / f"{name}.png"), (truth + (truth != 255)).astype(np.uint8))
             rows.append((video, frame, split, f"image/{name}.png", f"mask/{name}.png", height, width))
             truths[video, frame], predictions[video, frame] = truth, coarse(truth)
     index, card, labels = tmp_path / "index.csv", tmp_path / "dataset.json", tmp_path / "val.labels.h5"

@@ -80,7 +80,7 @@ def test_same_input_same_bytes(written, write_report):
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        ({"captions": {"table": "All of them."}}, {"html", "table_html"}),
+        ({"title": "Another title"}, {"html", "table_html"}),
         ({"colours": {"wall": "#102030"}}, {"html", "overlays"}),
         ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays"}),
     ],
@@ -178,7 +178,6 @@ def test_a_run_without_training_and_without_overlays(write_report):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"captions": {"curve": "x"}}, r"report\.captions: no figure 'curve'; allowed: .*curves"),
         ({"colours": {"walls": "#000000"}}, r"report\.colours: 'walls'"),
         ({"colours": {"wall": "red"}}, r"report\.colours\.wall: 'red'.*#rrggbb"),
         ({"rows": [{"name": "absent", "title": "x"}]}, "'absent'"),

@@ -138,7 +138,6 @@ MISTAKES = [
     ("targets/score_split", "test", ["targets.score_split", "'test'", "'val', 'train'"]),
     ("report/colours", {"dragon": "#ff0000"}, ["report.colours", "'dragon'"]),
     ("report/colours", {"wall": "red"}, ["report.colours.wall", "'red'"]),
-    ("report/captions", {"tabel": "x"}, ["report.captions", "'tabel'", "did you mean 'table'"]),
     ("report/overlays", ["a.flip"], ["report.overlays", "'a.flip'", "not among predictions"]),
 ]
 

@@ -39,8 +39,8 @@ def change_colour(config: dict) -> None:
     config["report"]["colours"] = {"wall": "#336699"}
 
 
-def change_caption(config: dict) -> None:
-    config["report"]["captions"] = {"table": "Another caption"}
+def change_report_title(config: dict) -> None:
+    config["report"]["title"] = "Another title"
 
 
 def change_paper_figure(config: dict) -> None:
@@ -86,7 +86,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_pretrain, {"settings": 1, "pretrain": 1, "finetune": 1, "infer": 3, **FROM_BOTH}),
     (change_ensemble_weight, FROM_BOTH),
     (change_colour, {"report": 1}),
-    (change_caption, {"report": 1}),
+    (change_report_title, {"report": 1}),
     (change_paper_figure, {"report": 1}),
     (change_data, {"prepare": 1, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_gpus, {}),

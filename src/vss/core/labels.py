@@ -88,12 +88,6 @@ class LabelSpace:
         table[list(self.raw_ids)] = np.arange(self.num_classes, dtype=np.uint8)
         return table
 
-    def train_to_raw(self) -> np.ndarray:
-        """Returns the lookup table [256] uint8 from train id to raw mask value; `IGNORE_INDEX` stays 255."""
-        table = np.full(256, IGNORE_INDEX, np.uint8)
-        table[: self.num_classes] = self.raw_ids
-        return table
-
     def known_raw_values(self) -> frozenset[int]:
         """Returns every raw value that a correct mask may hold."""
         return frozenset(self.raw_ids) | frozenset(self.ignored)

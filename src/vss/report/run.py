@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import pandas as pd
 
-from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log
@@ -73,9 +72,8 @@ def report(
     Args:
         settings: `title` of the page; `protocol` and `split` of the run; `rows`, one a prediction in order (name,
             title, table, paper: mIoU in percent by val, test1, test); `shown`, the predictions in the overlays;
-            `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `captions` by figure (keys of
-            `CAPTIONS`), which replace the ones here; `titles`, names of models in the training curves; `trainings`,
-            their order. All but `rows` and `split` may be absent.
+            `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `titles`, names of
+            models in the training curves; `trainings`, their order. All but `rows` and `split` may be absent.
         inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
             shards, by prediction shown; `chosen`, results of weight searches by ensemble, may be absent.
         index, card: the prepared dataset.
@@ -85,7 +83,6 @@ def report(
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
-    _check_captions(settings)
     frames, dataset = read_dataset(index, card)
     table = score_table(settings["rows"], inputs["scores"])
     classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
@@ -107,23 +104,13 @@ def report(
     write_table_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
     title = settings.get("title", "Video semantic segmentation on VSPW")
-    caption = _caption("table", settings)
-    write_text(out["table_html"], html.table_page(title=title, caption=caption, table=html_table(table)))
+    write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
     sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
     about = read_json(inputs["scores"][best])["counts"] if best else {}
     lead = _lead(settings, table, dataset, about, best, inputs.get("chosen", {}))
     page = html.page(title=title, lead=lead, sections=sections)
     write_text(out["html"], page)
     log(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
-
-
-def _check_captions(settings: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(settings.get("captions", {})) - set(CAPTIONS)):
-        raise UserError(f"report.captions: no figure {unknown[0]!r}; allowed: {', '.join(sorted(CAPTIONS))}")
-
-
-def _caption(name: str, settings: Mapping[str, Any]) -> str:
-    return settings.get("captions", {}).get(name, CAPTIONS[name])
 
 
 def _best(table: pd.DataFrame) -> str:
@@ -215,8 +202,7 @@ def _sections(
     best: str,
 ) -> list[html.Section]:
     title = table.set_index("prediction")["title"][best]
-    captions = {name: _caption(name, settings) for name in CAPTIONS}
-    captions["per_class"] = captions["per_class"].replace("{best}", title)
+    captions = CAPTIONS | {"per_class": CAPTIONS["per_class"].format(best=title)}
     headings = {"predictions": "Predictions", "per_class": "Classes", "curves": "Training"}
     drawn = {
         name: html.chart(figures.svg_text(figure, name=name, title=headings[name])) for name, figure in charts.items()

@@ -1,7 +1,7 @@
 """Video consistency VC_n: how much of what stays the same in the truth stays the same in the prediction.
 
 A window of n frames counts the pixels whose truth is constant over it, and those of them whose prediction is too.
-Three readings of one rule are counted side by side, because published numbers use all three (FACTS: metrics):
+Three readings of one rule are counted side by side, because published numbers use all three (docs/metrics.md):
 - official (VSPW_code VC_perclip.py): raw mask values are compared, so that "others" (0) and void (255) take part;
 - merged (CFFM VC_perclip.py): raw values with 0 and 255 as one; stray values, such as 252, stay themselves;
 - strict: only pixels with a class take part.
@@ -24,7 +24,7 @@ class ConstantRun:
     """How many frames in a row, up to the last one added, each pixel has kept its value.
 
     One array of this size stands for all windows that end at the last frame, whatever their length up to 255. A frame
-    of another size starts anew: no pixel of it continues one of the frame before.
+    of another size starts again from 1: no pixel of it continues one of the frame before.
     """
 
     def __init__(self) -> None:
