@@ -54,9 +54,9 @@ bench-infer: $(READY)  ## the inference engine against MMSegmentation's test-tim
 bench-scores: $(READY)  ## stored class scores against dense ones
 	$(RUN)/python -m benchmarks.scores
 
-lock: $(READY)  ## resolve envs/requirements.in again
+lock: $(READY)  ## resolve envs/requirements.in again (UPGRADE=--upgrade: to the newest versions)
 	$(UV) pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \
-	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --upgrade --quiet -o envs/requirements.txt
+	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet $(UPGRADE) -o envs/requirements.txt
 
 clean-venv:  ## remove .venv
 	rm -rf $(VENV)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError
+from vss.core.extras import how_to_install
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
@@ -33,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         print(f"vss {options.command}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        if (remedy := how_to_install(error)) is None:
+            raise
+        print(f"vss {options.command}: {remedy}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"vss {options.command}: interrupted", file=sys.stderr)

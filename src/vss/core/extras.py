@@ -1,0 +1,25 @@
+"""The optional parts of the package: which extra brings a library that is not installed."""
+
+from __future__ import annotations
+
+# Import names to the extras of pyproject.toml; tests/core/test_extras.py compares the two.
+EXTRAS = {
+    "av": "video",
+    "matplotlib": "report",
+    "psutil": "workflow",
+    "segment_anything": "refine",
+    "segmentation_refinement": "refine",
+    "skimage": "refine",
+    "snakemake": "workflow",
+    "tensorboard": "train",
+}
+
+
+def how_to_install(error: ImportError) -> str | None:
+    """Returns one line that says how to install what `error` misses, or None where it is not an optional part."""
+    library = (error.name or "").partition(".")[0]
+    if library == "vss_ops":
+        return "vss_ops is not installed: run `pip install ./cuda_ops` in a checkout of this project"
+    if library not in EXTRAS:
+        return None
+    return f"{library} is not installed: run `pip install 'vss[{EXTRAS[library]}]'`"
