@@ -84,6 +84,32 @@ def test_what_differs_between_paper_and_code() -> None:
     assert (slide.mode, tuple(slide.crop_size), tuple(slide.stride)) == ("slide", (480, 480), (1, 320))
 
 
+def test_rows_have_nothing_of_their_base_that_is_not_their_own() -> None:
+    """OpenGVLab's models have no shifted labels, early stop or window; of InternImage only L, XL and H clip."""
+    coco = resolve({"config": "mask2former_internimage-h-1024d_coco_stuff", "protocol": "as_published"})
+    vspw = resolve({"config": "mask2former_internimage-h-1024d_vspw", "protocol": "as_published"})
+    assert not coco.label_shift and not vspw.label_shift
+    assert vspw.stop_iter is None and vspw.test.mode == "whole"
+    assert vspw.precision == "float32" and vspw.optim_wrapper.paramwise_cfg.head_embeddings == "first"
+    for size, clip in (("t", None), ("s", None), ("b", None), ("l", 0.1), ("xl", 0.1), ("h", 0.1)):
+        config = resolve({"config": f"upernet_internimage-{size}_vspw"})
+        assert (config.optim_wrapper.clip_grad or {}).get("max_norm") == clip, size
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("upernet_internimage-xl_vspw", (2560, 640)),
+        ("upernet_internimage-h_vspw", (1920, 480)),
+        ("upernet_internimage-g_vspw", (853, 480)),
+        ("upernet_internimage-h_coco_stuff", (1920, 480)),
+    ],
+)
+def test_sizes_of_the_published_test_pipelines(name: str, scale: tuple[int, int]) -> None:
+    test = resolve({"config": name, "protocol": "as_published"}).test
+    assert (tuple(test.scale), test.size_divisor, test.mode) == (scale, 32, "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", configs.names())
 def test_every_model_can_be_built(name: str) -> None:

@@ -8,6 +8,5 @@ batch_size = 16
 optim_wrapper = dict(
     optimizer=dict(lr=2e-5),
     paramwise_cfg=dict(depths=(5, 5, 22, 5), decay_rate=0.94),
-    clip_grad=None,
 )
 published_weights = ["UperNet InternImage-L ADE20K (OpenGVLab)"]
