@@ -77,6 +77,24 @@ def test_same_input_same_bytes(written, write_report):
         assert written[key].read_bytes() == again[key].read_bytes(), key
 
 
+HOSTILE = "=1+1|<script>alert(1)</script> $x_{ $ \u202e[a](javascript:1)\n`b` \x1b[31m *c*"
+
+
+def test_a_hostile_title_is_text_everywhere(finished_run, write_report, tmp_path):
+    """A title of formulas, tags, links, mathtext, escape codes and a newline is one line of text in every file."""
+    rows = [row | {"title": HOSTILE, "name": row["name"]} for row in finished_run["settings"]["rows"]]
+    out = write_report(settings={"rows": rows, "title": HOSTILE, "titles": {"net": HOSTILE}})
+    page = Page(out["html"].read_text())
+    assert (
+        HOSTILE not in page.text and "=1+1|<script>alert(1)</script> $x_{ $ [a](javascript:1) `b` [31m *c*" in page.text
+    )
+    assert "<script>alert" not in out["html"].read_text()
+    first_row = out["table_md"].read_text().splitlines()[2]
+    assert "=1+1\\|&lt;script&gt;" in first_row and r"\[a\](javascript:1) \`b\` " in first_row
+    titles = pd.read_csv(out["table_csv"])["title"]
+    assert titles.str.startswith("'=1+1").all()
+
+
 @pytest.mark.parametrize(
     ("change", "changed"),
     [

@@ -17,6 +17,11 @@ def log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def one_line(text: str) -> str:
+    """Returns text with every run of white space and of characters that do not print as one space."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def track(items: Iterable[T], *, what: str, total: int | None = None, unit: str = "frame") -> Iterator[T]:
     """Yields `items` unchanged while showing how far the work is.
 

@@ -34,6 +34,7 @@ _ROWS_A_COLUMN = 42  # classes under each other before a second column begins
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
+    "text.parse_math": False,  # a dollar sign in a title or class name is a dollar sign
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,

@@ -22,7 +22,7 @@ from vss.core.images import read_image, read_mask
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX, overlay_palette
 from vss.core.labels_file import LabelsReader
-from vss.core.log import track
+from vss.core.log import one_line, track
 
 PANEL_WIDTH = 640  # pixels: a quarter of a wide page, sharp on a dense screen
 CANDIDATES_A_FRAME = 12  # frames looked at for each one shown: enough for a spread, few enough for 24,502 frames
@@ -200,7 +200,8 @@ def _legend(
     shown = [
         train_id for train_id in np.argsort(-shares[0], kind="stable") if shares[:, train_id].max() > SMALLEST_SHARE
     ]
-    return tuple((classes[train_id].replace("_", " "), tuple(colours[train_id].tolist())) for train_id in shown)
+    names = [one_line(classes[train_id].replace("_", " ")) for train_id in shown]
+    return tuple((name, tuple(colours[train_id].tolist())) for name, train_id in zip(names, shown, strict=True))
 
 
 def scale_image(image: np.ndarray, width: int) -> np.ndarray:

@@ -10,14 +10,15 @@ from typing import Any
 import cv2
 import pandas as pd
 
+from vss.core.csv_file import write_csv
 from vss.core.files import atomic_path, read_json, write_text
 from vss.core.index import Card, read_dataset
-from vss.core.log import log
+from vss.core.log import log, one_line
 from vss.report import figures, html
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
-from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_table, score_table, write_table_csv
+from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_table, score_table
 
 CAPTIONS = {
     "table": (
@@ -83,9 +84,11 @@ def report(
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
+    settings = _with_plain_titles(settings)
     frames, dataset = read_dataset(index, card)
     table = score_table(settings["rows"], inputs["scores"])
-    classes = {name: pd.read_csv(inputs["per_class"][name]) for name in table["prediction"]}
+    names = [one_line(name) for name in dataset.classes]
+    classes = {name: pd.read_csv(inputs["per_class"][name]).assign(**{"class": names}) for name in table["prediction"]}
     trainings = settings.get("trainings", inputs["logs"])
     logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
     members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
@@ -101,7 +104,7 @@ def report(
     with atomic_path(out["overlays"]) as aside:
         if not cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR)):
             raise OSError(f"{out['overlays']}: cannot be written")
-    write_table_csv(out["table_csv"], table)
+    write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
     title = settings.get("title", "Video semantic segmentation on VSPW")
     write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
@@ -111,6 +114,16 @@ def report(
     page = html.page(title=title, lead=lead, sections=sections)
     write_text(out["html"], page)
     log(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
+
+
+def _with_plain_titles(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings with every title on one line, as tables and charts need it."""
+    plain = dict(settings)
+    plain["rows"] = [row | {"title": one_line(row["title"])} for row in settings["rows"]]
+    plain["titles"] = {name: one_line(title) for name, title in settings.get("titles", {}).items()}
+    if "title" in settings:
+        plain["title"] = one_line(settings["title"])
+    return plain
 
 
 def _best(table: pd.DataFrame) -> str:

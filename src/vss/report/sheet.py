@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vss.core.log import one_line
 from vss.report.overlays import FrameRow, scale_image
 
 _PANEL, _MARGIN, _GAP, _LINE = 480, 32, 14, 26  # pixels
@@ -47,7 +48,7 @@ def _draw_row(row: FrameRow, width: int) -> np.ndarray:
     height = top + picture + 10 + _LINE + 12 + (chips[-1][1] + _LINE if chips else 0)
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
-    pen.text((_MARGIN, 0), f"{row.video} / {row.frame}", _INK, _font(19, bold=True))
+    pen.text((_MARGIN, 0), one_line(f"{row.video} / {row.frame}"), _INK, _font(19, bold=True))
     pen.text((width - _MARGIN, 2), row.note, _MUTED, _font(17), anchor="ra")
     for position, (panel, lines, image) in enumerate(zip(row.panels, titles, pictures, strict=True)):
         left = _MARGIN + position * (_PANEL + _GAP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json
+from vss.core.files import read_json
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,6 @@ def _percent(found: Any, source: str) -> float:
     return math.nan if found is None else round(100 * found, 4)
 
 
-def write_table_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
-    """Writes the table with every score; empty = undefined or not given."""
-    with atomic_path(path) as aside:
-        table.to_csv(aside, index=False, lineterminator="\n")
-
-
 def known(columns: Sequence[Column], table: pd.DataFrame) -> list[Column]:
     """Returns the columns that hold anything."""
     return [column for column in columns if table[column.key].notna().any()]
@@ -132,12 +127,17 @@ def markdown_table(table: pd.DataFrame) -> str:
         "| --- | --- |" + " ---: |" * len(columns),
     ]
     for position, row in enumerate(table.to_dict("records")):
-        cells = [_number(row["table"]), row["title"].replace("|", "\\|")]
+        cells = [_number(row["table"]), _markdown_text(row["title"])]
         for column in columns:
             text = figure(row[column.key])
             cells.append(f"**{text}**" if (position, column.key) in best else text)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _markdown_text(text: str) -> str:
+    """Returns plain text as Markdown shows it: no tag, link, emphasis or cell border of its own."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))
 
 
 def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER), *, with_titles: bool = True) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from vss.core.confusion import iou, mean_iou
+from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, write_json
+from vss.core.files import write_json
 from vss.core.index import read_card
 from vss.score.consistency import WINDOW_COLUMNS, WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
@@ -58,8 +59,7 @@ def summarise(
     summary = {"dataset": dataset.name, "drawn": dataset.drawn, **overall_scores(counts)}
     write_json(scores, _null_for_nan(summary))
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
-        with atomic_path(path) as aside:
-            table.to_csv(aside, index=False, lineterminator="\n")
+        write_csv(path, table)
 
 
 def overall_scores(counts: Counts) -> dict[str, Any]:
