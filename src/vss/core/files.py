@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
 import hashlib
 import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError
 
+# What a file system answers that has no room: the disk's, the user's quota, the largest file it takes.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.
+_ABANDONED_SECONDS = 24 * 3600
+_LONGEST_SUFFIX = 20
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed.
+    """Yields a temporary path next to `path`; on success it is renamed to `path`, on failure it is removed.
 
-    The temporary name keeps the suffix, because several writers choose the format by it.
+    The temporary name keeps the suffix, because several writers choose the format by it, and is short whatever the
+    length of `path`.
 
     Raises:
-        UserError: the folder cannot be made or takes no file.
+        UserError: the folder cannot be made or takes no file, or the disk is full.
     """
     path = Path(path)
-    prefix = f".writing-{path.name}.{socket.gethostname()}.{os.getpid()}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_what_killed_writers_left(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_own_prefix(path), suffix=suffix)
     except OSError as error:  # it names the temporary file
         raise UserError(f"{path}: cannot be written there ({error.strerror})") from None
     os.close(handle)
@@ -43,16 +51,67 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(aside, 0o666 & ~umask)  # mkstemp makes files private; outputs follow the user's umask
         os.replace(aside, path)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise disk_full(path, error) from None
     finally:
         aside.unlink(missing_ok=True)
 
 
+def disk_full(path: str | os.PathLike, error: OSError) -> UserError:
+    """Returns the refusal of a file for which there is no room."""
+    return UserError(
+        f"{path}: {error.strerror or 'no space left on device'}; free some space and rerun the same command"
+    )
+
+
+def _own_prefix(path: Path) -> str:
+    """Returns how this process's temporary files for `path` begin: path, machine, process, time of its start."""
+    pid = os.getpid()
+    return f"{_prefix(path)}{_machine()}-{pid}-{_started(pid)}-"
+
+
+def _prefix(path: Path) -> str:
+    return f".writing-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
+
+
+def _machine() -> str:
+    """Returns 12 hexadecimal digits of this host, boot and namespace of process ids: within them a pid means something.
+
+    Two machines or containers may have one host name.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [boot.read_text(), os.readlink(namespace)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _started(pid: int) -> str | None:
+    """Returns when a process of this machine began, in clock ticks since boot; None for one that is gone."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]  # field 22 of proc(5); the name before it may hold anything
+
+
 def _remove_what_killed_writers_left(path: Path) -> None:
-    """Removes temporary files beside `path` whose writer ran on this machine and is gone."""
-    for left in path.parent.glob(f".writing-{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*"):
-        pid = left.name.removeprefix(f".writing-{path.name}.{socket.gethostname()}.").split(".")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            left.unlink(missing_ok=True)
+    """Removes temporary files for `path` whose writer is gone, or of another machine and not touched for a day."""
+    prefix = _prefix(path)
+    with os.scandir(path.parent) as entries:
+        left = [entry for entry in entries if entry.name.startswith(prefix)]
+    for entry in left:
+        machine, pid, started, *_ = [*entry.name.removeprefix(prefix).split("-"), "", "", ""]
+        with contextlib.suppress(OSError):
+            if machine == _machine():
+                gone = pid.isdecimal() and _started(int(pid)) != started
+            else:
+                gone = time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS
+            if gone:
+                os.unlink(entry.path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -72,7 +131,7 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 

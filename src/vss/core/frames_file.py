@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +14,28 @@ import h5py
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, canonical_json
+from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 # What h5py, and the code that uses what it read, raise on a damaged file.
 BROKEN_HDF5 = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+MOST_ELEMENTS = 1 << 31  # of one stored array: a file of some kB may announce terabytes
+_CHECKSUM = "crc32"
 
 
 class FramesWriter:
-    """Writes something for every frame of a shard: HDF5, one object /frames/<n> a frame, keyed by its attributes.
+    """Writes something for every frame of a shard: HDF5, one object /frames/<n> per frame, keyed by its attributes.
 
     Layout: root attributes `format`, `version`, `provenance` (JSON: what it was made of) and, of a prediction,
     `classes` (JSON list); objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
-    that no id has to be a valid HDF5 name.
+    that no id has to be a valid HDF5 name. The root and every frame have the attribute `crc32`, which `FramesReader`
+    verifies.
     Use as a context manager; the file appears under its name only when the block ends without an exception.
+
+    Raises:
+        UserError: the file cannot be written, or the disk is full.
     """
 
     FORMAT: str
@@ -41,41 +48,127 @@ class FramesWriter:
 
     def __enter__(self) -> Self:
         self._context = atomic_path(self._path)
-        # What every HDF5 since 1.10 (2016) reads; the oldest form takes 13 kB more a frame of scores.
-        self._file = h5py.File(self._context.__enter__(), "w", libver=("v110", "v110"))
-        self._file.attrs["format"] = self.FORMAT
-        self._file.attrs["version"] = self.VERSION
+        self._target = _Target(self._context.__enter__())
+        # What every HDF5 since 1.10 (2016) reads; the oldest form takes 13 kB more per frame of scores.
+        self._file = h5py.File(self._target, "w", libver=("v110", "v110"))
+        header = {"format": self.FORMAT, "version": self.VERSION, "provenance": canonical_json(self._provenance)}
         if self._classes is not None:
-            self._file.attrs["classes"] = json.dumps(list(self._classes))
-        self._file.attrs["provenance"] = canonical_json(self._provenance)
+            header["classes"] = json.dumps(list(self._classes))
+        self._file.attrs.update(header)
+        self._file.attrs[_CHECKSUM] = _checksum(header)
         self._frames = self._file.create_group("frames", track_order=True)
         self._seen: set[tuple[str, str]] = set()
         return self
 
+    def _store_array(self, video: str, frame: str, array: np.ndarray) -> None:
+        """Adds a frame that is one array."""
+        dataset = self._frames.create_dataset(self._new(video, frame), data=array, **one_chunk(array))
+        self._seal(dataset, {"video": video, "frame": frame}, {"": array})
+
+    def _store_group(
+        self, video: str, frame: str, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]
+    ) -> None:
+        """Adds a frame that is several arrays by name, and numbers or text as attributes."""
+        group = self._frames.create_group(self._new(video, frame))
+        for name, array in arrays.items():
+            group.create_dataset(name, data=array, **one_chunk(array))
+        self._seal(group, {"video": video, "frame": frame, **numbers}, arrays)
+
     def _new(self, video: str, frame: str) -> str:
-        """Returns the name of the next frame's object; its attributes are `video` and `frame`."""
+        """Returns the name of the next frame's object."""
         assert (video, frame) not in self._seen, (video, frame)
         self._seen.add((video, frame))
         return str(len(self._seen) - 1)
 
-    def __exit__(self, *exception: Any) -> None:
-        self._file.close()
-        self._context.__exit__(*exception)
+    def _seal(self, stored: h5py.HLObject, attributes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        stored.attrs.update(attributes)
+        stored.attrs[_CHECKSUM] = _checksum(attributes, arrays)
+        self._target.check(self._path)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            with contextlib.suppress(*(BROKEN_HDF5 if error or self._target.error else ())):
+                self._file.close()
+            self._target.close()
+            if error is None:
+                self._target.check(self._path)
+        except BaseException as failed:
+            self._context.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        self._context.__exit__(kind, error, trace)
 
 
-def open_hdf5(path: str | os.PathLike, form: tuple[str, int], *, kind: str) -> h5py.File:
-    """Opens an HDF5 file of a form (`format`, `version`); `kind` says in messages what it should hold.
+class _Target:
+    """The file below an HDF5 file that is being written.
+
+    HDF5 cannot go on after a write that failed, nor close the file: it crashes the process. Here a failed write is
+    remembered and HDF5 is led to believe that it succeeded, until the writer asks. Nothing is locked, because nobody
+    else knows the file before it is renamed; some network file systems know no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed by the writer
+        self.error: OSError | None = None
+
+    def check(self, path: Path) -> None:
+        """Raises what a write has met since the file was opened."""
+        if self.error is not None:
+            raise disk_full(path, self.error) if self.error.errno in NO_SPACE else self.error
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        try:
+            while rest and self.error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        found = self._file.readinto(view)
+        view[found:] = bytes(len(view) - found)  # what was not written for want of space
+        return len(view)
+
+    def read(self, size: int = -1) -> bytes:  # h5py takes an object with this method for a file
+        return self._file.read(size)
+
+    def truncate(self, size: int) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        pass  # unbuffered; `atomic_path` syncs
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error
+
+
+def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind: str) -> h5py.File:
+    """Opens an HDF5 file of a form (`format`, versions); `kind` says in messages what it should hold.
 
     Raises:
         UserError: the file is missing, broken, or of another format or version.
     """
     file = None
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=False)  # whole files never change; some file systems know no locks
         found = (file.attrs.get("format"), int(file.attrs.get("version", 0)))
-        if found == form:
+        if found[0] == form[0] and found[1] in form[1]:
             return file
-        problem = f"format is {found}, expected {form}"
+        problem = f"format is {found}, expected {(form[0], max(form[1]))}"
     except BROKEN_HDF5 as error:
         problem = f"not a readable {kind} file ({error})"
     if file is not None:
@@ -86,37 +179,71 @@ def open_hdf5(path: str | os.PathLike, form: tuple[str, int], *, kind: str) -> h
 class FramesReader:
     """Reads what a `FramesWriter` wrote, by (video, frame).
 
+    Only arrays that are stored in the file itself are read: external files, links and virtual datasets are refused.
+
     Raises:
         UserError: the file is missing, broken, or of another format or version.
     """
 
     FORMAT: str
     VERSION: int
+    UNCHECKED: tuple[int, ...] = ()  # earlier versions, which have no checksums
     KIND = "prediction"  # what a frame has here, for messages
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._file = open_hdf5(path, (self.FORMAT, self.VERSION), kind=self.KIND)
+        self._file = open_hdf5(path, (self.FORMAT, (*self.UNCHECKED, self.VERSION)), kind=self.KIND)
         try:
-            self._read_header()
-            self.provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
-            self._at = {(o.attrs["video"], o.attrs["frame"]): name for name, o in self._file["frames"].items()}
+            header = dict(self._file.attrs)
+            self._checked = int(header["version"]) not in self.UNCHECKED
+            if self._checked:
+                _verify(header)
+            self._read_header(header)
+            self.provenance: dict[str, Any] = json.loads(header["provenance"])
+            self._frames = _own_member(self._file, "frames")
+            self._at = {}
+            for name in self._frames:
+                attributes = _own_member(self._frames, name).attrs
+                self._at[attributes["video"], attributes["frame"]] = name
         except BROKEN_HDF5 as error:
             self._file.close()
-            raise UserError(f"{path}: broken {self.KIND} file ({error}); delete it and make it again") from None
+            raise UserError(f"{path}: broken {self.KIND} file ({error}); delete it and rerun") from None
 
-    def _read_header(self) -> None:
-        self.classes: list[str] = json.loads(self._file.attrs["classes"])
+    def _read_header(self, header: Mapping[str, Any]) -> None:
+        self.classes: list[str] = json.loads(header["classes"])
 
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
         return list(self._at)
 
+    def _load_array(self, video: str, frame: str, kind: str) -> np.ndarray:
+        """Returns a frame that is one array of a kind, such as "uint8[2]": type and number of axes."""
+        with self._naming(video, frame):
+            stored = self._object(video, frame)
+            array = _own_array(stored, (kind,))
+            if self._checked:
+                _verify(dict(stored.attrs), {"": array})
+            return array
+
+    def _load_group(
+        self, video: str, frame: str, kinds: Mapping[str, Sequence[str]]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns a frame's arrays and its attributes; `kinds` are the kinds that each named array may have."""
+        with self._naming(video, frame):
+            group = self._object(video, frame)
+            if not isinstance(group, h5py.Group):
+                raise ValueError("an array where a group is expected")
+            arrays = {name: read_own_array(group, name, kinds[name]) for name in group}
+            attributes = dict(group.attrs)
+            if self._checked:
+                _verify(attributes, arrays)
+            return arrays, attributes
+
     def _object(self, video: str, frame: str) -> Any:
         """Returns the HDF5 object of a frame; to be called inside `_naming`."""
         if (video, frame) not in self._at:
             raise UserError(f"{self.path}: no {self.KIND} for frame {frame!r} of video {video!r}")
-        return self._file["frames"][self._at[video, frame]]
+        return _own_member(self._frames, self._at[video, frame])
 
     @contextlib.contextmanager
     def _naming(self, video: str, frame: str) -> Iterator[None]:
@@ -124,7 +251,9 @@ class FramesReader:
         try:
             yield
         except BROKEN_HDF5 as error:
-            raise UserError(f"{self.path}: frame {frame!r} of video {video!r} is broken ({error})") from None
+            raise UserError(
+                f"{self.path}: frame {frame!r} of video {video!r} is broken ({error}); delete the file and rerun"
+            ) from None
 
     def close(self) -> None:
         self._file.close()
@@ -141,3 +270,58 @@ def one_chunk(array: np.ndarray) -> dict[str, Any]:
     if array.size == 0:
         return {}
     return {"chunks": array.shape, "compression": "gzip", "compression_opts": 4, "shuffle": array.itemsize > 1}
+
+
+def _own_member(group: h5py.Group, name: str) -> Any:
+    """Returns a member that is stored in the file itself.
+
+    Raises:
+        ValueError: a link to another place or file.
+    """
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name!r} is a link to another place")
+    return group[name]
+
+
+def read_own_array(group: h5py.Group, name: str, kinds: Sequence[str]) -> np.ndarray:
+    """Reads a member of a group that is an array of one of the kinds; see `_own_array`."""
+    return _own_array(_own_member(group, name), kinds)
+
+
+def _own_array(stored: Any, kinds: Sequence[str]) -> np.ndarray:
+    """Reads an array that is stored in the file itself and of one of the kinds ("uint8[2]": type and number of axes).
+
+    Raises:
+        ValueError: no array, one of another kind, too large, or data in another file.
+    """
+    if not isinstance(stored, h5py.Dataset):
+        raise ValueError("a group where an array is expected")
+    if stored.external or stored.is_virtual:
+        raise ValueError("its data are in another file")
+    kind = f"{stored.dtype}[{stored.ndim}]"
+    if kind not in kinds or stored.size > MOST_ELEMENTS:
+        raise ValueError(f"an array {kind} of shape {stored.shape}, expected {' or '.join(kinds)}")
+    return stored[()]
+
+
+def _verify(attributes: dict[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    """Compares what was read with the checksum stored beside it.
+
+    Raises:
+        ValueError: they differ, or there is none.
+    """
+    expected = attributes.pop(_CHECKSUM, None)
+    if expected is None or int(expected) != _checksum(attributes, arrays or {}):
+        raise ValueError("its checksum is not that of its content")
+
+
+def _checksum(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> int:
+    """Returns the CRC-32 of attributes and arrays, with their names, types and shapes."""
+    plain = {
+        name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in attributes.items()
+    }
+    forms = {name: [array.dtype.str, list(array.shape)] for name, array in (arrays or {}).items()}
+    crc = zlib.crc32(canonical_json([plain, forms]).encode("utf-8", "surrogatepass"))
+    for _, array in sorted((arrays or {}).items()):
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    return crc

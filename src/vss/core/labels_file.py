@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
+from vss.core.frames_file import FramesReader, FramesWriter
 
-LABELS_FORMAT, LABELS_VERSION = "vss-labels", 1
+LABELS_FORMAT, LABELS_VERSION = "vss-labels", 2
 
 
 class LabelsWriter(FramesWriter):
@@ -17,8 +17,7 @@ class LabelsWriter(FramesWriter):
     def write(self, video: str, frame: str, labels: np.ndarray) -> None:
         """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
         assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
-        dataset = self._frames.create_dataset(self._new(video, frame), data=labels, **one_chunk(labels))
-        dataset.attrs["video"], dataset.attrs["frame"] = video, frame
+        self._store_array(video, frame, labels)
 
 
 class LabelsReader(FramesReader):
@@ -29,6 +28,7 @@ class LabelsReader(FramesReader):
     """
 
     FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
+    UNCHECKED = (1,)
 
     def read(self, video: str, frame: str) -> np.ndarray:
         """Returns one frame's label map [H, W] uint8.
@@ -36,5 +36,4 @@ class LabelsReader(FramesReader):
         Raises:
             UserError: the file has no such frame, or it is broken.
         """
-        with self._naming(video, frame):
-            return self._object(video, frame)[()]
+        return self._load_array(video, frame, "uint8[2]")

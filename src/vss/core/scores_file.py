@@ -7,9 +7,17 @@ from dataclasses import fields
 import numpy as np
 
 from vss.core import codec
-from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
+from vss.core.frames_file import FramesReader, FramesWriter, read_own_array
 
-SCORES_FORMAT, SCORES_VERSION = "vss-scores", 2
+SCORES_FORMAT, SCORES_VERSION = "vss-scores", 3
+# Types and numbers of axes of the arrays of a frame.
+_KINDS = {
+    "labels": ("uint8[2]",),
+    "classes": ("uint8[1]",),
+    "shares": ("uint8[3]", "uint16[3]"),
+    "fix_at": ("uint32[1]",),
+    "fix_by": ("uint16[1]",),
+}
 
 
 class ScoresWriter(FramesWriter):
@@ -34,14 +42,10 @@ class ScoresWriter(FramesWriter):
 
     def write_encoded(self, video: str, frame: str, encoded: codec.Encoded) -> None:
         """Adds one frame that is already in its stored form."""
-        group = self._frames.create_group(self._new(video, frame))
-        group.attrs["video"], group.attrs["frame"] = video, frame
-        for field in fields(codec.Encoded):
-            value = getattr(encoded, field.name)
-            if isinstance(value, np.ndarray):
-                group.create_dataset(field.name, data=value, **one_chunk(value))
-            else:
-                group.attrs[field.name] = value
+        values = {field.name: getattr(encoded, field.name) for field in fields(codec.Encoded)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        numbers = {name: value for name, value in values.items() if name not in arrays}
+        self._store_group(video, frame, arrays, numbers)
 
 
 class ScoresReader(FramesReader):
@@ -52,6 +56,7 @@ class ScoresReader(FramesReader):
     """
 
     FORMAT, VERSION = SCORES_FORMAT, SCORES_VERSION
+    UNCHECKED = (2,)
 
     def read(self, video: str, frame: str) -> np.ndarray:
         """Returns one frame's class probabilities [C, H, W] float32.
@@ -64,7 +69,7 @@ class ScoresReader(FramesReader):
     def read_classes(self, video: str, frame: str) -> np.ndarray:
         """Returns the ids of the classes that have a plane in a frame [A] uint8, reading nothing else."""
         with self._naming(video, frame):
-            return self._object(video, frame)["classes"][()]
+            return read_own_array(self._object(video, frame), "classes", _KINDS["classes"])
 
     def read_planes(self, video: str, frame: str) -> codec.Planes:
         """Returns one frame's class probabilities without the planes that are the same for many classes."""
@@ -74,10 +79,10 @@ class ScoresReader(FramesReader):
 
     def read_encoded(self, video: str, frame: str) -> codec.Encoded:
         """Returns one frame in its stored form."""
+        arrays, attributes = self._load_group(video, frame, _KINDS)
         with self._naming(video, frame):
-            group = self._object(video, frame)
             values = {
-                field.name: group[field.name][()] if field.name in group else group.attrs[field.name].item()
+                field.name: arrays[field.name] if field.name in _KINDS else attributes[field.name].item()
                 for field in fields(codec.Encoded)
             }
             if values["stride"] not in (1, 2):

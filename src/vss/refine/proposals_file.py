@@ -7,13 +7,17 @@ the dataset `maps` [S, H, W] uint16 or uint32; form "rle" has the attribute `siz
 
 from __future__ import annotations
 
-import h5py
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from vss.core.frames_file import FramesReader, FramesWriter, one_chunk
+from vss.core.frames_file import FramesReader, FramesWriter
 from vss.refine.proposals import Partitions, Proposals, RunLengths
 
-PROPOSALS_FORMAT, PROPOSALS_VERSION = "vss-proposals", 1
+PROPOSALS_FORMAT, PROPOSALS_VERSION = "vss-proposals", 2
+# Types and numbers of axes of the arrays of a frame.
+_KINDS = {"maps": ("uint16[3]", "uint32[3]"), "runs": ("uint32[1]",), "lengths": ("int64[1]",)}
 
 
 class ProposalsWriter(FramesWriter):
@@ -23,37 +27,27 @@ class ProposalsWriter(FramesWriter):
 
     def write(self, video: str, frame: str, proposals: Proposals) -> None:
         """Adds one frame's proposals."""
-        group = self._frames.create_group(self._new(video, frame))
-        group.attrs["video"], group.attrs["frame"] = video, frame
         if isinstance(proposals, Partitions):
-            group.attrs["form"] = "partitions"
-            _put(group, "maps", proposals.maps)
+            self._store_group(video, frame, {"maps": proposals.maps}, {"form": "partitions"})
         else:
             assert isinstance(proposals, RunLengths)
-            group.attrs["form"], group.attrs["size"] = "rle", proposals.size
-            _put(group, "runs", proposals.runs)
-            _put(group, "lengths", proposals.lengths)
+            arrays = {"runs": proposals.runs, "lengths": proposals.lengths}
+            self._store_group(video, frame, arrays, {"form": "rle", "size": proposals.size})
 
 
-def _put(group: h5py.Group, name: str, data: np.ndarray) -> None:
-    group.create_dataset(name, data=data, **one_chunk(data))
-
-
-def _proposals_of(group: h5py.Group) -> Proposals:
-    """Reads what `ProposalsWriter.write` wrote.
+def _proposals_of(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Proposals:
+    """Returns the proposals that `ProposalsWriter.write` stored.
 
     Raises:
-        ValueError: the arrays do not fit together; what h5py raises, where they are missing or cannot be read.
+        ValueError: the arrays do not fit together.
+        KeyError: one is missing.
     """
-    form = group.attrs["form"]
+    form = attributes["form"]
     if form == "partitions":
-        maps = group["maps"][()]
-        if maps.ndim != 3:
-            raise ValueError(f"maps have shape {maps.shape}")
-        return Partitions(maps)
+        return Partitions(arrays["maps"])
     if form != "rle":
         raise ValueError(f"form is {form!r}")
-    (height, width), runs, lengths = (int(n) for n in group.attrs["size"]), group["runs"][()], group["lengths"][()]
+    (height, width), runs, lengths = (int(n) for n in attributes["size"]), arrays["runs"], arrays["lengths"]
     if lengths.sum() != runs.size:
         raise ValueError(f"{runs.size} runs where {lengths.sum()} are announced")
     return RunLengths((height, width), runs, lengths)
@@ -67,9 +61,10 @@ class ProposalsReader(FramesReader):
     """
 
     FORMAT, VERSION = PROPOSALS_FORMAT, PROPOSALS_VERSION
+    UNCHECKED = (1,)
     KIND = "proposals"
 
-    def _read_header(self) -> None:
+    def _read_header(self, header: Mapping[str, Any]) -> None:
         pass  # masks without classes
 
     def read(self, video: str, frame: str) -> Proposals:
@@ -78,5 +73,6 @@ class ProposalsReader(FramesReader):
         Raises:
             UserError: the file has no such frame, or it is broken.
         """
+        arrays, attributes = self._load_group(video, frame, _KINDS)
         with self._naming(video, frame):
-            return _proposals_of(self._object(video, frame))
+            return _proposals_of(arrays, attributes)
