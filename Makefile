@@ -31,10 +31,11 @@ demo: $(READY)  ## run the whole flow on the default config (drawn data, small m
 test: $(READY)  ## run the whole test suite
 	$(RUN)/python -m pytest
 
-check: $(READY)  ## ruff, snakefmt, snakemake --lint
+check: $(READY)  ## ruff, snakefmt, mypy, snakemake --lint
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check Snakefile workflow
+	$(RUN)/mypy
 	$(RUN)/snakemake --lint
 
 format: $(READY)  ## rewrite the sources as `make check` wants them
