@@ -21,7 +21,7 @@ from vss.core.files import read_json
 from vss.core.images import read_image
 from vss.infer.engine import Engine
 from vss.infer.load import load_engine, load_segmentor, read_plan
-from vss.infer.predictions import Job, predictions
+from vss.infer.predictions import FrameCallbacks, predictions
 
 SIDES = ("ours", "peer")
 
@@ -32,8 +32,8 @@ Run = Callable[[Sequence[Path]], list[np.ndarray]]  # images -> label maps [H, W
 def load_ours(model: Path, views: dict[str, Any]) -> Run:
     """Returns what runs our engine over images."""
     engine = our_engine(model, views)
-    job = Job(read=read_image, finish=lambda path, labels, _: labels)
-    return lambda images: [labels for _, labels in predictions(engine, images, job)]
+    callbacks = FrameCallbacks(read=read_image, finish=lambda path, labels, _: labels)
+    return lambda images: [labels for _, labels in predictions(engine, images, callbacks)]
 
 
 def our_engine(model: Path, views: dict[str, Any]) -> Engine:

@@ -25,7 +25,7 @@ from vss.core.labels_file import LabelsWriter
 from vss.core.log import log
 from vss.core.scores_file import ScoresWriter
 from vss.infer.engine import Engine
-from vss.infer.predictions import Job, predictions
+from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.run import labels_and_scores, labels_only
 from vss.infer.stream import WriteBehind
 from vss.infer.views import views_of
@@ -95,7 +95,7 @@ def _run(
     picture = folder / "frame.jpg"
     if not picture.exists():
         cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    job = Job(
+    callbacks = FrameCallbacks(
         read=lambda number: read_image(picture),
         finish=labels_and_scores if with_scores else labels_only,
         with_probabilities=with_scores,
@@ -106,7 +106,7 @@ def _run(
         ScoresWriter(folder / "0.scores.h5", **header) as scores_writer,
         WriteBehind(waiting=4) as writing,
     ):
-        for number, (labels, encoded) in predictions(engine, range(frames), job):
+        for number, (labels, encoded) in predictions(engine, range(frames), callbacks):
             writing.put(labels_writer.write, "video", str(number), labels)
             if with_scores:
                 writing.put(scores_writer.write_encoded, "video", str(number), encoded)

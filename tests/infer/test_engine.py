@@ -162,6 +162,17 @@ def test_bfloat16_is_near_float32():
     assert 0 < (near - exact).abs().max() < 0.05
 
 
+def test_an_unknown_setting_is_refused():
+    for key, value, allowed in (
+        ("protocol", "fast", "paper, as_published"),
+        ("precision", "int8", "float32, bfloat16"),
+    ):
+        with pytest.raises(UserError, match=f"{key}: found '{value}', allowed: {allowed}"):
+            engine_of(**{key: value})
+    with pytest.raises(UserError, match=r"tta\.ratios: unknown key"):
+        engine_of(tta={"ratios": [1]})
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     source=st.integers(1, 40),

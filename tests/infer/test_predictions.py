@@ -10,7 +10,7 @@ from tests.infer.stand_ins import BrokenSegmentor, ConvSegmentor
 from vss.configs.tta import parse_tta
 from vss.core.errors import UserError
 from vss.infer.engine import Engine
-from vss.infer.predictions import Job, ToHost, _on_gpu, predictions
+from vss.infer.predictions import FrameCallbacks, ToHost, _on_gpu, predictions
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -40,17 +40,17 @@ def images():
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
-def job_of(images, events, *, with_probabilities=True):
+def callbacks_of(images, events, *, with_probabilities=True):
     def finish(number, labels, probabilities):
         events.append(f"finish {number}")
         return labels, probabilities
 
-    return Job(read=images.__getitem__, finish=finish, with_probabilities=with_probabilities)
+    return FrameCallbacks(read=images.__getitem__, finish=finish, with_probabilities=with_probabilities)
 
 
 def test_batches_give_what_single_frames_give(engine, images):
-    expected = list(predictions(engine, range(7), job_of(images, []), workers=2))
-    found = list(_on_gpu(engine, range(7), job_of(images, []), 2, 3))
+    expected = list(predictions(engine, range(7), callbacks_of(images, []), workers=2))
+    found = list(_on_gpu(engine, range(7), callbacks_of(images, []), 2, 3))
     assert [item for item, _ in found] == [item for item, _ in expected] == list(range(7))
     for (_, (labels, probabilities)), (_, (expected_labels, expected_probabilities)) in zip(
         found, expected, strict=True
@@ -65,7 +65,7 @@ def test_the_next_batch_is_queued_before_one_is_copied(engine, images, monkeypat
         return tensor.numpy()
 
     monkeypatch.setattr(ToHost, "copy", noting)
-    for _ in _on_gpu(engine, range(7), job_of(images, [], with_probabilities=False), 1, 3):
+    for _ in _on_gpu(engine, range(7), callbacks_of(images, [], with_probabilities=False), 1, 3):
         pass
     # Copied are whether all is finite, and the label maps.
     batches = [["predict 3"], ["predict 2", *["copy"] * 4], ["predict 2", *["copy"] * 3], ["copy"] * 3]
@@ -76,9 +76,9 @@ def test_a_frame_that_is_not_finite_is_named():
     images = [np.full((32, 32, 3), 128, np.uint8)] * 7
     engine = Engine(BrokenSegmentor(), tta=parse_tta({"img_ratios": [1.0]}), mean=MEAN, std=STD)
     images[3] = np.zeros((32, 32, 3), np.uint8)
-    job = Job(read=images.__getitem__, finish=lambda *_: None, name=lambda item: f"frame {item}")
+    callbacks = FrameCallbacks(read=images.__getitem__, finish=lambda *_: None, name=lambda item: f"frame {item}")
     with pytest.raises(UserError, match="frame 3: the model returned inf or nan"):
-        list(_on_gpu(engine, range(7), job, 2, 4))
+        list(_on_gpu(engine, range(7), callbacks, 2, 4))
 
 
 @pytest.mark.gpu

@@ -168,20 +168,6 @@ def test_as_published_breaks_the_flip_of_convnext(nano_model, dataset, tmp_path)
     assert {(view["flip"], view["image_flipped"]) for view in views} == {(False, False), (True, False)}
 
 
-def test_averaged_weights(nano_model, dataset, tmp_path):
-    same = load_file(nano_model / "weights.safetensors")
-    save_file(same, tmp_path / "copy.safetensors")
-    run(nano_model, dataset, [tmp_path / "a.labels.h5"])
-    run(
-        nano_model,
-        dataset,
-        [tmp_path / "b.labels.h5"],
-        weights=[nano_model / "weights.safetensors", tmp_path / "copy.safetensors"],
-    )
-    one, two = read_labels(tmp_path / "a.labels.h5"), read_labels(tmp_path / "b.labels.h5")
-    assert all(np.array_equal(one[key], two[key]) for key in one)
-
-
 # ---- mistakes
 
 

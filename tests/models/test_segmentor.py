@@ -85,11 +85,6 @@ def test_upernet_probabilities_are_a_softmax_in_both_protocols(upernet):
         assert torch.equal(upernet.probabilities(logits, protocol), logits.softmax(1))
 
 
-def test_an_unknown_protocol_is_refused(either):
-    with pytest.raises(UserError, match="protocol: found 'fast', allowed are paper, as_published"):
-        either.probabilities(torch.rand(1, 5, 2, 2), "fast")
-
-
 def sample(height: int, width: int, *, flip: bool = False) -> SegDataSample:
     meta = {"ori_shape": (height, width), "img_shape": (64, 96), "flip": flip, "flip_direction": "horizontal"}
     return SegDataSample(metainfo=meta | {"img_path": "frame.jpg"})

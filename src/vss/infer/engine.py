@@ -13,22 +13,22 @@ batches, shards, workers, threads or order. On a GPU, neighbouring frames are ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss.configs.tta import Tta
+from vss.configs.resolve import PRECISIONS, PROTOCOLS
+from vss.configs.tta import Tta, parse_tta
 from vss.core.errors import UserError
 from vss.infer.budget import ForwardBudget
 from vss.infer.frame_size import Size
 from vss.infer.resample import Span, Tile, resample_band
 from vss.infer.views import View, resize_image, views_of, windows_of
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Elements [C, rows, W] resized at once: what a CPU's cache holds; on a GPU enough to fill it.
 _BAND_ON_CPU = 3_500_000
@@ -36,7 +36,7 @@ _BAND_ON_GPU = 1 << 28
 
 
 @dataclass(frozen=True)
-class Frame:
+class DecodedFrame:
     """A decoded frame with its resized copies, one for each distinct view size.
 
     Attributes:
@@ -54,7 +54,7 @@ class Prediction:
 
     Attributes:
         labels: [N, H, W] uint8 on the engine's device, train ids; the lowest id where probabilities are equal.
-        probabilities: [N, C, H, W] float32 on the engine's device, mean over views, or None where not asked for.
+        probabilities: [N, C, H, W] float32 on the engine's device, mean over views, or None where not requested.
         finite: [N] bool on the engine's device; False where the model returned inf or nan.
     """
 
@@ -69,20 +69,23 @@ class Engine:
     Args:
         segmentor: a module with `class_logits(images [N, 3, h, w]) -> [N, C, h', w']` and
             `probabilities(resized [N, C, H, W], protocol) -> [N, C, H, W]` that sums to 1 over C.
-        tta: the views.
-        protocol: "paper" or "as_published".
+        tta: the views, or a mapping with the keys of the config's `tta`.
+        protocol: "paper" or "as_published"; passed on to `segmentor.probabilities`.
         mean, std: three numbers each, RGB on 0..255.
         device: where the model runs; the model is moved there and set to eval mode.
         precision: "float32", or "bfloat16"/"float16" for autocast of the network (resizing and averaging stay float32).
         memory: bytes a GPU forward may use; None = most of what is free. No effect on a CPU.
         compile: whether to run the network through torch.compile.
+
+    Raises:
+        UserError: a view setting, the protocol or the precision is not allowed.
     """
 
     def __init__(
         self,
         segmentor: nn.Module,
         *,
-        tta: Tta,
+        tta: Tta | Mapping[str, Any],
         protocol: str = "paper",
         mean: Sequence[float],
         std: Sequence[float],
@@ -91,15 +94,19 @@ class Engine:
         memory: int | None = None,
         compile: bool = False,
     ) -> None:
+        for key, given, allowed in (("protocol", protocol, PROTOCOLS), ("precision", precision, PRECISIONS)):
+            if given not in allowed:
+                raise UserError(f"{key}: found {given!r}, allowed: {', '.join(allowed)}")
         self.device = torch.device(device)
-        self.tta, self.protocol, self.precision = tta, protocol, precision
+        self.tta = tta if isinstance(tta, Tta) else parse_tta(tta)
+        self.protocol, self.precision = protocol, precision
         self._segmentor = segmentor.to(self.device).eval()
         self._class_logits = torch.compile(segmentor.class_logits) if compile else segmentor.class_logits
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
         self._budget = ForwardBudget(self.device, memory)
 
-    def resize(self, image: np.ndarray) -> Frame:
+    def resize(self, image: np.ndarray) -> DecodedFrame:
         """Returns a frame with every resized copy that its views need; meant for background threads.
 
         Args:
@@ -107,15 +114,15 @@ class Engine:
         """
         size = image.shape[:2]
         chains = dict.fromkeys(view.resizes for view in self._views(size))
-        return Frame(size, {resizes: resize_image(image, resizes) for resizes in chains})
+        return DecodedFrame(size, {resizes: resize_image(image, resizes) for resizes in chains})
 
     def probabilities(self, image: np.ndarray) -> Tensor:
         """Returns the class probabilities [C, H, W] float32 of one image [H, W, 3] uint8 RGB."""
         return self.predict([self.resize(image)], with_probabilities=True).probabilities[0]
 
     @torch.no_grad()
-    def predict(self, frames: Sequence[Frame], *, with_probabilities: bool = False) -> Prediction:
-        """Returns labels, and probabilities where asked for, of frames of one size.
+    def predict(self, frames: Sequence[DecodedFrame], *, with_probabilities: bool = False) -> Prediction:
+        """Returns labels, and probabilities where requested, of frames of one size.
 
         Raises:
             UserError: they do not fit into the device's memory.
@@ -132,27 +139,26 @@ class Engine:
             f"the largest of tta.img_ratios, lower tta.scale or use precision bfloat16"
         )
 
-    def _predict(self, frames: Sequence[Frame], with_probabilities: bool) -> Prediction:
+    def _predict(self, frames: Sequence[DecodedFrame], with_probabilities: bool) -> Prediction:
         size = frames[0].size
         assert all(frame.size == size for frame in frames), [frame.size for frame in frames]
         finite = torch.ones(len(frames), dtype=torch.bool, device=self.device)
-        views: list[list[tuple[int, list[Tile]]]] = [[] for _ in frames]  # per frame (weight, tiles of the view)
+        scores: list[list[_ViewScores]] = [[] for _ in frames]
+
+        # Run the network once on every distinct input. A flipped prediction of an unflipped input (`as_published`)
+        # reads the same scores as the unflipped one.
         for group in groups_of(self._views(size)):
-            for first, windows in self._forwards(frames, group):
-                for position in range(windows[0].logits.shape[0]):
-                    index, flip = first + position // len(group.flips), group.flips[position % len(group.flips)]
-                    finite[index] &= _all_finite([window.logits[position] for window in windows])
-                    for view in group.views:
-                        if view.input_flip == flip:
-                            tiles = [Tile(w.logits[position], w.rows, w.columns, view.output_flip) for w in windows]
-                            views[index].append((view.weight, tiles))
+            for index, flip, windows in self._network_outputs(frames, group):
+                finite[index] &= _all_finite(windows)
+                scores[index] += [_ViewScores.of(view, windows) for view in group.views if view.input_flip == flip]
+
+        # Average the views at frame size.
         labels = torch.empty(len(frames), *size, dtype=torch.uint8, device=self.device)
         probabilities = None
         if with_probabilities:
-            classes = views[0][0][1][0].logits.shape[0]
-            probabilities = torch.empty(len(frames), classes, *size, device=self.device)
+            probabilities = torch.empty(len(frames), scores[0][0].classes, *size, device=self.device)
         for index in range(len(frames)):
-            self._average(views[index], labels[index], None if probabilities is None else probabilities[index])
+            self._average(scores[index], labels[index], None if probabilities is None else probabilities[index])
         return Prediction(labels, probabilities, finite)
 
     def _views(self, size: Size) -> tuple[View, ...]:
@@ -160,10 +166,13 @@ class Engine:
 
     # ---- network
 
-    def _forwards(self, frames: Sequence[Frame], group: Group) -> Iterator[tuple[int, list[_Window]]]:
-        """Yields (index of the first frame, windows) of as many forwards as the frames need."""
+    def _network_outputs(
+        self, frames: Sequence[DecodedFrame], group: Group
+    ) -> Iterator[tuple[int, bool, list[_Window]]]:
+        """Yields (index of the frame, whether it went in mirrored, its windows [C, h, w]) of every network input."""
         first, pixels = 0, len(group.flips) * group.padded[0] * group.padded[1]
         while first < len(frames):
+            # As many frames as the budget allows in one forward; fewer after one that did not fit.
             count = self._budget.frames_at_once(pixels, len(frames) - first)
             try:
                 with self._budget.measured(count * pixels):
@@ -175,11 +184,14 @@ class Engine:
                 torch.cuda.empty_cache()
                 self._budget.shrink()
                 continue
-            yield first, windows
+            # The batch holds every frame's flips next to each other.
+            for position in range(count * len(group.flips)):
+                offset, flip = divmod(position, len(group.flips))
+                yield first + offset, group.flips[flip], [window.at(position) for window in windows]
             first += count
 
-    def _forward(self, frames: Sequence[Frame], group: Group) -> list[_Window]:
-        """Runs the network on every flip of some frames, whole or window by window."""
+    def _forward(self, frames: Sequence[DecodedFrame], group: Group) -> list[_Window]:
+        """Runs the network on every flip of some frames, whole or window by window; logits are [N, C, h, w]."""
         images = self._network_input(frames, group)
         height, width = group.padded
         if self.tta.mode == "slide":
@@ -203,7 +215,7 @@ class Engine:
         """Returns windows resized to the frame and summed, as one window that is the frame."""
         total = windows[0].logits.new_empty(*windows[0].logits.shape[:2], *size)
         for position in range(len(total)):
-            tiles = [Tile(w.logits[position], w.rows, w.columns, False) for w in windows]
+            tiles = [window.at(position).tile(mirrored=False) for window in windows]
             for start, end in self._bands(*total.shape[1:]):
                 total[position, :, start:end] = resample_band(
                     tiles, (start, end), total.new_empty(total.shape[1], end - start, size[1])
@@ -211,7 +223,7 @@ class Engine:
         rows, columns = (Span((0, side), side, side, side, ((0, side),)) for side in size)
         return _Window(total, rows, columns)
 
-    def _network_input(self, frames: Sequence[Frame], group: Group) -> Tensor:
+    def _network_input(self, frames: Sequence[DecodedFrame], group: Group) -> Tensor:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
         pixels = torch.from_numpy(np.stack([frame.images[group.resizes] for frame in frames]))
         if self.device.type == "cuda":
@@ -223,28 +235,26 @@ class Engine:
         return F.pad(images, (0, right, 0, below)).contiguous()
 
     def _logits(self, images: Tensor) -> Tensor:
-        dtype = PRECISIONS[self.precision]
+        dtype = getattr(torch, self.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             return self._class_logits(images.contiguous()).float()
 
     # ---- averaging
 
-    def _average(
-        self, views: Sequence[tuple[int, Sequence[Tile]]], labels: Tensor, probabilities: Tensor | None
-    ) -> None:
-        """Fills one frame's labels [H, W], and probabilities [C, H, W] where asked for, a band of rows at a time.
+    def _average(self, views: Sequence[_ViewScores], labels: Tensor, probabilities: Tensor | None) -> None:
+        """Fills one frame's labels [H, W], and probabilities [C, H, W] where requested, a band of rows at a time.
 
         All views of a band are resized, turned into probabilities and added while the band is in the cache; a volume
-        [C, H, W] exists only where probabilities are asked for.
+        [C, H, W] exists only where probabilities are requested.
         """
-        classes, (height, width) = views[0][1][0].logits.shape[0], labels.shape
-        weights = sum(weight for weight, _ in views)
+        classes, (height, width) = views[0].classes, labels.shape
+        weights = sum(view.weight for view in views)
         for start, end in self._bands(classes, height, width):
             total = torch.zeros(classes, end - start, width, device=self.device)
             resized = torch.empty_like(total)
-            for weight, tiles in views:
-                resample_band(tiles, (start, end), resized)
-                total.add_(self._segmentor.probabilities(resized[None], self.protocol)[0], alpha=weight)
+            for view in views:
+                resample_band(view.tiles, (start, end), resized)
+                total.add_(self._segmentor.probabilities(resized[None], self.protocol)[0], alpha=view.weight)
             labels[start:end] = _lowest_argmax(total)
             if probabilities is not None:
                 torch.div(total, weights, out=probabilities[:, start:end])
@@ -272,11 +282,35 @@ class Group:
 
 @dataclass(frozen=True)
 class _Window:
-    """Logits [N, C, h, w] float32 of one window of a batch, and where it lies."""
+    """Logits [N, C, h, w] float32 of one window of a batch, or [C, h, w] of one image of it, and where it lies."""
 
     logits: Tensor
     rows: Span
     columns: Span
+
+    def at(self, position: int) -> _Window:
+        """Returns the window of one image of the batch."""
+        return _Window(self.logits[position], self.rows, self.columns)
+
+    def tile(self, *, mirrored: bool) -> Tile:
+        """Returns what `resample_band` reads of one image's window."""
+        return Tile(self.logits, self.rows, self.columns, mirrored)
+
+
+@dataclass(frozen=True)
+class _ViewScores:
+    """The class scores of one view of one frame, at the network's resolution, and what the view counts."""
+
+    weight: int
+    tiles: list[Tile]
+
+    @classmethod
+    def of(cls, view: View, windows: Sequence[_Window]) -> _ViewScores:
+        return cls(view.weight, [window.tile(mirrored=view.output_flip) for window in windows])
+
+    @property
+    def classes(self) -> int:
+        return self.tiles[0].logits.shape[0]
 
 
 def groups_of(views: Sequence[View]) -> list[Group]:
@@ -290,9 +324,9 @@ def groups_of(views: Sequence[View]) -> list[Group]:
     return groups
 
 
-def _all_finite(logits: Sequence[Tensor]) -> Tensor:
+def _all_finite(windows: Sequence[_Window]) -> Tensor:
     # The sum of a tensor is finite only if all of it is; one pass without a temporary.
-    return torch.stack([tensor.sum().isfinite() for tensor in logits]).all()
+    return torch.stack([window.logits.sum().isfinite() for window in windows]).all()
 
 
 def _lowest_argmax(scores: Tensor) -> Tensor:

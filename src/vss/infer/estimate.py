@@ -14,7 +14,7 @@ from vss.core.errors import UserError
 from vss.core.log import counted, log
 from vss.infer.engine import Group, band_elements, groups_of
 from vss.infer.frame_size import Size
-from vss.infer.load import Plan, model_config
+from vss.infer.load import InferencePlan, model_config
 from vss.infer.predictions import frames_at_once
 from vss.infer.views import views_of, windows_of
 from vss.models.build import build_on_meta
@@ -25,7 +25,7 @@ _BANDS = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class InferenceEstimate:
     """Bytes by kind, and floating-point operations, of predicting one frame.
 
     Attributes:
@@ -58,7 +58,7 @@ class Estimate:
         return self.parameters + round(HEADROOM * (work + frames * (kept + self.probabilities))) + CONTEXT_BYTES
 
 
-def inference(plan: Plan, size: Size, *, with_probabilities: bool) -> Estimate:
+def inference(plan: InferencePlan, size: Size, *, with_probabilities: bool) -> InferenceEstimate:
     """Estimates the prediction of one frame of `size` (height, width).
 
     Args:
@@ -75,7 +75,7 @@ def inference(plan: Plan, size: Size, *, with_probabilities: bool) -> Estimate:
     pixels, classes = images * height * width, step.shape[1]
     volume = 4 * classes * math.prod(size)
     per_pixel = 4 * math.prod(step.shape) / pixels  # bytes of class scores
-    return Estimate(
+    return InferenceEstimate(
         parameters=step.model,
         count=sum(parameter.numel() for parameter in model.parameters()),
         activations=step.peak,
@@ -91,14 +91,14 @@ def _class_scores(model: nn.Module, images: Tensor) -> Tensor:
     return model.class_logits(images).float()
 
 
-def _forward_shape(group: Group, plan: Plan) -> tuple[int, Size]:
+def _forward_shape(group: Group, plan: InferencePlan) -> tuple[int, Size]:
     """Returns how many images of which size one forward of a frame holds."""
     if plan.tta.mode != "slide":
         return len(group.flips), group.padded
     return len(group.flips), tuple(min(pair) for pair in zip(group.padded, plan.tta.crop_size, strict=True))
 
 
-def _network_pixels(group: Group, plan: Plan) -> int:
+def _network_pixels(group: Group, plan: InferencePlan) -> int:
     """Returns how many pixels of a frame's views of one size the network sees, windows' overlaps included."""
     windows = windows_of(group.padded, plan.tta.crop_size, plan.tta.stride) if plan.tta.mode == "slide" else [None]
     images, (height, width) = _forward_shape(group, plan)
@@ -106,7 +106,7 @@ def _network_pixels(group: Group, plan: Plan) -> int:
 
 
 def check_inference(
-    plan: Plan,
+    plan: InferencePlan,
     sizes: Mapping[Size, int],
     *,
     what: str,
@@ -154,7 +154,7 @@ def check_inference(
     return {"workers": workers, "batch_frames": frames}
 
 
-def _pixels_of(size: Size, plan: Plan) -> int:
+def _pixels_of(size: Size, plan: InferencePlan) -> int:
     return sum(_network_pixels(group, plan) for group in groups_of(views_of(*size, plan.tta, plan.protocol)))
 
 
@@ -162,7 +162,7 @@ def _text(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _advice(plan: Plan) -> str:
+def _advice(plan: InferencePlan) -> str:
     ways = ["drop the largest of tta.img_ratios", "lower tta.scale"]
     if plan.tta.mode != "slide":
         ways.insert(0, "set tta.mode to slide with a crop_size and a stride")

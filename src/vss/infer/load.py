@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from vss.configs.resolve import PROTOCOLS
+from vss.configs.resolve import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta, published_tta
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.core.files import read_json
-from vss.infer.engine import PRECISIONS, Engine
+from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
 from vss.models.config_types import check_types
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
-from vss.weights.average import average_weights
 from vss.weights.checkpoints import load_weights
 
 # A published checkpoint may lack these; they do not enter inference, or are rebuilt.
 _DISPENSABLE = ("num_batches_tracked", "relative_position_index")
 
-Weights = str | os.PathLike | Sequence[str | os.PathLike]
-
 
 @dataclass(frozen=True)
-class Plan:
+class InferencePlan:
     """What an inference will do, checked before anything is loaded.
 
     Attributes:
@@ -55,7 +51,7 @@ class Plan:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
-def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], device: str) -> Plan:
+def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], device: str) -> InferencePlan:
     """Returns the checked plan of an inference.
 
     Args:
@@ -90,7 +86,7 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     tta = parse_tta(views)
     if protocol == "as_published":
         tta = published_tta(tta, config["model"])
-    return Plan(config, tta, protocol, precision, where, compiled)
+    return InferencePlan(config, tta, protocol, precision, where, compiled)
 
 
 def default_precision(device: torch.device, protocol: str, config: Mapping[str, Any]) -> str:
@@ -107,28 +103,21 @@ def default_precision(device: torch.device, protocol: str, config: Mapping[str, 
     return config.get("training", {}).get("precision", "float32") if protocol == "as_published" else "bfloat16"
 
 
-def load_segmentor(config: Mapping[str, Any], weights: Weights) -> nn.Module:
+def load_segmentor(config: Mapping[str, Any], weights: str | os.PathLike) -> nn.Module:
     """Builds the model of a resolved config and fills every parameter from its weights.
 
     Args:
         config: a resolved config.
-        weights: one file, or several files of one model that are averaged (see `vss.weights.average`).
+        weights: safetensors or a published checkpoint.
 
     Raises:
         UserError: the weights do not fill the model, or differ from it in shape.
     """
     segmentor = build_segmentor(model_config(config))
-    paths = weight_files(weights)
-    if len(paths) > 1:
-        state = {name: tensor for name, tensor in average_weights(paths).items() if name in segmentor.state_dict()}
-        missing = [name for name in segmentor.state_dict() if name not in state]
-        if not missing:
-            segmentor.load_state_dict(state)
-    else:
-        missing = load_weights(segmentor, paths[0], allow_resize=False).new
-    missing = [name for name in missing if not name.endswith(_DISPENSABLE)]
+    audit = load_weights(segmentor, weights, allow_resize=False)
+    missing = [name for name in audit.new if not name.endswith(_DISPENSABLE)]
     if missing:
-        raise UserError(f"{paths[0]}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
+        raise UserError(f"{weights}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
     return segmentor
 
 
@@ -137,12 +126,7 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
 
 
-def weight_files(weights: Weights) -> list[Path]:
-    """Returns the weights files as a list."""
-    return [Path(weights)] if isinstance(weights, (str, os.PathLike)) else [Path(path) for path in weights]
-
-
-def load_engine(plan: Plan, weights: Weights, *, memory: int | None = None) -> Engine:
+def load_engine(plan: InferencePlan, weights: str | os.PathLike, *, memory: int | None = None) -> Engine:
     """Loads the model of a plan onto its device, ready to predict.
 
     Args:

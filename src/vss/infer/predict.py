@@ -24,7 +24,7 @@ from vss.infer.estimate import check_inference
 from vss.infer.frame_size import Size
 from vss.infer.load import load_engine, read_plan
 from vss.infer.overlay import draw_overlay
-from vss.infer.predictions import Job, predictions
+from vss.infer.predictions import FrameCallbacks, predictions
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -177,8 +177,8 @@ def _predict_images(
         _write_labels(folder / "labels" / f"{name}.png", labels)
         _write_jpeg(folder / "overlays" / f"{name}.jpg", draw_overlay(decoded.pop(name), labels, classes))
 
-    job = Job(read=read, finish=finish, name=lambda item: str(item[1]))
-    found = predictions(engine, source.files, job, **at_once)
+    callbacks = FrameCallbacks(read=read, finish=finish, name=lambda item: str(item[1]))
+    found = predictions(engine, source.files, callbacks, **at_once)
     for _ in track(found, what=f"predict {source.path}", total=len(source.files)):
         pass
 
@@ -191,12 +191,14 @@ def _predict_video(
         _write_labels(folder / "labels" / f"{number:08d}.png", labels)
         return draw_overlay(image, labels, classes)
 
-    job = Job(read=lambda item: item[1], finish=finish, name=lambda item: f"{source.path}, frame {item[0]}")
+    callbacks = FrameCallbacks(
+        read=lambda item: item[1], finish=finish, name=lambda item: f"{source.path}, frame {item[0]}"
+    )
     with contextlib.ExitStack() as stack:
         capture = _open_video(source.path)
         stack.callback(capture.release)
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        found = predictions(engine, _video_frames(capture), job, **at_once)
+        found = predictions(engine, _video_frames(capture), callbacks, **at_once)
         write, done = None, 0
         for _, overlay in track(found, what=f"predict {source.path}", total=frames if frames > 0 else None):
             if write is None:

@@ -18,7 +18,7 @@ from vss.infer.stream import batches, load_ahead, one_ahead
 # Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
 # averaged, and where probabilities are wanted C x H x W float32 until they are on the host.
 _FRAMES_ON_GPU = 8
-# Threads beside a GPU: as many as the job was given, within these. To encode the class scores of a frame, one needs
+# Threads beside a GPU: as many as the process was given, within these. To encode the class scores of a frame, one needs
 # 0.15 s and 200 MB.
 _WORKERS_ON_GPU = (4, 8)
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Job(Generic[Item, Result]):
+class FrameCallbacks(Generic[Item, Result]):
     """What is done with each frame around the network; both calls run in background threads.
 
     Attributes:
@@ -46,12 +46,12 @@ class Job(Generic[Item, Result]):
 def predictions(
     engine: Engine,
     items: Iterable[Item],
-    job: Job[Item, Result],
+    callbacks: FrameCallbacks[Item, Result],
     *,
     workers: int | None = None,
     batch_frames: int | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yields (item, what `job.finish` made of its prediction) in the order of `items`.
+    """Yields (item, what `callbacks.finish` made of its prediction) in the order of `items`.
 
     On a CPU, `workers` frames are worked on side by side, each on one torch thread: threads never wait for each other,
     and their number cannot change a bit of the result. On a GPU, `workers` threads decode and resize frames ahead of
@@ -60,7 +60,7 @@ def predictions(
     Args:
         engine: what predicts.
         items: one a frame.
-        job: what is done with each.
+        callbacks: what is done with each.
         workers: None = torch's number of threads, on a GPU 4 to 8 of them.
         batch_frames: neighbouring frames of one size that a GPU may work on at once; None = 8.
 
@@ -70,9 +70,9 @@ def predictions(
     cv2.setNumThreads(1)  # images are decoded and resized side by side
     frames = frames_at_once(engine.device, workers, batch_frames)
     if engine.device.type == "cpu":
-        return _on_cpu(engine, items, job, frames)
+        return _on_cpu(engine, items, callbacks, frames)
     least, most = _WORKERS_ON_GPU
-    return _on_gpu(engine, items, job, workers or min(max(torch.get_num_threads(), least), most), frames)
+    return _on_gpu(engine, items, callbacks, workers or min(max(torch.get_num_threads(), least), most), frames)
 
 
 def frames_at_once(device: torch.device, workers: int | None, batch_frames: int | None) -> int:
@@ -83,13 +83,13 @@ def frames_at_once(device: torch.device, workers: int | None, batch_frames: int 
 
 
 def _on_cpu(
-    engine: Engine, items: Iterable[Item], job: Job[Item, Result], workers: int
+    engine: Engine, items: Iterable[Item], callbacks: FrameCallbacks[Item, Result], workers: int
 ) -> Iterator[tuple[Item, Result]]:
     def work(item: Item) -> Result:
-        found = engine.predict([engine.resize(job.read(item))], with_probabilities=job.with_probabilities)
-        _refuse_unless(found.finite[0], job, item)
-        probabilities = found.probabilities[0].numpy() if job.with_probabilities else None
-        return job.finish(item, found.labels[0].numpy(), probabilities)
+        found = engine.predict([engine.resize(callbacks.read(item))], with_probabilities=callbacks.with_probabilities)
+        _refuse_unless(found.finite[0], callbacks, item)
+        probabilities = found.probabilities[0].numpy() if callbacks.with_probabilities else None
+        return callbacks.finish(item, found.labels[0].numpy(), probabilities)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -100,16 +100,16 @@ def _on_cpu(
 
 
 def _on_gpu(
-    engine: Engine, items: Iterable[Item], job: Job[Item, Result], workers: int, batch_frames: int
+    engine: Engine, items: Iterable[Item], callbacks: FrameCallbacks[Item, Result], workers: int, batch_frames: int
 ) -> Iterator[tuple[Item, Result]]:
     to_host = ToHost(engine.device)
 
     def queued() -> Iterator[tuple[list[Item], Prediction, Any]]:
         loaded = load_ahead(
-            items, lambda item: engine.resize(job.read(item)), workers=workers, ahead=batch_frames + workers
+            items, lambda item: engine.resize(callbacks.read(item)), workers=workers, ahead=batch_frames + workers
         )
         for batch in batches(loaded, size=batch_frames, key=lambda pair: pair[1].size):
-            found = engine.predict([frame for _, frame in batch], with_probabilities=job.with_probabilities)
+            found = engine.predict([frame for _, frame in batch], with_probabilities=callbacks.with_probabilities)
             yield [item for item, _ in batch], found, to_host.after_this()
 
     def predicted() -> Iterator[tuple[Item, np.ndarray, np.ndarray | None]]:
@@ -117,19 +117,21 @@ def _on_gpu(
         for batch, found, done in one_ahead(queued()):
             finite = to_host.copy(found.finite, done)
             for position, item in enumerate(batch):
-                _refuse_unless(finite[position], job, item)
+                _refuse_unless(finite[position], callbacks, item)
                 labels = to_host.copy(found.labels[position], done)
-                wanted = job.with_probabilities
+                wanted = callbacks.with_probabilities
                 yield item, labels, to_host.copy(found.probabilities[position], done) if wanted else None
             del found  # its memory is wanted for the batch after the next
 
-    for (item, _, _), result in load_ahead(predicted(), lambda one: job.finish(*one), workers=workers, ahead=workers):
+    for (item, _, _), result in load_ahead(
+        predicted(), lambda one: callbacks.finish(*one), workers=workers, ahead=workers
+    ):
         yield item, result
 
 
-def _refuse_unless(finite: Any, job: Job[Item, Any], item: Item) -> None:
+def _refuse_unless(finite: Any, callbacks: FrameCallbacks[Item, Any], item: Item) -> None:
     if not finite:
-        raise UserError(f"{job.name(item)}: the model returned inf or nan; check its weights and precision")
+        raise UserError(f"{callbacks.name(item)}: the model returned inf or nan; check its weights and precision")
 
 
 class ToHost:

@@ -22,9 +22,9 @@ from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
 from vss.infer.estimate import check_inference
-from vss.infer.load import Plan, Weights, load_engine, read_plan, weight_files
+from vss.infer.load import InferencePlan, load_engine, read_plan
 from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
-from vss.infer.predictions import Job, predictions
+from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.stream import WriteBehind
 from vss.infer.views import describe_views
 from vss.weights.fingerprint import sha256_of_weights
@@ -33,7 +33,7 @@ from vss.weights.fingerprint import sha256_of_weights
 def infer(
     *,
     settings: Mapping[str, Any],
-    weights: Weights,
+    weights: str | os.PathLike,
     config: str | os.PathLike,
     index: str | os.PathLike,
     card: str | os.PathLike,
@@ -53,7 +53,7 @@ def infer(
 
     Args:
         settings: see `vss.infer.load.read_plan`.
-        weights: safetensors; several files are averaged first. A fingerprint beside them is compared.
+        weights: safetensors. A fingerprint in the same folder is compared.
         config: the resolved config beside the weights.
         index, card: the prepared dataset.
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
@@ -87,8 +87,8 @@ def infer(
             log(f"{what}: no frames")
         else:
             engine = load_engine(plan, weights, memory=memory)
-            job = _job(Path(dataset.root), with_scores=scores_writer is not None)
-            found = predictions(engine, frames, job, **at_once)
+            callbacks = _callbacks(Path(dataset.root), with_scores=scores_writer is not None)
+            found = predictions(engine, frames, callbacks, **at_once)
             writing = stack.enter_context(WriteBehind(waiting=4))
             for row, (labels, encoded) in track(found, what=what, total=len(frames)):
                 writing.put(labels_writer.write, row.video, row.frame, labels)
@@ -99,8 +99,8 @@ def infer(
         write_json(files[CONFIG], {**provenance, "config": model})
 
 
-def _job(root: Path, *, with_scores: bool) -> Job:
-    return Job(
+def _callbacks(root: Path, *, with_scores: bool) -> FrameCallbacks:
+    return FrameCallbacks(
         read=lambda row: _read_frame(root, row),
         finish=labels_and_scores if with_scores else labels_only,
         name=lambda row: f"video {row.video!r}, frame {row.frame!r}",
@@ -119,14 +119,14 @@ def labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -
 
 
 def _provenance(
-    plan: Plan, settings: Mapping[str, Any], weights: Weights, rows: pd.DataFrame, dataset: Card
+    plan: InferencePlan, settings: Mapping[str, Any], weights: str | os.PathLike, rows: pd.DataFrame, dataset: Card
 ) -> dict[str, Any]:
     sizes = sorted({(row.height, row.width) for row in rows.itertuples()})
     return {
         "stage": "infer",
         "settings": dict(settings),
         "row": plan.config.get("row"),
-        "weights_sha256": [sha256_of_weights(path) for path in weight_files(weights)],
+        "weights_sha256": [sha256_of_weights(weights)],
         "index_sha256": dataset.sha256,
         "protocol": plan.protocol,
         "precision": plan.precision,

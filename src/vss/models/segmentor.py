@@ -15,8 +15,6 @@ from torch import Tensor
 
 from vss.core.errors import UserError
 
-PROTOCOLS = ("paper", "as_published")
-
 
 @functools.cache
 def _check_ops(device: torch.device) -> None:
@@ -75,12 +73,7 @@ class Segmentor(EncoderDecoder):
             resized: class logits [N, C, H, W] after all resizing.
             protocol: "paper": Mask2Former scores are divided by their sum; "as_published": they are softmaxed a second
                 time, as the paper's code did. The same for heads with logits: softmax.
-
-        Raises:
-            UserError: the protocol is unknown.
         """
-        if protocol not in PROTOCOLS:
-            raise UserError(f"protocol: found {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
         if hasattr(self.decode_head, "probabilities"):
             return self.decode_head.probabilities(resized, protocol)
         return resized.float().softmax(1)
