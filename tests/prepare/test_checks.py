@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.prepare.conftest import FRAMES, save_image, save_mask
+from tests.raw_dataset import FRAMES, save_image, save_mask
 from vss.core.labels import VSPW
 from vss.prepare import checks
 from vss.prepare.checks import check_frame, check_frames
 from vss.prepare.listing import Frame, printable, why_refused
 
-KNOWN = VSPW.known_raw_values()
 FRAME = Frame("v", "0", "val", "v.jpg", "v.png")
 
 
 def checked(root, mode):
-    return check_frame(FRAME, root=str(root), known=KNOWN, checks=mode)
+    return check_frame(FRAME, root=str(root), space=VSPW, checks=mode)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.prepare.conftest import save_image, save_mask
+from tests.raw_dataset import save_image, save_mask
 from vss.core.errors import UserError
 from vss.core.images import read_mask
 from vss.core.index import read_card, read_index
@@ -24,8 +24,8 @@ def coco(tmp_path):
     return root
 
 
-def test_every_image_is_a_video_of_its_own(coco, run) -> None:
-    done = run(coco, dataset="coco_stuff")
+def test_every_image_is_a_video_of_its_own(coco, run_prepare) -> None:
+    done = run_prepare(coco, dataset="coco_stuff")
     table = read_index(done.index)
     assert done.rows() == [("train", s, s) for s in ("000000000009", "000000000025")] + [
         ("val",) + ("000000000139",) * 2
@@ -38,31 +38,31 @@ def test_every_image_is_a_video_of_its_own(coco, run) -> None:
     assert labels[:4, 0].tolist() == [0, 170, 79, 255]
 
 
-def test_unused_raw_ids_are_named(coco, run) -> None:
+def test_unused_raw_ids_are_named(coco, run_prepare) -> None:
     values = np.zeros((20, 30))
     values[0, :3] = 11
     save_mask(coco / "stuffthingmaps" / "val2017" / "000000000139.png", values, (20, 30))
-    done = run(coco, dataset="coco_stuff", on_problem="skip")
+    done = run_prepare(coco, dataset="coco_stuff", on_problem="skip")
     assert [p["found"] for p in done.report()["problems"]] == ["11 on 3 pixels"]
     assert len(done.rows()) == 3
 
 
-def test_missing_maps_images_and_splits_are_named(coco, run) -> None:
+def test_missing_maps_images_and_splits_are_named(coco, run_prepare) -> None:
     (coco / "stuffthingmaps" / "train2017" / "000000000009.png").unlink()
     (coco / "images" / "train2017" / "000000000025.jpg").unlink()
     shutil.rmtree(coco / "images" / "val2017")
     with pytest.raises(UserError, match="mask_missing"):
-        run(coco, dataset="coco_stuff")
+        run_prepare(coco, dataset="coco_stuff")
     with pytest.raises(UserError, match="no usable frame"):
-        run(coco, dataset="coco_stuff", on_problem="skip")
+        run_prepare(coco, dataset="coco_stuff", on_problem="skip")
     save_image(coco / "images" / "train2017" / "000000000025.jpg", (21, 30))
-    done = run(coco, dataset="coco_stuff", on_problem="skip")
+    done = run_prepare(coco, dataset="coco_stuff", on_problem="skip")
     assert done.rows() == [("train", "000000000025", "000000000025")]
     assert done.kinds() == ["image_missing", "mask_missing", "split_missing"]
 
 
-def test_maps_converted_for_mmsegmentation_are_left_alone(coco, run) -> None:
+def test_maps_converted_for_mmsegmentation_are_left_alone(coco, run_prepare) -> None:
     folder = coco / "stuffthingmaps" / "train2017"
     shutil.copy(folder / "000000000009.png", folder / "000000000009_labelTrainIds.png")
-    done = run(coco, dataset="coco_stuff")
+    done = run_prepare(coco, dataset="coco_stuff")
     assert done.kinds() == [] and len(done.rows()) == 3

@@ -73,14 +73,14 @@ def test_vspw_layout_and_files(tmp_path) -> None:
         assert set(np.unique(np.array(mask))) <= VSPW.known_raw_values()
 
 
-def test_prepare_reads_what_was_drawn_like_real_data(run) -> None:
-    done = run(None, drawn=SMALL["vspw"])
+def test_prepare_reads_what_was_drawn_like_real_data(run_prepare) -> None:
+    done = run_prepare(None, drawn=SMALL["vspw"])
     card = read_card(done.card)
     assert card.drawn and card.frames == {"train": 4, "val": 3, "test": 1}
     assert Path(card.root).parent == done.folder
     assert done.kinds() == []
     before = contents(done.folder)
-    assert contents(run(None, drawn=SMALL["vspw"]).folder) == before
+    assert contents(run_prepare(None, drawn=SMALL["vspw"]).folder) == before
 
 
 @pytest.mark.parametrize("dataset", drawn.CLASSES)

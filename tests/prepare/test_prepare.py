@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.prepare.conftest import FRAMES, save_image, save_mask
+from tests.raw_dataset import FRAMES, save_image, save_mask
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.core.images import read_mask, read_raw_mask
@@ -19,8 +21,8 @@ from vss.prepare.listing import KINDS
 from vss.prepare.run import stopped_report
 
 
-def test_index_card_and_report_of_a_clean_folder(vspw, run) -> None:
-    done = run(vspw.root)
+def test_index_card_and_report_of_a_clean_folder(vspw, run_prepare) -> None:
+    done = run_prepare(vspw.root)
     table = read_index(done.index)
     assert len(table) == 12
     assert done.rows()[:3] == [("test", "x0", frame) for frame in FRAMES]
@@ -37,8 +39,8 @@ def test_index_card_and_report_of_a_clean_folder(vspw, run) -> None:
     assert report["problems"] == [] and report["counts"]["videos"] == {"train": 2, "val": 1, "test": 1}
 
 
-def test_nothing_is_copied(vspw, run) -> None:
-    done = run(vspw.root)
+def test_nothing_is_copied(vspw, run_prepare) -> None:
+    done = run_prepare(vspw.root)
     assert sorted(path.name for path in done.folder.iterdir()) == ["check.json", "dataset.json", "index.csv"]
 
 
@@ -63,9 +65,34 @@ def _overwrite(path, mode: str) -> None:
     image.save(path)
 
 
+def _grey_palette(path) -> None:
+    image = Image.fromarray(np.full((24, 32), 1, np.uint8), "P")
+    image.putpalette([0, 0, 0, 19, 19, 19])
+    image.save(path)
+
+
+def _zero_tail(path) -> None:
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(len(data) - half - 2) + b"\xff\xd9")
+
+
+def _grey_png(bits: int, row: bytes, size: tuple[int, int]) -> bytes:
+    """A grey PNG of any depth, which Pillow cannot write; all rows are alike."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", size[1], size[0], bits, 0, 0, 0, 0)
+    data = zlib.compress((b"\0" + row) * size[0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+PNG_4_BITS = _grey_png(4, b"\x33" * 16, (24, 32))
+
 BROKEN = {
     "image zero bytes": ("image_broken", "empty", lambda v: v.image("v0", FRAMES[0]).write_bytes(b""), 11),
-    "image truncated": ("image_broken", "truncated", lambda v: _truncate(v.image("v0", FRAMES[0])), 11),
+    "image truncated": ("image_broken", "Premature end", lambda v: _truncate(v.image("v0", FRAMES[0])), 11),
     "image is text": ("image_broken", "not a readable", lambda v: v.image("v0", FRAMES[0]).write_text("<html>"), 11),
     "image is a GIF": (
         "image_broken",
@@ -84,8 +111,21 @@ BROKEN = {
         lambda v: Image.new("L", (32, 24)).save(v.mask("t0", FRAMES[1]), "JPEG"),
         11,
     ),
-    "mask in colours": ("mask_mode", "RGB", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "RGB"), 11),
-    "mask of 16 bits": ("mask_mode", "I;16", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "I;16"), 11),
+    "mask in colours": ("mask_meaning", "RGB", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "RGB"), 11),
+    "mask of 16 bits": ("mask_meaning", "I;16", lambda v: _overwrite(v.mask("t0", FRAMES[1]), "I;16"), 11),
+    "mask of widened greys": ("mask_meaning", "4 bits", lambda v: v.mask("t0", FRAMES[1]).write_bytes(PNG_4_BITS), 11),
+    "mask of a grey palette": (
+        "mask_meaning",
+        "palette of greys",
+        lambda v: _grey_palette(v.mask("t0", FRAMES[1])),
+        11,
+    ),
+    "image of zeros in its second half": (
+        "image_broken",
+        "Corrupt JPEG",
+        lambda v: _zero_tail(v.image("v0", FRAMES[0])),
+        11,
+    ),
     "mask of another size": (
         "mask_size",
         "31x24, image 32x24",
@@ -120,30 +160,33 @@ BROKEN = {
 
 def test_every_kind_that_stops_is_broken_below() -> None:
     made = {kind for kind, _, _, _ in BROKEN.values()}
-    assert made == {kind for kind, meaning in KINDS.items() if not meaning.note} - {"split_missing"}  # COCO-Stuff's
+    assert made == {kind for kind, meaning in KINDS.items() if not meaning.note} - {
+        "split_missing",
+        "split_unlabelled",
+    }  # below, COCO-Stuff's
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_stop_names_the_problem_and_leaves_a_report_but_no_output(vspw, run, prepared, name) -> None:
+def test_stop_names_the_problem_and_leaves_a_report_but_no_output(vspw, run_prepare, outputs, name) -> None:
     kind, found, break_it, _ = BROKEN[name]
     break_it(vspw)
     with pytest.raises(UserError) as raised:
-        run(vspw.root, on_problem="stop")
+        run_prepare(vspw.root, on_problem="stop")
     message = str(raised.value)
     assert "\n" not in message
-    assert kind in message and "on_problem: skip" in message and str(stopped_report(prepared.check)) in message
-    assert not any(path.exists() for path in (prepared.index, prepared.card, prepared.check))
-    problems = read_json(stopped_report(prepared.check))["problems"]
+    assert kind in message and "on_problem: skip" in message and str(stopped_report(outputs.check)) in message
+    assert not any(path.exists() for path in (outputs.index, outputs.card, outputs.check))
+    problems = read_json(stopped_report(outputs.check))["problems"]
     matching = [p for p in problems if p["kind"] == kind]
     assert matching and found in matching[0]["found"]
     assert matching[0]["allowed"] == KINDS[kind].allowed and matching[0]["action"] == "stopped"
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_skip_reports_and_goes_on_without_what_is_broken(vspw, run, name) -> None:
+def test_skip_reports_and_goes_on_without_what_is_broken(vspw, run_prepare, name) -> None:
     kind, found, break_it, frames_left = BROKEN[name]
     break_it(vspw)
-    done = run(vspw.root, on_problem="skip")
+    done = run_prepare(vspw.root, on_problem="skip")
     assert len(done.rows()) == frames_left
     assert sum(read_card(done.card).frames.values()) == frames_left
     matching = [p for p in done.report()["problems"] if p["kind"] == kind]
@@ -152,11 +195,11 @@ def test_skip_reports_and_goes_on_without_what_is_broken(vspw, run, name) -> Non
     assert not stopped_report(done.check).exists()
 
 
-def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run) -> None:
+def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run_prepare) -> None:
     values = np.full((24, 32), 5)
     values[0, :4] = 252
     save_mask(vspw.mask("v0", FRAMES[0]), values)
-    done = run(vspw.root, on_problem="skip")
+    done = run_prepare(vspw.root, on_problem="skip")
     assert ("val", "v0", FRAMES[0]) in done.rows()
     assert [p["found"] for p in done.report()["problems"]] == ["252 on 4 pixels"]
     card = read_card(done.card)
@@ -164,22 +207,22 @@ def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run) -> None:
     assert np.unique(labels).tolist() == [4, 255] and (labels == 255).sum() == 4
 
 
-def test_all_problems_are_listed_before_stopping(vspw, run, prepared) -> None:
+def test_all_problems_are_listed_before_stopping(vspw, run_prepare, outputs) -> None:
     for video in ("t0", "t1"):
         for frame in FRAMES:
             vspw.mask(video, frame).unlink()
     vspw.image("v0", FRAMES[0]).write_bytes(b"")
     with pytest.raises(UserError, match="and 4 more") as raised:
-        run(vspw.root)
+        run_prepare(vspw.root)
     assert "7 problems" in str(raised.value)
-    assert len(read_json(stopped_report(prepared.check))["problems"]) == 7
+    assert len(read_json(stopped_report(outputs.check))["problems"]) == 7
     # Mended, the old report goes.
     for video in ("t0", "t1"):
         for frame in FRAMES:
             save_mask(vspw.mask(video, frame))
     save_image(vspw.image("v0", FRAMES[0]))
-    run(vspw.root)
-    assert prepared.check.exists() and not stopped_report(prepared.check).exists()
+    run_prepare(vspw.root)
+    assert outputs.check.exists() and not stopped_report(outputs.check).exists()
 
 
 # ---- what is reported but never stops
@@ -192,33 +235,41 @@ def test_all_problems_are_listed_before_stopping(vspw, run, prepared) -> None:
         ("list_duplicate", "train", "t0\nt1\nt0\n"),
     ],
 )
-def test_harmless_list_flaws_are_notes(vspw, run, kind, split, text) -> None:
+def test_harmless_list_flaws_are_notes(vspw, run_prepare, kind, split, text) -> None:
     vspw.write_list(split, text)
-    done = run(vspw.root, on_problem="stop")
+    done = run_prepare(vspw.root, on_problem="stop")
     assert len(done.rows()) == 12
     assert done.kinds() == [kind]
     assert done.report()["problems"][0]["action"] == KINDS[kind].remedy
 
 
 @pytest.mark.parametrize("text", ["t0\r\nt1\r\n", "\nt0\n\n  \nt1\n\n", "\ufefft0\nt1\n"])
-def test_line_ends_blank_lines_and_a_byte_order_mark_are_no_data(vspw, run, text) -> None:
+def test_line_ends_blank_lines_and_a_byte_order_mark_are_no_data(vspw, run_prepare, text) -> None:
     vspw.write_list("train", text)
-    done = run(vspw.root)
+    done = run_prepare(vspw.root)
     assert len(done.rows()) == 12 and done.kinds() == []
 
 
-def test_frames_of_several_sizes_are_noted(vspw, run) -> None:
+def test_frames_of_several_sizes_are_noted(vspw, run_prepare) -> None:
     save_image(vspw.image("v0", FRAMES[0]), (20, 32))
     save_mask(vspw.mask("v0", FRAMES[0]), 3, (20, 32))
-    done = run(vspw.root)
+    done = run_prepare(vspw.root)
     assert done.kinds() == ["frame_size"]
     assert done.report()["problems"][0]["found"] == "2 of 32x24, 1 of 32x20"
 
 
-def test_numbers_of_different_length_are_noted(vspw, run) -> None:
-    vspw.add_video("t2", ["9", "10"])
+def test_frames_are_in_the_order_of_their_numbers(vspw, run_prepare) -> None:
+    vspw.add_video("t2", ["frame_9", "frame_10", "frame_010", "frame_1"])
     vspw.write_list("train", "t0\nt1\nt2\n")
-    assert run(vspw.root).kinds() == ["frame_order"]
+    frames = [frame for _, video, frame in run_prepare(vspw.root).rows() if video == "t2"]
+    assert frames == ["frame_1", "frame_9", "frame_010", "frame_10"]
+
+
+def test_a_split_without_a_labelled_pixel_stops(vspw, run_prepare) -> None:
+    for frame in FRAMES:
+        save_mask(vspw.mask("v0", frame), 255)
+    with pytest.raises(UserError, match="val: split_unlabelled: 3 masks without a pixel of any class"):
+        run_prepare(vspw.root)
 
 
 # ---- names are data
@@ -228,11 +279,11 @@ NAMES = ["a--b", "--", " lead", "trail ", "two  words", ".hidden", "..x", "\u00f
          "1e5", "NA", "#1", "it's", 'say "x"', "a,b", "-rf", "$HOME", "a\\b", "\u2028", "x" * 120]  # fmt: skip
 
 
-def test_odd_names_survive_from_folder_to_index(vspw, run) -> None:
+def test_odd_names_survive_from_folder_to_index(vspw, run_prepare) -> None:
     for name in NAMES:
         vspw.add_video(name, NAMES)
     vspw.write_list("train", "".join(f"{name}\n" for name in NAMES))
-    done = run(vspw.root)
+    done = run_prepare(vspw.root)
     assert done.kinds() == []
     expected = {("train", video, frame) for video in NAMES for frame in NAMES}
     assert {row for row in done.rows() if row[0] == "train"} == expected
@@ -241,23 +292,23 @@ def test_odd_names_survive_from_folder_to_index(vspw, run) -> None:
         assert (vspw.root / path).is_file()
 
 
-def test_file_names_that_are_not_text_are_named(vspw, run) -> None:
+def test_file_names_that_are_not_text_are_named(vspw, run_prepare) -> None:
     folder = os.fsencode(vspw.image("v0", "x").parent)
     shutil.copy(vspw.image("v0", FRAMES[0]), os.path.join(folder, b"bad\xff.jpg"))
     shutil.copy(vspw.image("v0", FRAMES[0]), os.path.join(folder, b"line\nbreak.jpg"))
-    done = run(vspw.root, on_problem="skip")
+    done = run_prepare(vspw.root, on_problem="skip")
     assert done.kinds() == ["name_refused", "name_refused"]
     assert len(done.rows()) == 12
 
 
-def test_links_are_followed(vspw, run, tmp_path) -> None:
+def test_links_are_followed(vspw, run_prepare, tmp_path) -> None:
     shutil.move(vspw.root / "data" / "v0", tmp_path / "elsewhere")
     (vspw.root / "data" / "v0").symlink_to(tmp_path / "elsewhere")
     linked = vspw.image("t0", FRAMES[0])
     shutil.move(linked, tmp_path / "far.jpg")
     linked.symlink_to(tmp_path / "far.jpg")
     (tmp_path / "link").symlink_to(vspw.root)
-    done = run(tmp_path / "link")
+    done = run_prepare(tmp_path / "link")
     assert len(done.rows()) == 12 and done.kinds() == []
 
 
@@ -278,38 +329,38 @@ def test_links_are_followed(vspw, run, tmp_path) -> None:
         ({"drawn": {"train_videos": 0, "val_videos": 0, "test_videos": 0}}, r"no usable frame"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(run, settings, says) -> None:
+def test_wrong_settings_are_refused_in_one_line(run_prepare, settings, says) -> None:
     with pytest.raises(UserError, match=says):
-        run(None, **settings)
+        run_prepare(None, **settings)
 
 
-def test_missing_root_and_unknown_dataset(run, tmp_path) -> None:
+def test_missing_root_and_unknown_dataset(run_prepare, tmp_path) -> None:
     with pytest.raises(UserError, match=r"data\.vspw\.root: .*nowhere is not a folder"):
-        run(tmp_path / "nowhere")
+        run_prepare(tmp_path / "nowhere")
     with pytest.raises(UserError, match="'ade20k', allowed: vspw, coco_stuff"):
-        run(tmp_path, dataset="ade20k")
+        run_prepare(tmp_path, dataset="ade20k")
 
 
-def test_a_folder_that_is_no_vspw_says_what_was_looked_for(run, tmp_path) -> None:
+def test_a_folder_that_is_no_vspw_says_what_was_looked_for(run_prepare, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     for on_problem in ("stop", "skip"):
         with pytest.raises(UserError, match=r"train\.txt: list_missing"):
-            run(tmp_path / "empty", on_problem=on_problem)
+            run_prepare(tmp_path / "empty", on_problem=on_problem)
 
 
 # ---- real data
 
 
-def test_real_vspw(real_data, run) -> None:
-    done = run(real_data / "VSPW_480p", on_problem="stop")
+def test_real_vspw(real_data, run_prepare) -> None:
+    done = run_prepare(real_data / "VSPW_480p", on_problem="stop")
     assert read_card(done.card).frames == {"train": 80, "val": 61, "test": 60}
     assert done.kinds() == []
     table = read_index(done.index)
     assert set(zip(table["height"], table["width"], strict=True)) == {(360, 480), (480, 853)}
 
 
-def test_real_coco_stuff(real_data, run) -> None:
-    done = run(real_data / "coco_stuff", dataset="coco_stuff", on_problem="stop")
+def test_real_coco_stuff(real_data, run_prepare) -> None:
+    done = run_prepare(real_data / "coco_stuff", dataset="coco_stuff", on_problem="stop")
     assert read_card(done.card).frames == {"train": 10, "val": 3}
     table = read_index(done.index)
     assert (table["video"] == table["frame"]).all()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from train.tiny import UPERNET, start, train_tiny
 
+from tests.raw_dataset import outputs, run_prepare, vspw  # noqa: F401  fixtures
 from vss.core.files import sha256_of_file
 from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
 from vss.core.labels import LABEL_SPACES

@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from tests.prepare.conftest import FRAMES, save_mask
+from tests.raw_dataset import FRAMES, save_mask
 from vss.core.errors import UserError
 from vss.core.images import read_raw_mask
 from vss.core.index import read_index
@@ -27,12 +27,12 @@ def mmseg_scope():
 
 
 @pytest.fixture
-def done(vspw, run):
+def done(vspw, run_prepare):
     values = np.full((24, 32), 124)
     values[:3] = [[0], [255], [1]]
     save_mask(vspw.mask("t0", FRAMES[0]), values)
     Image.new("RGB", (32, 24), (200, 100, 20)).save(vspw.image("t0", FRAMES[0]), quality=95)
-    return run(vspw.root)
+    return run_prepare(vspw.root)
 
 
 def build(done, split="train", **kwargs) -> IndexDataset:
@@ -119,8 +119,8 @@ def test_label_shift_is_for_training_only(done) -> None:
         build(done, "val", label_shift=True)
 
 
-def test_real_frames_load(real_data, run) -> None:
-    done = run(real_data / "VSPW_480p")
+def test_real_frames_load(real_data, run_prepare) -> None:
+    done = run_prepare(real_data / "VSPW_480p")
     sample = build(done, "val", test_mode=True, pipeline=LOADING)[0]
     assert sample["img"].shape == (360, 480, 3)
     raw = read_raw_mask(sample["seg_map_path"])

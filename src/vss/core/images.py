@@ -1,14 +1,22 @@
-"""Decodes images to RGB and masks to train ids."""
+"""Decodes images to RGB and masks to train ids; what is damaged or means something else is refused."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from vss.core.errors import UserError
+
+MOST_PIXELS = 1 << 28  # 16384 x 16384: 0.8 GB as RGB
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# A few stray bytes before the end marker, which some encoders leave; every pixel is there.
+_HARMLESS = re.compile(r"Corrupt JPEG data: [1-4] extraneous bytes before marker 0xd9")
 
 
 def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
@@ -20,33 +28,114 @@ def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
             are stored, by VSPW's own tools too, because their masks are.
 
     Raises:
-        UserError: the file is missing, truncated or not an image.
+        UserError: the file is missing, truncated, damaged inside, too large or not an image.
     """
     data = _read_bytes(path)
+    head = data[:8].tobytes()
+    if head.startswith(_JPEG):
+        image = _decode_jpeg(path, data, decode=not upright)
+        if image is not None:
+            return image
+    else:
+        _check_image(path, data, png=head == _PNG)
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        image = None
     if image is None:
         raise UserError(f"{path}: not a readable image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode_jpeg(path: str | os.PathLike, data: np.ndarray, *, decode: bool) -> np.ndarray | None:
+    """Decodes a JPEG by libjpeg-turbo, bit-equal to OpenCV; None where OpenCV has to: to turn it, or for CMYK.
+
+    OpenCV decodes damaged data without a word, the pixels after the damage being anything.
+
+    Raises:
+        UserError: libjpeg warns of damage.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        _check_size(path, height, width)
+        four_inks = colours in ("CMYK", "YCCK")
+        image = simplejpeg.decode_jpeg(data, "CMYK" if four_inks else "RGB")
+    except ValueError as error:
+        if not _HARMLESS.fullmatch(str(error)):
+            raise UserError(f"{path}: damaged image ({_one_line(error)})") from None
+        return None
+    except (LookupError, RuntimeError):  # a header that announces nothing known
+        raise UserError(f"{path}: not a readable image") from None
+    return None if four_inks or not decode else image
+
+
+def _check_image(path: str | os.PathLike, data: np.ndarray, *, png: bool) -> None:
+    """Refuses an image by its header, and a PNG by the checksums of its chunks.
+
+    Raises:
+        UserError: not an image, too large, or damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            width, height = file.size
+            if png:
+                file.verify()
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # image libraries raise many types on damaged files
+        raise UserError(f"{path}: not a readable image ({_one_line(error)})") from None
+    _check_size(path, height, width)
+
+
+def _check_size(path: str | os.PathLike, height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise UserError(f"{path}: {width}x{height} pixels, at most {MOST_PIXELS:,} pixels are allowed")
 
 
 def read_raw_mask(path: str | os.PathLike) -> np.ndarray:
     """Decodes a mask PNG to its stored values [H, W] uint8 (palette indices, not colours).
 
     Raises:
-        UserError: the file is missing, truncated, or has more than one channel.
+        UserError: the file is missing, truncated or damaged, or its values need not be labels (`mask_mistake`).
     """
     from PIL import Image  # OpenCV expands palettes to colours
 
+    data = _read_bytes(path)
     try:
-        with Image.open(path) as file:
-            if file.mode not in ("P", "L"):
-                raise UserError(f"{path}: mask has mode {file.mode}, expected P or L (one byte a pixel)")
-            return np.array(file, dtype=np.uint8)
+        with Image.open(io.BytesIO(data)) as file:
+            _check_size(path, file.height, file.width)
+            if mistake := mask_mistake(file, data[:32].tobytes()):
+                raise UserError(f"{path}: {mistake}")
+            mask = np.array(file, dtype=np.uint8)
+        with Image.open(io.BytesIO(data)) as file:
+            file.verify()  # the checksums of a PNG's chunks, which decoding passes over
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable mask ({error})") from None
+    except Exception as error:  # image libraries raise many types on damaged files
+        raise UserError(f"{path}: not a readable mask ({_one_line(error)})") from None
+    return mask
+
+
+def mask_mistake(image: object, head: bytes) -> str | None:
+    """Returns why the values of an opened mask cannot be taken for labels, None where they can.
+
+    Args:
+        image: a `PIL.Image.Image`.
+        head: first 32 bytes of the file.
+    """
+    if image.mode not in ("P", "L"):
+        return f"mask has mode {image.mode}, expected P or L (one byte per pixel)"
+    if image.mode == "L" and head.startswith(_PNG) and head[24] < 8:
+        return f"mask is grey with {head[24]} bits per pixel, which decoders widen to other values; expected 8 bits"
+    if image.mode == "P":
+        palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+        is_grey = (palette == palette[:, :1]).all()
+        if is_grey and len(palette) > 1 and (palette[:, 0] != np.arange(len(palette))).any():
+            return "mask has a palette of greys that are not their indices: is the label the index or the grey?"
+    return None
 
 
 def read_mask(path: str | os.PathLike, label_map: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -57,6 +146,13 @@ def read_mask(path: str | os.PathLike, label_map: Sequence[int] | np.ndarray) ->
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:
     # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
     try:
-        return np.fromfile(path, np.uint8)
+        data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    if not data.size:
+        raise UserError(f"{path}: empty file")
+    return data
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -10,8 +10,10 @@ import pandas as pd
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
+from vss.core.order import natural_key
 
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
+INDEX_KEY = ("split", "video", "frame")  # what a row is found and sorted by
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ class Card:
 
 
 def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
-    """Writes one row a frame with `INDEX_COLUMNS`, sorted by split, video, frame."""
-    table = rows.loc[:, list(INDEX_COLUMNS)].sort_values(["split", "video", "frame"], kind="stable")
+    """Writes one row per frame with `INDEX_COLUMNS`, sorted by split, video and, in natural order, frame."""
+    table = rows.loc[:, list(INDEX_COLUMNS)]
+    keys = [(row.split, row.video, natural_key(row.frame)) for row in table.itertuples(index=False)]
+    table = table.iloc[sorted(range(len(table)), key=keys.__getitem__)]
     with atomic_path(index) as aside:
         table.to_csv(aside, index=False, lineterminator="\n")
 

@@ -36,7 +36,7 @@ FRAME_SKIPPED = "frame skipped"
 VIDEO_SKIPPED = "video skipped"
 
 KINDS = {
-    "list_missing": Kind("a text file with one video id a line", "split left empty"),
+    "list_missing": Kind("a text file with one video id per line", "split left empty"),
     "list_final_newline": Kind("a final newline", "last line read whole", note=True),
     "list_duplicate": Kind("each video id once", "read once", note=True),
     "split_missing": Kind("a folder of images", "split left empty"),
@@ -44,15 +44,15 @@ KINDS = {
     "name_refused": Kind("one plain file name: no separator, no control character, valid UTF-8", "name skipped"),
     "video_absent": Kind("a folder for every listed video", VIDEO_SKIPPED),
     "video_empty": Kind("at least one image", VIDEO_SKIPPED),
-    "frame_order": Kind("frame names whose text order is their order in time", "text order used", note=True),
     "frame_size": Kind("frames of one size within a video", "frames kept", note=True),
     "frame_duplicate": Kind("one image for a frame name", "first file used"),
     "image_missing": Kind("an image for every mask", "mask skipped"),
     "image_broken": Kind("a whole JPEG or PNG", FRAME_SKIPPED),
     "mask_missing": Kind("a mask for every image of train and val", FRAME_SKIPPED),
     "mask_broken": Kind("a whole PNG", FRAME_SKIPPED),
-    "mask_mode": Kind("one byte a pixel: mode P or L", FRAME_SKIPPED),
+    "mask_meaning": Kind("labels as 8-bit grey values or palette indices", FRAME_SKIPPED),
     "mask_size": Kind("the size of the image", FRAME_SKIPPED),
+    "split_unlabelled": Kind("at least one pixel of a class in the masks of a split", "frames kept"),
     "label_value": Kind("a value of the label set", "pixels mapped to 255 (ignored), frame kept"),
 }
 
@@ -125,7 +125,7 @@ def why_refused(name: str) -> str | None:
 
 
 def files_by_stem(folder: Path, suffixes: Iterable[str], *, listing: Listing, shown: str) -> dict[str, str]:
-    """Returns {stem: file name} of a folder's files with one of `suffixes` (any case), in text order.
+    """Returns {stem: file name} of a folder's files with one of `suffixes` (any case).
 
     A dangling link counts as a file, so that it is found broken later instead of being overlooked. A missing folder
     has no files.

@@ -15,7 +15,7 @@ from vss.core.files import sha256_of_file, write_json
 from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
 from vss.core.labels import LABEL_SPACES, LabelSpace
 from vss.core.log import log
-from vss.prepare.checks import CHECKS, Checked, check_frames, check_sizes
+from vss.prepare.checks import CHECKS, Checked, check_frames, check_labels, check_sizes
 from vss.prepare.coco_stuff import list_coco_stuff
 from vss.prepare.drawn import draw as drawn
 from vss.prepare.listing import FRAME_SKIPPED, KINDS, Listing, Problem
@@ -57,6 +57,7 @@ def prepare(
     listing = LISTERS[dataset](root)
     checked = list(check_frames(listing.frames, root=root, space=space, checks=settings["checks"], workers=workers))
     check_sizes(checked, listing)
+    check_labels(checked, listing)
     problems = listing.problems + [problem for item in checked for problem in item.problems]
     kept = [item for item in checked if not any(KINDS[p.kind].remedy == FRAME_SKIPPED for p in item.problems)]
     report = _report(dataset, root, settings, kept, problems)

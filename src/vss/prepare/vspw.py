@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vss.core.order import natural_key
 from vss.prepare.listing import IMAGE_SUFFIXES, MASK_SUFFIX, SPLITS, Frame, Listing, files_by_stem, why_refused
 
 # A video listed twice is kept where it is scored, so that nothing is trained on what is scored.
@@ -56,14 +57,12 @@ def _list_video(root: Path, video: str, split: str, listing: Listing) -> None:
     if not images:
         listing.problem(f"{folder}/origin", "video_empty", "no image")
         return
-    if all(name.isdecimal() for name in images) and sorted(images) != sorted(images, key=int):
-        listing.problem(f"{folder}/origin", "frame_order", "numbers of different length")
     masks = {}
     if split != "test":
         masks = files_by_stem(root / folder / "mask", (MASK_SUFFIX,), listing=listing, shown=f"{folder}/mask")
         for frame in masks.keys() - images.keys():
             listing.problem(f"{folder}/mask/{masks[frame]}", "image_missing", f"no image {frame} in origin")
-    for frame, image in sorted(images.items()):
+    for frame, image in sorted(images.items(), key=lambda item: natural_key(item[0])):
         path = f"{folder}/origin/{image}"
         if split == "test":
             listing.frames.append(Frame(video, frame, split, path, ""))

@@ -1,0 +1,94 @@
+"""Whole files: complete or absent, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vss.core import files
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, canonical_json, read_json, sha256_of_file, write_json, write_text
+
+
+def test_a_folder_that_takes_no_file_is_told_with_the_file_s_own_name(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/result\.json: cannot be written there"):
+        write_text(tmp_path / "file" / "result.json", "text")
+
+
+def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path) -> None:
+    path = tmp_path / "deep" / "result.json"
+    write_text(path, "old")
+
+    def write_half() -> None:
+        with atomic_path(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def test_atomic_path_keeps_the_suffix_and_the_umask(tmp_path) -> None:
+    previous = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a.b.png") as aside:
+            assert aside.suffix == ".png" and aside.parent == tmp_path
+            assert not (tmp_path / "a.b.png").exists()
+            aside.write_bytes(b"x")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "a.b.png").stat().st_mode) == 0o640
+
+
+def test_json_is_canonical_and_refuses_nan(tmp_path) -> None:
+    assert canonical_json({"b": 1, "a": [1.5, "\u00e9"]}) == '{"a":[1.5,"\u00e9"],"b":1}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"a": float("nan")})
+    write_json(tmp_path / "x.json", {"b": 1, "a": 2})
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["a", "b"]
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(UserError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_sha256_of_file(tmp_path) -> None:
+    Path(tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1.
+    assert sha256_of_file(tmp_path / "abc") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+def test_a_full_disk_is_one_line(tmp_path) -> None:
+    with (
+        pytest.raises(UserError, match=r"out\.txt: No space left on device; free some"),
+        atomic_path(tmp_path / "out.txt"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_names_can_be_written(tmp_path) -> None:
+    path = tmp_path / ("x" * 250 + ".txt")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
+def test_what_dead_writers_left_goes_and_live_ones_keep_theirs(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.txt"
+    prefix, machine, pid = files._prefix(path), files._machine(), os.getpid()
+    dead = tmp_path / f"{prefix}{machine}-{pid}-1-abc.txt"  # this process's id, given to another before it
+    live = tmp_path / f"{prefix}{machine}-{pid}-{files._started(pid)}-abc.txt"
+    elsewhere = tmp_path / f"{prefix}{'0' * 12}-{pid}-1-abc.txt"
+    abandoned = tmp_path / f"{prefix}{'0' * 12}-{pid}-1-def.txt"
+    for file in (dead, live, elsewhere, abandoned):
+        file.touch()
+    os.utime(abandoned, (0, 0))
+    write_text(path, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, live, elsewhere])
