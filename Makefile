@@ -8,35 +8,42 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock ops setup bench-ops bench-infer bench-scores clean-venv
+.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-scores clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(READY)  ## set up .venv with the pinned packages
+setup: $(READY)  ## set up .venv with the pinned packages (UNLOCKED=1: the newest allowed, for Python 3.10 and 3.12)
 
 $(READY): envs/requirements.txt pyproject.toml cuda_ops/pyproject.toml
-	@echo "Setting up $(VENV) (pinned packages; about 5 GB with torch)"
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	@echo "Setting up $(VENV) (about 5 GB with torch)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) or "$(UNLOCKED)" and (3, 10) <= v <= (3, 12) else f"The pinned packages are for Python 3.11, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11, or UNLOCKED=1 for the newest packages on Python 3.10 to 3.12")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module: apt-get install python3-venv"; exit 1; }
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r envs/uv.txt
+ifdef UNLOCKED
+	$(UV) pip install --quiet --compile-bytecode --python $(RUN)/python --override envs/overrides.txt opencv-python-headless setuptools \
+	    --group dev -e ".[$$($(RUN)/python -c 'import sys; print("all" if sys.version_info >= (3, 11) else "train,refine,report,video")')]" -e cuda_ops
+else
 	$(UV) pip install --quiet --compile-bytecode --python $(RUN)/python --no-deps --require-hashes -r envs/requirements.txt
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e . -e cuda_ops
+endif
 	@touch $@
 
 demo: $(READY)  ## run the whole flow on the default config (drawn data, small models, no GPU needed)
 	$(RUN)/snakemake --cores $(CORES)
 
 test: $(READY)  ## run the whole test suite
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(PYTEST)
 
-check: $(READY)  ## ruff, snakefmt, mypy, snakemake --lint
+check: check-python  ## ruff, mypy, snakefmt, snakemake --lint
+	$(RUN)/snakefmt --check Snakefile workflow
+	$(RUN)/snakemake --lint
+
+check-python: $(READY)  ## the part of `make check` that needs no Snakemake
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/snakefmt --check Snakefile workflow
 	$(RUN)/mypy
-	$(RUN)/snakemake --lint
 
 format: $(READY)  ## rewrite the sources as `make check` wants them
 	$(RUN)/ruff check --fix .

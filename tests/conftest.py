@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from benchmarks.shared import shared_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = shared_folder()
+
+# Snakemake needs Python 3.11; the library is tested without it on 3.10.
+collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 
 @pytest.fixture(scope="session")
