@@ -25,9 +25,9 @@ from vss.configs.resolve import published_settings, resolve
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.train import workdir
+from vss.train.checkpoint import ResumableCheckpointHook, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
 from vss.train.run import _even_share, run_processes
-from vss.train.state import StateHook, checkpoints
 from vss.train.validate import frame_to_input, validate
 from vss.train.worker import Job, work, write_job
 
@@ -44,12 +44,58 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
 
 
 def test_newest_checkpoints_are_kept_and_strangers_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = StateHook(folder=str(tmp_path), interval=1, keep=2)
-    monkeypatch.setattr(StateHook, "collect", staticmethod(lambda runner: {"state_dict": {}}))
+    hook = ResumableCheckpointHook(folder=str(tmp_path), interval=1, keep=2)
+    monkeypatch.setattr(ResumableCheckpointHook, "collect", staticmethod(lambda runner: {"state_dict": {}}))
     (tmp_path / ".writing-iter_99.pth").write_bytes(b"half")
     for i in (9, 10, 11):
         hook.save(None, i)
     assert list(checkpoints(tmp_path)) == [10, 11]
+
+
+def saved_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch, iterations: tuple[int, ...]) -> list[Path]:
+    hook = ResumableCheckpointHook(folder=str(folder), interval=1, keep=len(iterations))
+    weights = {"weight": torch.arange(999, dtype=torch.float32)}
+    monkeypatch.setattr(ResumableCheckpointHook, "collect", staticmethod(lambda runner: {"state_dict": weights}))
+    for iteration in iterations:
+        hook.save(None, iteration)
+    return list(checkpoints(folder).values())
+
+
+@pytest.mark.parametrize("flip", range(30))
+def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: int) -> None:
+    _, newest = saved_checkpoints(tmp_path, monkeypatch, (1, 2))
+    content = bytearray(newest.read_bytes())
+    position, bit = np.random.default_rng(flip).integers((len(content), 8))
+    content[position] ^= 1 << int(bit)
+    newest.write_bytes(content)
+    discard_damaged(tmp_path)
+    assert list(checkpoints(tmp_path)) == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", None])
+def test_checkpoints_of_earlier_versions_are_checked_by_their_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    for path in saved_checkpoints(tmp_path, monkeypatch, (1, 2)):
+        path.with_name(f"{path.name}.sha256").unlink()
+    newest = tmp_path / "iter_2.pth"
+    flipped = newest.read_bytes().replace(np.float32(500).tobytes(), np.float32(501).tobytes())
+    newest.write_bytes(flipped if content is None else content)
+    discard_damaged(tmp_path)
+    assert list(checkpoints(tmp_path)) == [1]
+
+
+def test_a_full_disk_is_one_line_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_on_a_full_disk(checkpoint: object, path: Path) -> None:
+        with open("/dev/full", "wb") as full:
+            save(checkpoint, full)
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", write_on_a_full_disk)
+    with pytest.raises(UserError, match=r"iter_1\.pth: cannot be written, .* full, \d+ MiB are free; make space"):
+        saved_checkpoints(tmp_path, monkeypatch, (1,))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("spoiled", ["weights", "optimizer"])
@@ -59,7 +105,7 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
     runner = SimpleNamespace(
         model=model, optim_wrapper=optimizer, param_schedulers=[], iter=0, max_iters=9, call_hook=lambda *_, **__: None
     )
-    hook = StateHook(folder=str(tmp_path), interval=1, keep=1)
+    hook = ResumableCheckpointHook(folder=str(tmp_path), interval=1, keep=1)
 
     def step(gradient: float) -> None:
         model.weight.grad = torch.full((1, 2), gradient)
@@ -75,7 +121,7 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
     named = "state_dict weight" if spoiled == "weights" else "optimizer state 0 exp_avg_sq"
     with pytest.raises(UserError, match=f"stopped at iteration 2: {named} is not finite"):
         hook.after_train_iter(runner, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["iter_1.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
 
 

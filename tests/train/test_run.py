@@ -18,6 +18,7 @@ from train.tiny import MASK2FORMER, UPERNET
 
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
+from vss.train.checkpoint import checkpoints
 from vss.train.loop import TimedIterator
 from vss.weights.fingerprint import read_fingerprint
 
@@ -108,8 +109,9 @@ def test_killed_and_continued_equals_uninterrupted(
     run_train: Train, start_train: Callable[..., BaseProcess], tmp_path: Path
 ) -> None:
     settings = {"max_iters": 10, "checkpoint_interval": 2, "num_workers": 1, **RANDOM}
+    settings |= {"log_interval": 3}  # so that lines and checkpoints begin at other iterations
     child = start_train(**settings)
-    wait_until(lambda: lines_so_far(tmp_path / "work") >= 5)
+    wait_until(lambda: lines_so_far(tmp_path / "work") >= 2)
     child.kill()
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -117,6 +119,39 @@ def test_killed_and_continued_equals_uninterrupted(
     uninterrupted = run_train(to="other", work="other-work", **settings)
     assert digest(continued) == digest(uninterrupted)
     assert losses(continued["log"]) == losses(uninterrupted["log"])
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    run_train: Train, start_train: Callable[..., BaseProcess], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"max_iters": 8, "checkpoint_interval": 2}
+    child = start_train(**settings)
+    wait_until(lambda: lines_so_far(tmp_path / "work") >= 5)
+    child.terminate()
+    child.join()
+    folder = next((tmp_path / "work").iterdir())
+    newest = max(checkpoints(folder).items())[1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    log_file = folder / "log.jsonl"
+    log_file.write_bytes(log_file.read_bytes().replace(b'{"iter": 2', b'{"it\x80r": 2'))
+    continued = run_train(**settings)
+    printed = capsys.readouterr().err
+    assert f"{newest}: damaged or cut short, removed" in printed and "continue from iteration" in printed
+    assert "1 line cannot be read" in printed
+    assert digest(continued) == digest(run_train(to="other", work="other-work", **settings))
+
+
+def test_damaged_results_in_the_work_folder_are_not_published_again(run_train: Train, tmp_path: Path) -> None:
+    files = run_train(max_iters=2)
+    folder = next((tmp_path / "work").iterdir())
+    for path in files.values():
+        path.unlink()
+    damaged = bytearray((folder / "weights.safetensors").read_bytes())
+    damaged[-5] ^= 1
+    (folder / "weights.safetensors").write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"weights\.safetensors: its SHA-256 is not .*delete {folder}"):
+        run_train(max_iters=2)
+    assert not files["weights"].exists() and not files["fingerprint"].exists()
 
 
 def test_second_process_waits_and_publishes_what_the_first_trained(

@@ -39,7 +39,7 @@ def train_tiny(
         **dataset,
         init=init,
         init_card=None,
-        **files,
+        **{"log_file" if name == "log" else name: path for name, path in files.items()},
         work_dir=folder / work,
         gpus=0,
         code=code,

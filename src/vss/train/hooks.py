@@ -17,8 +17,8 @@ from mmseg.registry import HOOKS
 
 from vss.core.errors import UserError
 from vss.core.files import write_text
-from vss.core.log import log
-from vss.train.state import StateHook
+from vss.core.log import counted, log
+from vss.train.checkpoint import ResumableCheckpointHook
 
 GRAD_NORM = "train/grad_norm"  # where MMEngine keeps it
 STOPPED = 143  # exit status of a process that ended by SIGTERM
@@ -31,8 +31,8 @@ class LogHook(Hook):
     Line: iter, lr (of parameters without a factor of their own), seconds (of one iteration, mean since the line
     before), data_seconds (of them waiting for samples), memory_mib (peak of the GPU, or of the process), grad_norm
     (before clipping, where gradients are clipped) and every loss (means since the line before). Validation adds lines
-    with iter and its metrics. On resume, lines after the checkpoint are dropped, so that the log reads as if nothing
-    had happened.
+    with iter and its metrics. On resume, lines after the checkpoint are dropped and the sums of the line begun are
+    taken from it: but for times and memory, the log is that of a training that was never interrupted.
 
     Args:
         path: of the JSON lines.
@@ -51,11 +51,23 @@ class LogHook(Hook):
         self._interval, self._what, self._seconds_between_lines = interval, what, seconds_between_lines
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._seconds_before = 0.0  # that the iterations summed up so far took before the training was resumed
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Adds the sums of the line begun."""
+        seconds = time.monotonic() - self._mark
+        checkpoint["log_line"] = {"sums": dict(self._sums), "count": self._count, "seconds": seconds}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Takes over the sums of the line begun; checkpoints of earlier versions have none."""
+        begun = checkpoint.get("log_line", {"sums": {}, "count": 0, "seconds": 0.0})
+        self._sums, self._count, self._seconds_before = dict(begun["sums"]), begun["count"], begun["seconds"]
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Opens the files; runs after the state was restored."""
+        """Opens the files; runs after the checkpoint was restored."""
         self._first = runner.iter
-        self._start = self._last_line = self._mark = time.monotonic()
+        self._start = self._last_line = time.monotonic()
+        self._mark = self._start - self._seconds_before
         self._lines = None
         if is_main_process():
             self._drop_lines_after(runner.iter)
@@ -114,13 +126,27 @@ class LogHook(Hook):
         )
 
     def _drop_lines_after(self, iteration: int) -> None:
+        """Keeps the lines up to an iteration; a damaged one is dropped, as it must not end the training."""
         if not self._path.exists():
             return
-        kept = []
-        for text in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if text.endswith("\n") and json.loads(text)["iter"] <= iteration:
-                kept.append(text)
+        kept, damaged = [], 0
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            number = _iteration_of(line)
+            damaged += number is None
+            if number is not None and number <= iteration:
+                kept.append(line.decode())
+        if damaged:
+            log(f"{self._path}: {counted(damaged, 'line')} cannot be read (damaged, or cut short), dropped")
         write_text(self._path, "".join(kept))
+
+
+def _iteration_of(line: bytes) -> int | None:
+    """Returns the iteration of a line of the log, None where the line is not whole."""
+    try:
+        number = json.loads(line.decode())["iter"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return number if line.endswith(b"\n") and isinstance(number, int) else None
 
 
 @HOOKS.register_module()
@@ -171,11 +197,11 @@ class StopOnSignalHook(Hook):
         done = batch_idx + 1
         if not asked or done == runner.max_iters:
             return
-        state = next(hook for hook in runner.hooks if isinstance(hook, StateHook))
-        state.save(runner, done)
+        checkpoints = next(hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook))
+        checkpoints.save(runner, done)
         if is_main_process():
             log(f"stopped by a signal at iteration {done}; run again to continue")
-        # Workers of the data loader and the process group would take their time; the state is on disk.
+        # Workers of the data loader and the process group would take their time; the checkpoint is on disk.
         os._exit(STOPPED)
 
 

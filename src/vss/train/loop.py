@@ -18,8 +18,8 @@ from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 
 from vss.core.errors import UserError
+from vss.train.checkpoint import bare
 from vss.train.hooks import not_finite
-from vss.train.state import bare
 
 Batch = dict[str, list]
 

@@ -24,9 +24,13 @@ from vss.core.index import Card, read_card, read_dataset
 from vss.core.labels import LABEL_SPACES
 from vss.core.log import log
 from vss.train import workdir
+from vss.train.workdir import AUDIT, BEST, CONFIG, LOG, WEIGHTS
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 
 StrPath = str | os.PathLike
+
+# Those that are published, by the key of their digest in the marker of a finished training.
+_PUBLISHED = {"weights": WEIGHTS, "log": LOG, "audit": AUDIT, "config": CONFIG}
 
 
 def train(
@@ -88,7 +92,8 @@ def train(
             log(f"{stage} {model}: finished before in {folder}, publishing")
         else:
             _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus, code)
-        _publish(folder, stage, model, settings, weights, fingerprint, config, log_file, audit)
+        files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
+        _publish(folder, files, fingerprint, stage, model, settings)
 
 
 def _train_in(
@@ -103,11 +108,14 @@ def _train_in(
     gpus: int,
     code: str,
 ) -> None:
-    from vss.train.worker import BEST, CONFIG, WEIGHTS, Job, work, write_job
+    from vss.train.checkpoint import checkpoints, discard_damaged, remove
+    from vss.train.worker import Job, work, write_job
 
+    # What cannot work is refused before anything is written.
     _check_gpus(gpus)
     gpus = _even_share(gpus, resolved["training"]["batch_size"])
     _check_running(resolved["training"], gpus)
+    discard_damaged(folder)
     write_json(folder / CONFIG, resolved)
     job = Job(
         what=f"{stage} {model}",
@@ -124,9 +132,10 @@ def _train_in(
         run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=gpus)
     else:
         work(job)
-    workdir.mark_finished(folder, {"weights": sha256_of_file(folder / WEIGHTS), "code": code})
-    for path in (*folder.glob("iter_*.pth"), folder / BEST):
-        path.unlink(missing_ok=True)
+    workdir.mark_finished(folder, {**_digests(folder), "code": code})
+    for path in checkpoints(folder).values():
+        remove(path)
+    (folder / BEST).unlink(missing_ok=True)
 
 
 def _even_share(gpus: int, batch_size: int) -> int:
@@ -159,24 +168,39 @@ def _fitted(resolved: dict[str, Any], gpus: int, what: str) -> dict[str, Any]:
         return pool.submit(estimate.check_training, resolved, gpus=gpus, what=what).result()
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file that is published, by its key in the marker of a finished training."""
+    return {key: sha256_of_file(folder / name) for key, name in _PUBLISHED.items()}
+
+
 def _publish(
     folder: Path,
+    files: Mapping[str, StrPath],
+    fingerprint: StrPath,
     stage: str,
     model: str,
     settings: Mapping[str, Any],
-    weights: StrPath,
-    fingerprint: StrPath,
-    config: StrPath,
-    log_file: StrPath,
-    audit: StrPath,
 ) -> None:
-    """Copies the results of a finished training; settings that do not count change no byte of them."""
-    from vss.train.worker import AUDIT, CONFIG, LOG, WEIGHTS
+    """Copies the results of a finished training; settings that do not count change no byte of them.
 
-    for name, path in ((WEIGHTS, weights), (LOG, log_file), (AUDIT, audit), (CONFIG, config)):
-        with atomic_path(path) as aside:
-            shutil.copyfile(folder / name, aside)
+    Args:
+        folder: work folder.
+        files: where to, by name in the work folder.
+        fingerprint: written last.
+        stage, model, settings: for the fingerprint.
+
+    Raises:
+        UserError: weights or config are not those that the training wrote.
+    """
     facts = workdir.finished_facts(folder)
+    for key, name in _PUBLISHED.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; delete {folder}, so that the model is trained again")
+        with atomic_path(files[name]) as aside:
+            shutil.copyfile(folder / name, aside)
+            # Trainings finished by an earlier version have the digest of the weights only.
+            if key in facts and sha256_of_file(aside) != facts[key]:
+                _refuse_or_log_damaged(folder, name)
     write_fingerprint(
         fingerprint,
         Fingerprint(
@@ -187,7 +211,14 @@ def _publish(
             code=facts["code"],
         ),
     )
-    log(f"{stage} {model}: weights {facts['weights'][:12]} in {weights}")
+    log(f"{stage} {model}: weights {facts['weights'][:12]} in {files[WEIGHTS]}")
+
+
+def _refuse_or_log_damaged(folder: Path, name: str) -> None:
+    differs = f"{folder / name}: its SHA-256 is not the one in finished.json, it was damaged or replaced"
+    if name in (WEIGHTS, CONFIG):
+        raise UserError(f"{differs}; put the right file back, or delete {folder}, so that the model is trained again")
+    log(f"{differs}; published as it is, nothing is computed from it")
 
 
 def run_processes(command: list[str], *, count: int) -> None:

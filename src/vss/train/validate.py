@@ -21,8 +21,8 @@ from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
 from vss.core.log import log
 from vss.infer.frame_size import fitted_into, rounded_up
+from vss.train.checkpoint import bare
 from vss.train.hooks import LogHook
-from vss.train.state import bare
 
 
 def frame_to_input(image: np.ndarray, test: Mapping[str, Any], normalisation: Mapping[str, Any]) -> torch.Tensor:

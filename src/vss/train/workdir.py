@@ -1,4 +1,4 @@
-"""The folder in which a training keeps its resumable state: one a set of settings, locked while in use.
+"""The folder in which a training keeps its checkpoints: one per set of settings, locked while in use.
 
 Snakemake deletes the declared outputs of a job that failed or restarts, so nothing resumable can be among them. The
 folder's name holds a hash of everything the result depends on: with another learning rate a training can never continue
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from vss.configs.result_settings import result_config
+from vss.core.errors import UserError
 from vss.core.files import canonical_json, read_json, write_json
 from vss.core.log import log
 
+WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
 _FINISHED = "finished.json"
 
 
@@ -43,19 +45,31 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             log(f"{folder} is in use by another process (an orphan of a killed run, perhaps); waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # NFS without a lock daemon, Lustre mounted without flock
+            raise UserError(
+                f"{folder / 'lock'}: its file system cannot lock files ({error.strerror}), so that two trainings could "
+                "write to one folder; put `work` on a file system that can, or mount it with locks"
+            ) from None
         yield
 
 
 def is_finished(folder: Path) -> bool:
-    """Tells whether the training in this folder came to its end."""
+    """Returns whether the training in this folder came to its end."""
     return (folder / _FINISHED).is_file()
 
 
 def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the marker, the last file of a training; `facts` are for the reader."""
+    """Writes the marker, the last file of a training, with facts for whoever publishes it."""
     write_json(folder / _FINISHED, dict(facts))
 
 
 def finished_facts(folder: Path) -> dict[str, Any]:
-    """Returns what `mark_finished` was given."""
-    return read_json(folder / _FINISHED)
+    """Returns what `mark_finished` was given.
+
+    Raises:
+        UserError: the marker is damaged.
+    """
+    facts = read_json(folder / _FINISHED)
+    if not isinstance(facts, dict) or not {"weights", "code"} <= set(facts):
+        raise UserError(f"{folder / _FINISHED}: damaged; delete {folder}, so that the model is trained again")
+    return facts

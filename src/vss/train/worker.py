@@ -36,10 +36,10 @@ from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, write_json
 from vss.core.log import log
 from vss.models.build import build_segmentor
-from vss.train.state import StateHook, checkpoints
+from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
+from vss.train.disk_space import full_disk_is_one_line
+from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
 from vss.weights.checkpoints import Audit, load_weights
-
-WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,16 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Trains to the end, continuing from the newest checkpoint, and leaves weights.safetensors in the job's folder."""
+    """Trains to the end, continuing from the newest checkpoint, and leaves weights.safetensors in the job's folder.
+
+    Raises:
+        UserError: the data, a number that is not finite, the GPU's memory or the disk stops the training.
+    """
+    with full_disk_is_one_line(Path(job.folder)):
+        _train(job)
+
+
+def _train(job: Job) -> None:
     training, folder = job.config["training"], Path(job.folder)
     _quieten()
     torch.manual_seed(training["seed"])
@@ -194,7 +203,7 @@ def _hooks(job: Job) -> list[dict[str, Any]]:
             what=job.what,
         ),
         dict(
-            type="StateHook",
+            type="ResumableCheckpointHook",
             folder=str(folder),
             interval=training["checkpoint_interval"],
             keep=training["keep_checkpoints"],
@@ -242,7 +251,7 @@ def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None
         with atomic_path(folder / WEIGHTS) as aside:
             shutil.copyfile(folder / BEST, aside)
         return
-    tensors = StateHook.collect(runner)["state_dict"]
+    tensors = ResumableCheckpointHook.collect(runner)["state_dict"]
     with atomic_path(folder / WEIGHTS) as aside:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
 

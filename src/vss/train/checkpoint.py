@@ -1,13 +1,15 @@
-"""Resumable training state: whole checkpoints, written aside and renamed, newest k kept.
+"""Resumable checkpoints: written aside and renamed, each with its SHA-256 next to it, the newest k kept.
 
 A checkpoint holds everything the rest of a training depends on that is not a function of (settings, seed, iteration):
-weights, optimizer, schedules, loss scale and, where used, the moving average. Order of samples, augmentations and the
-model's random numbers are functions of the iteration (sampling.py, loop.py) and need no state.
+weights, optimizer, schedules, loss scale, the sums of the log line begun and, where used, the moving average. Order of
+samples, augmentations and the model's random numbers are functions of the iteration (sampling.py, loop.py).
 """
 
 from __future__ import annotations
 
+import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves_with_path
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path
+from vss.core.files import atomic_path, sha256_of_file, write_text
 from vss.core.log import log
+from vss.train.disk_space import full_disk_is_one_line
 
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
@@ -32,18 +35,54 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def discard_damaged(folder: Path) -> None:
+    """Removes checkpoints newer than the newest whole one, so that a training continues from that; logs each.
+
+    A checkpoint is whole where its SHA-256 is the one next to it. One without (of an earlier version) is whole where
+    the checksums inside its zip archive hold.
+    """
+    found = list(checkpoints(folder).items())
+    while found and not _is_whole(found[-1][1]):
+        _, path = found.pop()
+        remove(path)
+        onward = f"iteration {found[-1][0]}" if found else "iteration 0, as no other is left"
+        log(f"{path}: damaged or cut short, removed; the training continues from {onward}")
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint and its digest."""
+    path.unlink(missing_ok=True)
+    _digest_path(path).unlink(missing_ok=True)
+
+
+def _digest_path(path: Path) -> Path:
+    """Returns where the SHA-256 of a checkpoint is, in the form of `sha256sum`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    digest = _digest_path(path)
+    if digest.exists():
+        return digest.read_bytes().split()[:1] == [sha256_of_file(path).encode()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+        return False
+
+
 def bare(model: nn.Module) -> nn.Module:
     """Returns the model inside a distributed wrapper."""
     return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
-class StateHook(Hook):
+class ResumableCheckpointHook(Hook):
     """Restores the newest checkpoint before training and writes one every `interval` iterations.
 
     Args:
         folder: where checkpoints are.
-        interval: iterations between two checkpoints; 0 writes none but the one asked for by a signal.
+        interval: iterations between two checkpoints; 0 writes none but the one that a signal requests.
         keep: newest checkpoints kept.
     """
 
@@ -75,19 +114,22 @@ class StateHook(Hook):
 
     @master_only
     def _write(self, runner: Any, iteration: int) -> None:
+        path = self._folder / f"iter_{iteration}.pth"
         checkpoint = self.collect(runner)
-        with atomic_path(self._folder / f"iter_{iteration}.pth") as aside:
-            torch.save(checkpoint, aside)
-        for path in list(checkpoints(self._folder).values())[: -self._keep]:
-            path.unlink()
+        with atomic_path(path) as aside:
+            with full_disk_is_one_line(path):
+                torch.save(checkpoint, aside)
+            write_text(_digest_path(path), f"{sha256_of_file(aside)}  {path.name}\n")
+        for old in list(checkpoints(self._folder).values())[: -self._keep]:
+            remove(old)
 
     @staticmethod
     def collect(runner: Any) -> dict[str, Any]:
-        """Returns the training's state; `state_dict` holds the weights to publish (averaged ones, where averaged).
+        """Returns a checkpoint; its `state_dict` holds the weights to publish (averaged ones, where averaged).
 
         Raises:
             UserError: a number of it is inf or nan. A gradient that overflows spoils the weights or the optimizer while
-                the loss of its iteration is still finite; a state with them would be continued for ever.
+                the loss of its iteration is still finite; a checkpoint with them would be continued for ever.
         """
         checkpoint = {
             "state_dict": bare(runner.model).state_dict(),
@@ -100,15 +142,18 @@ class StateHook(Hook):
                 name = " ".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
                 iteration = min(runner.iter + 1, runner.max_iters)
                 raise UserError(
-                    f"training stopped at iteration {iteration}: {name} is not finite after it; the state before is "
-                    f"kept; try precision float32, a lower learning rate or clip_grad"
+                    f"training stopped at iteration {iteration}: {name} is not finite after it; the checkpoint before "
+                    f"is kept; try precision float32, a lower learning rate or clip_grad"
                 )
         return checkpoint
 
     @staticmethod
     def _restore(runner: Any, path: Path) -> None:
-        # Mapped: the ranks of a machine share its pages, and a 1.1-billion-parameter state is 13 GB.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            # Mapped: the ranks of a machine share its pages, and a 1.1-billion-parameter checkpoint is 13 GB.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+            raise UserError(f"{path}: not a checkpoint of this training ({type(error).__name__}); delete it") from error
         runner._resume = True  # MMEngine's EMAHook reads the flag to tell resuming from loading
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         bare(runner.model).load_state_dict(checkpoint["state_dict"])
