@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def hold(folder: Path, gpus: int, seconds: float, cards: str = "0,1") -> subproc
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": cards}
     command = [sys.executable, "-c", HOLDER, str(folder), str(gpus), str(seconds)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def vss_lease(*words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -49,6 +57,62 @@ def test_a_killed_holder_frees_its_cards(tmp_path: Path) -> None:
     assert second.poll() is None, "the second holder must wait"
     first.send_signal(signal.SIGKILL)
     assert second.stdout.readline().strip() == "0"
+
+
+def test_a_job_for_two_cards_is_not_passed_for_ever_by_jobs_for_one(tmp_path: Path) -> None:
+    held = [hold(tmp_path, 1, 60), hold(tmp_path, 1, 60)]
+    taken = [process.stdout.readline().strip() for process in held]
+    both = hold(tmp_path, 2, 0)
+    until(lambda: len(list(tmp_path.glob("ticket-*"))) == 1)
+    later = hold(tmp_path, 1, 0)
+    until(lambda: len(list(tmp_path.glob("ticket-*"))) == 2)
+    held[0].kill()
+    time.sleep(1.2)
+    assert later.poll() is None, "the free card belongs to the job that came first"
+    held[1].kill()
+    assert both.stdout.readline().strip() == "0,1"
+    assert later.stdout.readline().strip() in taken
+
+
+def test_a_card_that_nobody_before_can_use_is_not_left_idle(tmp_path: Path) -> None:
+    held = hold(tmp_path, 1, 60, cards="0")
+    held.stdout.readline()
+    both = hold(tmp_path, 2, 60, cards="0,1")
+    until(lambda: len(list(tmp_path.glob("ticket-*"))) == 1)
+    assert hold(tmp_path, 1, 0, cards="2,1").stdout.readline().strip() == "2"
+    for process in (held, both):
+        process.kill()
+
+
+def test_the_ticket_of_a_killed_waiter_counts_no_more(tmp_path: Path) -> None:
+    held = hold(tmp_path, 1, 60)
+    held.stdout.readline()
+    both = hold(tmp_path, 2, 0)
+    until(lambda: len(list(tmp_path.glob("ticket-*"))) == 1)
+    both.kill()
+    both.wait()
+    assert hold(tmp_path, 1, 0).stdout.readline().strip() == "1"
+    held.kill()
+
+
+@pytest.mark.parametrize("name", ["gpu-0.lock", "queue.lock", "ticket-000000000001"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_what_is_no_lock_file_is_neither_followed_nor_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+    folder, victim = tmp_path / "vss-gpu-leases", tmp_path / "victim"
+    folder.mkdir()
+    if kind == "fifo":
+        os.mkfifo(folder / name)
+    elif kind == "link":
+        (folder / name).symlink_to(victim)
+    else:
+        (folder / name).mkdir()
+    done = vss_lease("1", "--", "echo", "ran", CUDA_VISIBLE_DEVICES="0", TMPDIR=str(tmp_path))
+    assert not victim.exists()
+    if name.startswith("ticket"):  # not a live ticket: passed over
+        assert done.stdout.strip() == "ran"
+    else:
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"{folder / name}: not a plain file" in done.stderr
 
 
 def test_the_lock_survives_exec_and_the_command_sees_its_card(tmp_path: Path) -> None:
@@ -90,7 +154,7 @@ def test_more_gpus_than_the_machine_has_is_one_line() -> None:
     done = vss_lease("3", "--", "true", CUDA_VISIBLE_DEVICES="0")
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
-    assert "3 GPUs asked for, 1 visible" in done.stderr
+    assert "3 GPUs requested, 1 visible" in done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 7])

@@ -2,19 +2,28 @@
 
 `vss lease N -- COMMAND` waits until N cards of the machine are free, sets CUDA_VISIBLE_DEVICES to them and becomes the
 command. The locks are file locks held by the process itself: the kernel frees them when it ends, kill -9 included.
-Inside a SLURM job that was given just the cards it asked for, and with N = 0, there is nothing to choose: the command
+Inside a SLURM job that was given just the cards it requested, and with N = 0, there is nothing to choose: the command
 then simply runs. In a larger allocation (`salloc` with several cards and Snakemake inside it) they are leased as well.
+
+First come, first served: who waits holds a numbered ticket, and a free card that an earlier ticket could use is left to
+it, so that jobs for one card never pass a job for two for ever. Cards that no earlier ticket could use are taken.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,13 +31,15 @@ from vss.core.errors import UserError
 from vss.core.log import log
 
 _SECONDS_BETWEEN_TRIES = 0.5
+_TICKET = re.compile(r"ticket-([0-9]{12})")
+_LONGEST_TICKET = 4096  # bytes
 
 
 def lease(gpus: int, command: Sequence[str]) -> NoReturn:
     """Becomes `command` while holding `gpus` cards.
 
     Raises:
-        UserError: the machine has fewer cards than asked for, or the command does not exist.
+        UserError: the machine has fewer cards than requested, or the command does not exist.
     """
     environment = dict(os.environ)
     slurm_job = environment.get("SLURM_JOB_ID")
@@ -47,51 +58,151 @@ def lease(gpus: int, command: Sequence[str]) -> NoReturn:
 def acquire(gpus: int, *, folder: Path | None = None) -> list[str]:
     """Waits for `gpus` free cards and returns their ids; their locks live as long as this process.
 
-    All or nothing: a job that needs two cards never sits on one while it waits, so two jobs cannot block each other.
+    All or nothing: a job that needs two cards never holds one while it waits, so two jobs cannot block each other.
 
     Args:
-        gpus: cards wanted, at least 1.
+        gpus: number of cards, at least 1.
         folder: where the lock files are; by default one folder for all users and workflows of the machine.
 
     Raises:
-        UserError: the machine has fewer cards than asked for.
+        UserError: the machine has fewer cards than requested, or the lock files cannot be used.
     """
     cards = visible_cards()
     if len(cards) < gpus:
         raise UserError(
-            f"lease: {gpus} GPUs asked for, {len(cards)} visible on this machine; lower `gpus` of the training in the"
-            " config, or say how many there are: snakemake --resources gpu=N"
+            f"lease: {gpus} GPUs requested, {len(cards)} visible on this machine; lower `gpus` of the training in the"
+            " config, or set how many there are: snakemake --resources gpu=N"
         )
     folder = folder or lock_folder()
     _make_shared(folder)
-    told = False
-    while True:
-        held = _try(cards, gpus, folder)
-        if held is not None:
-            return held
-        if not told:
-            log(f"lease: waiting for {gpus} of {len(cards)} GPUs")
-            told = True
-        time.sleep(_SECONDS_BETWEEN_TRIES)
+    with _mutex(folder):
+        ticket = _take_ticket(folder, gpus, cards)
+    try:
+        waits = False
+        while True:
+            with _mutex(folder):
+                held = _try_lock_all(cards, gpus, folder, number=ticket.number)
+            if held is not None:
+                return held
+            if not waits:
+                log(f"lease: waiting for {gpus} of {len(cards)} GPUs")
+                waits = True
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+    finally:
+        ticket.drop()
 
 
-def _try(cards: Sequence[str], gpus: int, folder: Path) -> list[str] | None:
-    held: list[tuple[str, int]] = []
+@dataclass(frozen=True)
+class _Ticket:
+    """A place in the queue: a file that its owner holds locked, with the number of cards and their possible ids."""
+
+    path: Path
+    number: int
+    file: int
+
+    def drop(self) -> None:
+        """Leaves the queue."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.file)
+
+
+def _take_ticket(folder: Path, gpus: int, cards: Sequence[str]) -> _Ticket:
+    """Joins the queue behind every ticket there is; to be called with the mutex held."""
+    number = 1 + max((found for found, _ in _tickets(folder)), default=0)
+    path = folder / f"ticket-{number:012d}"
+    file = _open_shared(path)
+    _lock(file, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.truncate(path, 0)
+    with open(path, "w", encoding="utf-8") as writer:
+        writer.write(json.dumps([gpus, list(cards)]))
+    return _Ticket(path, number, file)
+
+
+def _tickets(folder: Path) -> list[tuple[int, Path]]:
+    """Returns the tickets of a folder by number, those of processes that are gone included."""
+    names = [_TICKET.fullmatch(name) for name in os.listdir(folder)]
+    return sorted((int(name[1]), folder / name[0]) for name in names if name)
+
+
+def _try_lock_all(cards: Sequence[str], gpus: int, folder: Path, *, number: int) -> list[str] | None:
+    """Locks the first `gpus` free cards that no earlier ticket could use; None where there are fewer."""
+    free = {}
     for card in cards:
-        file = _open_shared(folder / f"gpu-{card}.lock")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        path = folder / f"gpu-{card.replace('/', '_')}.lock"
+        file = _open_shared(path)
+        if _lock(file, path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            free[card] = file
+        else:
             os.close(file)
-            continue
-        held.append((card, file))
-        if len(held) == gpus:
-            for _, locked in held:
-                os.set_inheritable(locked, True)  # the lock has to survive exec
-            return [card for card, _ in held]
-    for _, locked in held:
-        os.close(locked)
-    return None
+    left = _left_by_earlier(list(free), folder, number)[:gpus]
+    chosen = left if len(left) == gpus else []
+    for card, file in free.items():
+        if card in chosen:
+            os.set_inheritable(file, True)  # the lock has to survive exec
+        else:
+            os.close(file)
+    return chosen or None
+
+
+def _left_by_earlier(free: list[str], folder: Path, number: int) -> list[str]:
+    """Returns the free cards without those that live tickets before `number` will take or wait for."""
+    for earlier, path in _tickets(folder):
+        if earlier < number and (wish := _wish_of(path)) is not None:
+            count, cards = wish
+            usable = [card for card in free if card in cards]
+            free = [card for card in free if card not in usable[:count]]
+    return free
+
+
+def _wish_of(path: Path) -> tuple[int, list[str]] | None:
+    """Returns the number of cards and the ids on a ticket; None for one whose owner is gone, which is removed."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        if _lock(file, path, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            with contextlib.suppress(OSError):  # another user's, in a sticky folder
+                path.unlink()
+            return None
+        count, cards = json.loads(os.read(file, _LONGEST_TICKET))
+        return int(count), [str(card) for card in cards]
+    except (ValueError, TypeError):
+        return None
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _mutex(folder: Path) -> Iterator[None]:
+    """Holds the queue for this process: tickets and cards are looked at by one process at a time."""
+    path = folder / "queue.lock"
+    file = _open_shared(path)
+    try:
+        while not _lock(file, path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            time.sleep(_SECONDS_BETWEEN_TRIES / 50)
+        yield
+    finally:
+        os.close(file)
+
+
+def _lock(file: int, path: Path, how: int) -> bool:
+    """Returns whether an open file could be locked without waiting.
+
+    Raises:
+        UserError: the file system knows no locks.
+    """
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be locked ({error.strerror}); set TMPDIR to a folder on a local disk of this machine"
+        ) from None
+    return True
 
 
 def lock_folder() -> Path:
@@ -100,20 +211,41 @@ def lock_folder() -> Path:
 
 
 def _make_shared(folder: Path) -> None:
-    """Makes a folder in which every user may make files; the umask would keep the others out."""
+    """Makes a folder in which every user may make files; the umask would keep the others out.
+
+    Raises:
+        UserError: something else, a link for example, has its name.
+    """
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise UserError(f"{folder}: not a folder; remove it, it has the name of the folder of GPU leases") from None
         return
     folder.chmod(0o1777)
 
 
 def _open_shared(path: Path) -> int:
-    """Opens a lock file that may be another user's: to read, since in a sticky folder only its owner may write."""
+    """Opens a lock file that may be another user's: to read, since in a sticky folder only its owner may write.
+
+    Links are not followed, and a FIFO does not make this wait: anybody can put either into a shared folder.
+
+    Raises:
+        UserError: not a plain file.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        return os.open(path, os.O_RDONLY)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+                raise
+            raise UserError(f"{path}: not a plain file; remove it, it has the name of a GPU lease") from None
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise UserError(f"{path}: not a plain file; remove it, it has the name of a GPU lease") from None
+        return file
     os.fchmod(file, 0o644)  # whatever the umask
     return file
 
