@@ -148,3 +148,32 @@ def test_unknown_pixels_are_missed_pixels(score):
     assert scored.scores["mIoU"] == pytest.approx((1 / 2 + 1) / 2)
     assert scored.scores["mIoU_mmseg"] == scored.scores["mIoU"]
     assert scored.scores["pixel_acc"] == pytest.approx(3 / 4)
+
+
+def test_a_constant_wrong_prediction_is_not_effective(score):
+    # Class 0 is kept by both on 1 of 2 pixels, class 1 by the truth alone, class 9 by the prediction alone.
+    scored = score({"a": still(grid([1, 1, 2]), 8)}, {"a": still(grid([0, 9, 9]), 8)}).scores
+    assert scored["strict"]["VC8"] == 1
+    assert scored["VEC8"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    assert scored["VEC16"] is None
+
+
+def test_a_pixel_that_was_void_persists_nowhere(score):
+    masks = [*still(grid([1, 2]), 7), grid([1, 255])]
+    scored = score({"a": masks}, {"a": still(grid([0, 1]), 8)}).scores
+    assert scored["VEC8"] == 1, "of class 1 nothing persists in either"
+
+
+def test_boundary_iou_by_hand(score):
+    # 1 x 4 pixels: the band is a pixel wide, and every pixel of a row of one pixel lies at the edge of the image.
+    scored = score({"a": [grid([1, 1, 2, 2])]}, {"a": [grid([0, 0, 0, 1])]})
+    assert scored.scores["mBIoU"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert scored.scores["trimap_acc"] == pytest.approx(3 / 4)
+    assert scored.per_class["boundary_iou"].dropna().tolist() == pytest.approx([2 / 3, 1 / 2])
+    inner = np.full((9, 9), 1, np.uint8)
+    wrong = np.zeros((9, 9), np.uint8)
+    wrong[4, 4] = 5  # far from the edge: not in the truth's band, in that of the prediction
+    middle = score({"a": [inner]}, {"a": [wrong]}).scores
+    assert middle["trimap_acc"] is None
+    # The truth's band is the outer ring of 32; the prediction's also has the 8 around the wrong pixel, as class 0.
+    assert middle["mBIoU"] == pytest.approx(32 / 40)

@@ -17,9 +17,11 @@ from vss.core.images import read_raw_mask
 from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
 from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsWriter
+from vss.score.consistency import WINDOW_COLUMNS
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 from vss.score.temporal import pair_confusion, warp_labels
+from vss.score.video import VideoCounter
 
 TOLERANCE = {"rel": 1e-12, "abs": 1e-12}
 
@@ -97,6 +99,20 @@ def test_video_consistency(golden, scored):
             assert rows[video] == pytest.approx(np.nan if mean is None else mean, nan_ok=True, **TOLERANCE)
 
 
+@pytest.mark.golden
+def test_windows_of_both_lengths_pooled(golden, scored):
+    """DVIS++'s script goes on adding to the windows of 8 frames when it comes to those of 16."""
+    stored = golden[0]["results"]["VC"]
+    pooled = [
+        ratio
+        for name in ("VC8", "VC16")
+        for video in stored[name]["per_window"].values()
+        for ratio in window_ratios(video)
+        if np.isfinite(ratio)
+    ]
+    assert pooled and scored.scores["VC16_dvis"] == pytest.approx(np.mean(pooled), **TOLERANCE)
+
+
 def window_ratios(stored: list[float | None] | None) -> list[float]:
     """A video's windows; null stands for no windows, or for a window without a constant pixel."""
     return [np.nan if ratio is None else ratio for ratio in stored or []]
@@ -104,15 +120,13 @@ def window_ratios(stored: list[float | None] | None) -> list[float]:
 
 @pytest.mark.golden
 def test_every_window(golden):
-    from vss.score.consistency import WINDOW_COLUMNS, VideoWindows
-
     meta, tensors = golden
     lookup = VSPW.raw_to_train()
     for video in meta["video_order"]:
-        windows = VideoWindows(0)
+        counter = VideoCounter(0, VSPW.num_classes)
         for raw, labels in zip(tensors[f"{video}.gt_raw"], tensors[f"{video}.pred"], strict=True):
-            windows.add(raw=raw, truth=lookup[raw], labels=labels)
-        table = pd.DataFrame(windows.table(), columns=list(WINDOW_COLUMNS))
+            counter.add(raw=raw, truth=lookup[raw], labels=labels)
+        table = pd.DataFrame(counter.tables()["windows"], columns=list(WINDOW_COLUMNS))
         for name, expected in meta["results"]["VC"].items():
             rows = table[table["length"] == int(name.removeprefix("VC"))]
             ratios = (rows["official_kept"] / rows["official"]).tolist()[:-1]  # the last window is not used

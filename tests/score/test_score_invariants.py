@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,26 +15,32 @@ from vss.cli import main
 from vss.core.confusion import confusion_matrix
 from vss.core.index import shard_of
 from vss.core.labels import VSPW
-from vss.score.consistency import VideoWindows
-from vss.score.counts import Counts, cells_of, load_counts, merge_counts, save_counts
+from vss.score.boundary import TRIMAP_PIXELS, band_pixels
+from vss.score.counts import TABLES, Counts, cells_of, load_counts, merge_counts, save_counts
 from vss.score.summary import overall_scores
+from vss.score.video import VideoCounter
 
 LOOKUP = VSPW.raw_to_train()
 
 
 def counts_of(videos: dict[str, tuple[np.ndarray, np.ndarray]], shards: int, member: int) -> Counts:
-    cells, windows = [cells_of(np.zeros((0, 0)), 0)], [VideoWindows(0).table()]
+    tables = {name: [np.zeros((0, len(columns)), np.int64)] for name, columns in (TABLES | {"trimap": "12"}).items()}
     for number, (raw, labels) in enumerate(videos.values()):
-        cells.append(cells_of(confusion_matrix(labels, LOOKUP[raw], 124), number))
-        video = VideoWindows(number)
-        for frame, predicted in zip(raw, labels, strict=True):
-            video.add(raw=frame, truth=LOOKUP[frame], labels=predicted)
-        windows.append(video.table())
+        counter = counted(raw, labels, number)
+        for name, table in (counter.tables() | {"cells": cells_of(counter.confusion, number)}).items():
+            tables[name].append(table)
     return Counts(
         split="val", shards=shards, members=(member,), classes=VSPW.classes, flow=None, videos=tuple(videos),
         frames=np.array([len(raw) for raw, _ in videos.values()], np.int64),
-        cells=np.concatenate(cells), flow_cells=cells[0], windows=np.concatenate(windows),
+        **{name: np.concatenate(parts) for name, parts in tables.items()},
     )  # fmt: skip
+
+
+def counted(raw: np.ndarray, labels: np.ndarray, number: int = 0) -> VideoCounter:
+    counter = VideoCounter(number, VSPW.num_classes)
+    for frame, predicted in zip(raw, labels, strict=True):
+        counter.add(raw=frame, truth=LOOKUP[frame], labels=predicted)
+    return counter
 
 
 @st.composite
@@ -68,8 +75,7 @@ def test_shards_add_up_to_the_whole(videos, shards, data):
 
 def _same(one: Counts, other: Counts) -> bool:
     return one.videos == other.videos and all(
-        np.array_equal(getattr(one, name), getattr(other, name))
-        for name in ("frames", "cells", "flow_cells", "windows")
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("frames", "trimap", *TABLES)
     )
 
 
@@ -86,6 +92,11 @@ def test_the_truth_scores_one(videos):
         scores["pixel_acc"],
         scores["strict"]["VC8_correct"],
         scores["VC16"],
+        scores["VC16_dvis"],
+        scores["VEC8"],
+        scores["VEC16"],
+        scores["mBIoU"],
+        scores["trimap_acc"],
     ):
         assert value == pytest.approx(1) or np.isnan(value)
 
@@ -99,9 +110,8 @@ def test_counts_survive_the_disk(videos, tmp_path_factory):
     first = path.read_bytes()
     again = load_counts(path)
     assert _same(counts, again)
-    assert dataclasses.replace(again, frames=0, cells=0, flow_cells=0, windows=0) == dataclasses.replace(
-        counts, frames=0, cells=0, flow_cells=0, windows=0
-    )
+    no_tables = dict.fromkeys(("frames", "trimap", *TABLES), 0)
+    assert dataclasses.replace(again, **no_tables) == dataclasses.replace(counts, **no_tables)
     save_counts(path, again)
     assert path.read_bytes() == first
 
@@ -111,10 +121,8 @@ def test_counts_survive_the_disk(videos, tmp_path_factory):
 def test_windows_equal_the_definition(videos):
     """Window by window, written down as the definition reads."""
     for raw, labels in videos.values():
-        video = VideoWindows(0)
-        for frame, predicted in zip(raw, labels, strict=True):
-            video.add(raw=frame, truth=LOOKUP[frame], labels=predicted)
-        for length, _, start, official, official_kept, *_, strict, strict_kept, correct in video.table():
+        tables = counted(raw, labels).tables()
+        for length, _, start, official, official_kept, *_, strict, strict_kept, correct in tables["windows"]:
             window = slice(start, start + length)
             constant = (raw[window] == raw[start]).all(axis=0)
             kept = (labels[window] == labels[start]).all(axis=0)
@@ -124,7 +132,63 @@ def test_windows_equal_the_definition(videos):
             assert (strict, strict_kept) == (with_class.sum(), (with_class & kept).sum())
             assert correct == (with_class & right).sum()
         expected = sum(max(0, len(raw) - length + 1) for length in (8, 16))
-        assert len(video.table()) == expected
+        assert len(tables["windows"]) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(videos=clips())
+def test_persistent_classes_equal_the_definition(videos):
+    for raw, labels in videos.values():
+        expected = []
+        for length in (8, 16):
+            for start in range(len(raw) - length + 1):
+                truth, predicted = LOOKUP[raw[start : start + length]], labels[start : start + length]
+                known = (truth != 255).all(axis=0)
+                for class_id in range(VSPW.num_classes):
+                    in_truth = (truth == class_id).all(axis=0)
+                    in_labels = (predicted == class_id).all(axis=0) & known
+                    pixels = (in_truth.sum(), in_labels.sum(), (in_truth & in_labels).sum())
+                    if any(pixels):
+                        expected.append((length, 0, start, class_id, *map(int, pixels)))
+        assert sorted(map(tuple, counted(raw, labels).tables()["persistent"].tolist())) == expected
+
+
+def test_boundaries_equal_erosion_of_every_class():
+    """Class by class as boundary_iou_api does it: the mask, padded with zeros, without its erosion."""
+    rng = np.random.default_rng(2)
+    square = np.ones((3, 3), np.uint8)
+    small = [np.array([0, 1, 2, 124, 255], np.uint8)[rng.integers(0, 5, (5, 7))] for _ in range(2)]
+    raw, labels = (np.kron(each, np.ones((12, 12), np.uint8)) for each in small)
+    labels = np.where(labels == 124, 7, labels).astype(np.uint8)
+    truth = LOOKUP[raw]
+    width = band_pixels(*raw.shape)
+    assert width == round(0.02 * np.hypot(*raw.shape)) > 1
+
+    def band(mask):
+        padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        return mask & ~cv2.erode(padded, square, iterations=width)[1:-1, 1:-1].astype(bool)
+
+    tables = counted(raw[None], labels[None]).tables()
+    found = {class_id: tuple(pixels) for _, class_id, *pixels in tables["boundary"].tolist()}
+    assert len(found) >= 4
+    for class_id in range(VSPW.num_classes):
+        in_truth = band(truth == class_id)
+        in_labels = band((labels == class_id) & (truth != 255))
+        pixels = tuple(int(part.sum()) for part in (in_truth, in_labels, in_truth & in_labels))
+        assert found.get(class_id, (0, 0, 0)) == pixels
+    near = cv2.dilate(truth, np.ones((2 * TRIMAP_PIXELS + 1,) * 2)) != cv2.erode(
+        truth, np.ones((2 * TRIMAP_PIXELS + 1,) * 2)
+    )
+    near &= truth != 255
+    assert tables["trimap"].tolist() == [[near.sum(), (near & (truth == labels)).sum()]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(videos=clips())
+def test_a_video_counts_the_confusion_of_its_frames(videos):
+    for raw, labels in videos.values():
+        expected = confusion_matrix(labels, LOOKUP[raw], VSPW.num_classes)
+        np.testing.assert_array_equal(counted(raw, labels).confusion, expected)
 
 
 def test_flow_follows_a_moving_picture(score):

@@ -28,19 +28,23 @@ def confusion_matrix(labels: np.ndarray, truth: np.ndarray, num_classes: int) ->
     Raises:
         UserError: the shapes differ, or a value is neither a class nor 255.
     """
+    check_labels(labels, truth, num_classes)
+    pairs = np.bincount(truth.astype(np.uint16).ravel() << 8 | labels.ravel(), minlength=256 * 256).reshape(256, 256)
+    return np.concatenate([pairs[:num_classes, :num_classes], pairs[:num_classes, IGNORE_INDEX:]], axis=1)
+
+
+def check_labels(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> None:
+    """Checks that a label map can be scored against its truth; both uint8.
+
+    Raises:
+        UserError: the shapes differ, or a value is neither a class nor 255.
+    """
     if labels.shape != truth.shape:
         raise UserError(f"prediction has size {labels.shape}, its mask {truth.shape}")
-    columns = num_classes + 1
-    # Place of each uint8 value on its axis; num_classes stands for "no class", num_classes + 1 for "not allowed".
-    place = np.full(256, num_classes + 1, np.int64)
-    place[:num_classes] = np.arange(num_classes)
-    place[IGNORE_INDEX] = num_classes
-    true, predicted = place[truth.ravel()], place[labels.ravel()]
-    for values, what in ((true, "mask"), (predicted, "prediction")):
-        if values.size and values.max() > num_classes:
+    for values, what in ((truth, "mask"), (labels, "prediction")):
+        # As a difference modulo 256, 255 comes before class 0.
+        if values.size and int((values + np.uint8(1)).max()) > num_classes:
             raise UserError(f"{what} has a value outside 0..{num_classes - 1} and {IGNORE_INDEX}")
-    counts = np.bincount(true * columns + predicted, minlength=columns * columns)
-    return counts.reshape(columns, columns)[:num_classes].astype(np.int64)
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

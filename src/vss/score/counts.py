@@ -13,10 +13,11 @@ import numpy as np
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, canonical_json
-from vss.score.consistency import WINDOW_COLUMNS
+from vss.score.boundary import BOUNDARY_COLUMNS
+from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
 
 FORMAT = "vss-counts"
-VERSION = 1
+VERSION = 2
 # What numpy and zipfile raise over a file that is cut or has changed.
 _BROKEN_ZIP = (
     OSError,
@@ -30,6 +31,15 @@ _BROKEN_ZIP = (
     zlib.error,
 )
 CELL_COLUMNS = ("video", "row", "column", "pixels")
+TRIMAP_COLUMNS = ("pixels", "right")
+# The columns of every table that names the video in a column.
+TABLES = {
+    "cells": CELL_COLUMNS,
+    "flow_cells": CELL_COLUMNS,
+    "windows": WINDOW_COLUMNS,
+    "persistent": PERSISTENT_COLUMNS,
+    "boundary": BOUNDARY_COLUMNS,
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ class Counts:
         cells: non-zero cells of each video's confusion matrix [K, 4] int64, columns `CELL_COLUMNS`.
         flow_cells: likewise between each prediction and the next one, warped.
         windows: [W, 10] int64, columns `WINDOW_COLUMNS`.
+        persistent: one row a window and class that persists in it [K, 7] int64, columns `PERSISTENT_COLUMNS`.
+        boundary: pixels of each video's classes in boundary bands [K, 5] int64, columns `BOUNDARY_COLUMNS`.
+        trimap: labelled pixels of each video near a contour of the truth, and those labelled right [V, 2] int64.
     """
 
     split: str
@@ -59,6 +72,9 @@ class Counts:
     cells: np.ndarray
     flow_cells: np.ndarray
     windows: np.ndarray
+    persistent: np.ndarray
+    boundary: np.ndarray
+    trimap: np.ndarray
 
     def confusion(self, videos: Sequence[int] | None = None, *, flow: bool = False) -> np.ndarray:
         """Returns the confusion matrix [C, C + 1] int64 summed over some videos (numbers), by default over all."""
@@ -94,9 +110,8 @@ def save_counts(path: str | os.PathLike, counts: Counts) -> None:
             file,
             about=np.frombuffer(canonical_json(about).encode(), np.uint8),
             frames=counts.frames,
-            cells=counts.cells,
-            flow_cells=counts.flow_cells,
-            windows=counts.windows,
+            trimap=counts.trimap,
+            **{name: getattr(counts, name) for name in TABLES},
         )
 
 
@@ -109,7 +124,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
-            tables = {name: file[name] for name in ("frames", "cells", "flow_cells", "windows")}
+            tables = {name: file[name] for name in ("frames", "trimap", *TABLES)}
         found = (about.get("format"), about.get("version"))
         if found != (FORMAT, VERSION):
             raise UserError(f"{path}: format is {found}, expected {(FORMAT, VERSION)}")
@@ -166,7 +181,6 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         flow=first.flow,
         videos=tuple(videos[at] for at in order),
         frames=np.concatenate([part.frames for part in parts])[order],
-        cells=gather("cells", CELL_COLUMNS.index("video")),
-        flow_cells=gather("flow_cells", CELL_COLUMNS.index("video")),
-        windows=gather("windows", WINDOW_COLUMNS.index("video")),
+        trimap=np.concatenate([part.trimap for part in parts])[order],
+        **{name: gather(name, columns.index("video")) for name, columns in TABLES.items()},
     )

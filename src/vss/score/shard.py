@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from vss.core.confusion import confusion_matrix
 from vss.core.errors import UserError
 from vss.core.images import read_image, read_raw_mask
 from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
-from vss.score.consistency import VideoWindows
-from vss.score.counts import CELL_COLUMNS, Counts, cells_of, save_counts
+from vss.score.counts import TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
 from vss.score.temporal import FLOWS, pair_confusion
+from vss.score.video import VideoCounter
 
 
 def score_shard(
@@ -61,7 +61,7 @@ def score_shard(
             _count_video(number, frames, predictions, dataset, flow)
             for number, (_, frames) in enumerate(track(videos, what=f"score {split} shard {shard}", unit="video"))
         ]
-    no_cells = np.zeros((0, len(CELL_COLUMNS)), np.int64)  # a shard may have no video
+    columns = TABLES | {"trimap": TRIMAP_COLUMNS}
     counts = Counts(
         split=split,
         shards=shards,
@@ -70,35 +70,36 @@ def score_shard(
         flow=flow,
         videos=tuple(video for video, _ in videos),
         frames=np.array([len(frames) for _, frames in videos], np.int64),
-        cells=np.concatenate([no_cells, *(cells for cells, _, _ in parts)]),
-        flow_cells=np.concatenate([no_cells, *(cells for _, cells, _ in parts)]),
-        windows=np.concatenate([VideoWindows(0).table(), *(windows for _, _, windows in parts)]),
+        # A shard may have no video: its tables have no rows, and their columns.
+        **{
+            name: np.concatenate([np.zeros((0, len(names)), np.int64), *(part[name] for part in parts)])
+            for name, names in columns.items()
+        },
     )
     save_counts(out, counts)
 
 
 def _count_video(
     number: int, rows: pd.DataFrame, predictions: LabelsReader, card: Card, flow: str | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the rows that one video adds to `cells`, `flow_cells` and `windows`."""
+) -> dict[str, np.ndarray]:
+    """Returns the rows that one video adds to the tables of `Counts`."""
     num_classes = len(card.classes)
-    total = np.zeros((num_classes, num_classes + 1), np.int64)
-    flow_total = np.zeros_like(total)
-    windows = VideoWindows(number)
+    label_map = np.asarray(card.label_map, np.uint8)
+    counter = VideoCounter(number, num_classes)
+    flow_total = np.zeros((num_classes, num_classes + 1), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
         raw = read_raw_mask(Path(card.root) / row.mask)
-        truth = np.asarray(card.label_map, np.uint8)[raw]  # decoded once: consistency compares the raw values
+        truth = cv2.LUT(raw, label_map)  # decoded once: consistency compares the raw values
         predicted = predictions.read(row.video, row.frame)
         try:
-            total += confusion_matrix(predicted, truth, num_classes)
+            counter.add(raw=raw, truth=truth, labels=predicted)
         except UserError as error:
             raise UserError(f"{predictions.path}: frame {row.frame!r} of video {row.video!r}: {error}") from None
-        windows.add(raw=raw, truth=truth, labels=predicted)
         if flow is not None:
             image = read_image(Path(card.root) / row.image)
             if before is not None and before[0].shape == image.shape:
                 motion = FLOWS[flow](before[0], image)
                 flow_total += pair_confusion(before[1], predicted, motion, num_classes)
             before = image, predicted
-    return cells_of(total, number), cells_of(flow_total, number), windows.table()
+    return counter.tables() | {"cells": cells_of(counter.confusion, number), "flow_cells": cells_of(flow_total, number)}

@@ -15,7 +15,8 @@ from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.index import read_card
-from vss.score.consistency import WINDOW_COLUMNS, WINDOW_LENGTHS
+from vss.score.boundary import BOUNDARY_COLUMNS
+from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.temporal import OFFICIAL_VIDEOS
 
@@ -75,6 +76,10 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     - `TC_<flow>`, `TC_<flow>_first100`: over all videos, over the first 100 by id; only where flow was counted.
       TC_cal.py takes the first 100 lines of val.txt, whose order the index does not keep: other videos than these
       where the list is not sorted.
+    - `VC16_dvis`: official windows of 8 and then of 16 frames pooled, as DVIS++'s script does.
+    - `VEC8`, `VEC16`: mean over windows of the mean over classes of the IoU of where truth and prediction keep the
+      class over the window.
+    - `mBIoU`: mean boundary IoU over the classes of the truth; `trimap_acc`: share labelled right near its contours.
     """
     confusion = counts.confusion()
     each_video = [counts.confusion([number]) for number in range(len(counts.videos))]
@@ -94,8 +99,14 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
         windows[f"VC{length}"] = len(pooled)
         result[f"VC{length}"] = _mean(pooled)
         result["strict"][f"VC{length}"] = _mean(window_consistency(counts, length, "strict"))
+        result[f"VEC{length}"] = _mean(effective_consistency(counts, length))
         result["strict"][f"VC{length}_correct"] = _mean(window_consistency(counts, length, "correct"))
         result["cffm_compat"][f"VC{length}"] = _mean(window_consistency(counts, length, "cffm", long_videos))
+    official = [window_consistency(counts, length, "official") for length in WINDOW_LENGTHS]
+    result[f"VC{max(WINDOW_LENGTHS)}_dvis"] = _mean(np.concatenate(official))
+    result["mBIoU"] = mean_boundary_iou(counts)
+    near, right = counts.trimap.sum(axis=0)
+    result["trimap_acc"] = float(right / near) if near else math.nan
     if counts.flow is not None:
         name = f"TC_{counts.flow}"
         result[name] = mean_iou(counts.confusion(flow=True))
@@ -147,8 +158,52 @@ def window_consistency(counts: Counts, length: int, rule: str, videos: Iterable[
     return column[kept][chosen] / column[constant][chosen]
 
 
+def effective_consistency(counts: Counts, length: int, videos: Iterable[int] | None = None) -> np.ndarray:
+    """Returns VEC of every window in which a class persists, in the order of video and start.
+
+    The IoU of a class in a window is that of the pixels whose truth is the class in all its frames and those whose
+    prediction is; pixels that are void in one of them are left out of both (DTERN, ICCV 2025, Video Effective
+    Consistency).
+
+    Args:
+        counts: of whole videos.
+        length: n, one of `WINDOW_LENGTHS`.
+        videos: video numbers to take, by default all.
+    """
+    column = dict(zip(PERSISTENT_COLUMNS, counts.persistent.T, strict=True))
+    chosen = column["length"] == length
+    if videos is not None:
+        chosen &= np.isin(column["video"], list(videos))
+    if not chosen.any():
+        return np.zeros(0)
+    both = column["both"][chosen]
+    each = both / (column["truth"][chosen] + column["predicted"][chosen] - both)
+    window = np.stack([column["video"][chosen], column["start"][chosen]])
+    # Rows of a window lie together: `merge_counts` sorts by length, video, start, class.
+    first = np.flatnonzero(np.r_[True, (window[:, 1:] != window[:, :-1]).any(axis=0)])
+    return np.add.reduceat(each, first) / np.diff(np.r_[first, len(each)])
+
+
+def boundary_iou(counts: Counts, videos: Sequence[int] | None = None) -> np.ndarray:
+    """Returns each class's boundary IoU [C] float64 over some videos (numbers), by default all; NaN without pixels."""
+    table = counts.boundary
+    if videos is not None:
+        table = table[np.isin(table[:, BOUNDARY_COLUMNS.index("video")], list(videos))]
+    pixels = np.zeros((len(counts.classes), 3), np.int64)
+    np.add.at(pixels, table[:, BOUNDARY_COLUMNS.index("class")], table[:, -3:])
+    truth, predicted, both = pixels.T
+    union = truth + predicted - both
+    return np.divide(both, union, out=np.full(len(union), np.nan), where=union > 0)
+
+
+def mean_boundary_iou(counts: Counts, videos: Sequence[int] | None = None) -> float:
+    """Returns the mean boundary IoU over the classes that the truth has, NaN where it has none."""
+    each = boundary_iou(counts, videos)[counts.confusion(videos).sum(axis=1) > 0]
+    return float(each.mean()) if len(each) else math.nan
+
+
 def class_table(counts: Counts) -> pd.DataFrame:
-    """Returns one row a class: IoU, recall, precision (NaN where undefined), pixels in truth and prediction.
+    """Returns one row a class: IoU, boundary IoU, recall, precision (NaN where undefined), pixels of either.
 
     `pixels_predicted` counts only where the truth has a class. mIoU is the mean of `iou` over rows with
     `pixels_truth` > 0.
@@ -163,6 +218,7 @@ def class_table(counts: Counts) -> pd.DataFrame:
             "class_id": np.arange(len(counts.classes)),
             "class": counts.classes,
             "iou": iou(confusion),
+            "boundary_iou": boundary_iou(counts),
             "recall": recall,
             "precision": precision,
             "pixels_truth": truth,
@@ -181,6 +237,8 @@ def video_table(counts: Counts) -> pd.DataFrame:
         for rule, suffix in (("official", ""), ("strict", "_strict")):
             for length in WINDOW_LENGTHS:
                 row[f"VC{length}{suffix}"] = _mean(window_consistency(counts, length, rule, [number]))
+        row |= {f"VEC{length}": _mean(effective_consistency(counts, length, [number])) for length in WINDOW_LENGTHS}
+        row["mBIoU"] = mean_boundary_iou(counts, [number])
         rows.append(row)
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["video", "frames", "pixels"])
 
