@@ -14,11 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from train.tiny import MASK2FORMER, TINY, UPERNET, start
 
 from vss.configs.resolve import published_settings, resolve
@@ -28,7 +27,6 @@ from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
 from vss.train.run import _even_share, run_processes
-from vss.train.validate import frame_to_input, validate
 from vss.train.worker import Job, work, write_job
 
 
@@ -123,47 +121,6 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
         hook.after_train_iter(runner, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
-
-
-class Colours(nn.Module):
-    """A segmentor that reads the class off the blue channel, times 9."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def class_logits(self, images: Tensor) -> Tensor:
-        blue = images[:, 2] * 57.375 + 103.53
-        return -((blue[:, None] - 2) / 9 - torch.arange(124).view(1, -1, 1, 1)).abs()
-
-
-def test_validation_of_a_segmentor_that_is_right(prepared: Callable[[str], dict[str, Path]]) -> None:
-    config = published_settings(resolve({"config": UPERNET}))
-    model = Colours().train()
-    scores = validate(model, **{k: str(v) for k, v in prepared("vspw").items()}, config=config, frames=10)
-    assert scores["pixel_accuracy"] > 0.6 and model.training
-    wall = nn.functional.one_hot(torch.zeros(1, 8, 8, dtype=torch.long), 124).permute(0, 3, 1, 2)
-    always_wall = SimpleNamespace(
-        parameters=model.parameters,
-        training=False,
-        eval=lambda: None,
-        train=lambda mode: None,
-        class_logits=lambda images: wall,
-    )
-    scores = validate(always_wall, **{k: str(v) for k, v in prepared("vspw").items()}, config=config, frames=1)
-    assert scores["miou"] == scores["pixel_accuracy"] == 0
-
-
-@pytest.mark.parametrize(
-    ("scale", "divisor", "expected"),
-    [(None, 1, (48, 64)), ((128, 96), 1, (96, 128)), ((1000, 96), 1, (96, 128)), (None, 32, (64, 64))],
-)
-def test_frames_are_fitted(scale: tuple | None, divisor: int, expected: tuple[int, int]) -> None:
-    frame = np.full((48, 64, 3), 124, np.uint8)
-    normalisation = {"mean": [124.0, 100.0, 100.0], "std": [10.0, 12.0, 24.0]}
-    fitted = frame_to_input(frame, {"scale": scale, "size_divisor": divisor}, normalisation)
-    assert fitted.shape == (1, 3, *expected)
-    assert fitted[0, :, 0, 0].tolist() == [0.0, 2.0, 1.0]
 
 
 def job_for(config: dict, files: dict[str, Path], folder: Path) -> Job:

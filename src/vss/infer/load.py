@@ -83,10 +83,22 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     compiled = views.pop("compile", settings.get("compile", False))
     if not isinstance(compiled, bool):
         raise UserError(f"infer settings: compile is {compiled!r}, allowed: true, false")
+    return InferencePlan(config, tta_of(config, views, protocol), protocol, precision, where, compiled)
+
+
+def tta_of(config: Mapping[str, Any], views: Mapping[str, Any], protocol: str) -> Tta:
+    """Returns the checked view settings of a model under a protocol.
+
+    Args:
+        config: the resolved config beside the weights.
+        views: keys of `Tta`; usually the config's `test`, overridden by a prediction's own.
+        protocol: "paper" or "as_published".
+
+    Raises:
+        UserError: an unknown key, or a value of the wrong kind or range.
+    """
     tta = parse_tta(views)
-    if protocol == "as_published":
-        tta = published_tta(tta, config["model"])
-    return InferencePlan(config, tta, protocol, precision, where, compiled)
+    return published_tta(tta, config["model"]) if protocol == "as_published" else tta
 
 
 def default_precision(device: torch.device, protocol: str, config: Mapping[str, Any]) -> str:
@@ -134,7 +146,11 @@ def load_engine(plan: InferencePlan, weights: str | os.PathLike, *, memory: int 
         weights: see `load_segmentor`.
         memory: bytes a GPU forward may use; None = most of what is free.
     """
-    segmentor = load_segmentor(plan.config, weights)
+    return build_engine(plan, load_segmentor(plan.config, weights), memory=memory)
+
+
+def build_engine(plan: InferencePlan, segmentor: nn.Module, *, memory: int | None = None) -> Engine:
+    """Returns the engine that runs a plan's model, which is moved to the plan's device and set to eval mode."""
     normalisation = plan.config.get("normalisation", {})
     return Engine(
         segmentor,

@@ -1,4 +1,4 @@
-"""A quick mean IoU during training: single scale, no flip, a few frames of the val split."""
+"""A quick mean IoU during training: a few frames of the val split through the inference engine, at ratio 1."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
@@ -20,51 +18,57 @@ from vss.core.files import atomic_path
 from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
 from vss.core.log import log
-from vss.infer.frame_size import fitted_into, rounded_up
+from vss.infer.load import InferencePlan, build_engine, default_precision, tta_of
+from vss.infer.predictions import FrameCallbacks, predictions
 from vss.train.checkpoint import bare
 from vss.train.hooks import LogHook
 
 
-def frame_to_input(image: np.ndarray, test: Mapping[str, Any], normalisation: Mapping[str, Any]) -> torch.Tensor:
-    """Returns the network's input [1, 3, h, w] of a frame [H, W, 3] uint8 RGB, fitted as `test` says, at ratio 1."""
-    size = image.shape[:2] if test["scale"] is None else fitted_into(image.shape[:2], test["scale"])
-    height, width = rounded_up(size, test["size_divisor"])
-    if (height, width) != image.shape[:2]:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    normalised = (image.astype(np.float32) - normalisation["mean"]) / normalisation["std"]
-    return torch.from_numpy(normalised.astype(np.float32)).permute(2, 0, 1)[None].contiguous()
-
-
-@torch.no_grad()
 def validate(
     model: torch.nn.Module, *, index: str, card: str, config: Mapping[str, Any], frames: int, split: str = "val"
 ) -> dict[str, float]:
-    """Scores `frames` frames spread evenly over a split.
+    """Scores `frames` frames spread evenly over a split, as `vss infer` and `vss score` would without a tta.
 
     Args:
         model: a Segmentor; left in the mode it came in.
-        config: as `published_settings` returns it.
+        index, card: the prepared dataset.
+        config: as `published_settings` returns it; its `test` and `protocol` decide how a frame is fitted.
+        frames: at most this many; all of the split where it has fewer.
+        split: "train", "val" or "test"; only frames with a mask count.
 
     Returns:
         miou and miou_mmseg under the two conventions, and pixel_accuracy; 0..1.
+
+    Raises:
+        UserError: a file cannot be read, or the model returned inf or nan.
     """
     info = read_card(card)
     rows = read_index(index)
     rows = rows[(rows["split"] == split) & (rows["mask"] != "")]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, num=min(frames, len(rows)), dtype=int))]
-    device, num_classes = next(model.parameters()).device, len(config["classes"])
-    precision, was_training = config["training"]["precision"], model.training
-    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
-    model.eval()
+    num_classes, was_training = len(config["classes"]), model.training
+    device, protocol = next(model.parameters()).device, config["protocol"]
+    plan = InferencePlan(
+        config=dict(config),
+        tta=tta_of(config, config["test"], protocol),
+        protocol=protocol,
+        precision=default_precision(device, protocol, config),
+        device=device,
+        compile=False,
+    )
+
+    def count(row: Any, labels: np.ndarray, _: None) -> np.ndarray:
+        return confusion_matrix(labels, read_mask(Path(info.root, row.mask), info.label_map), num_classes)
+
+    callbacks = FrameCallbacks(
+        read=lambda row: read_image(Path(info.root, row.image)),
+        finish=count,
+        name=lambda row: f"validation: video {row.video!r}, frame {row.frame!r}",
+    )
     counts = np.zeros((num_classes, num_classes + 1), np.int64)
-    for row in rows.itertuples():
-        image = read_image(Path(info.root, row.image))
-        truth = read_mask(Path(info.root, row.mask), info.label_map)
-        with autocast:  # as it is trained, and as it will be tested
-            logits = model.class_logits(frame_to_input(image, config["test"], config["normalisation"]).to(device))
-        resized = F.interpolate(logits.float(), size=truth.shape, mode="bilinear", align_corners=False)
-        labels = resized.argmax(1)[0].to(torch.uint8).cpu().numpy()
-        counts += confusion_matrix(labels, truth, num_classes)
+    # One frame at a time: the optimizer's state has the memory that a batch would take.
+    for _, matrix in predictions(build_engine(plan, model), rows.itertuples(), callbacks, batch_frames=1):
+        counts += matrix
     model.train(was_training)
     hits = float(np.diagonal(counts).sum())
     return {
