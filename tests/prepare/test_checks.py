@@ -9,9 +9,9 @@ from tests.raw_dataset import FRAMES, save_image, save_mask
 from vss.core.labels import VSPW
 from vss.prepare import checks
 from vss.prepare.checks import check_frame, check_frames
-from vss.prepare.listing import Frame, printable, why_refused
+from vss.prepare.listing import RawFrame, printable, why_refused
 
-FRAME = Frame("v", "0", "val", "v.jpg", "v.png")
+FRAME = RawFrame("v", "0", "val", "v.jpg", "v.png")
 
 
 def checked(root, mode):
@@ -80,7 +80,9 @@ def test_unreadable_by_permission_is_named(files) -> None:
 def test_processes_give_the_same_in_the_same_order(vspw, monkeypatch) -> None:
     monkeypatch.setattr(checks, "_FRAMES_WORTH_PROCESSES", {"full": 2})
     frames = [
-        Frame("t0", f, "train", f"data/t0/origin/{f}.jpg", f"data/t0/mask/{f}.png") for _ in range(100) for f in FRAMES
+        RawFrame("t0", f, "train", f"data/t0/origin/{f}.jpg", f"data/t0/mask/{f}.png")
+        for _ in range(100)
+        for f in FRAMES
     ]
     vspw.mask("t0", FRAMES[1]).write_bytes(b"")
     alone = list(check_frames(frames, root=vspw.root, space=VSPW, checks="full", workers=1))

@@ -15,9 +15,9 @@ from tests.raw_dataset import FRAMES, save_image, save_mask
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.core.images import read_mask, read_raw_mask
-from vss.core.index import read_card, read_index
+from vss.core.index import LeftOut, read_card, read_index
 from vss.core.labels import VSPW
-from vss.prepare.listing import KINDS
+from vss.prepare.listing import PROBLEM_KINDS
 from vss.prepare.run import stopped_report
 
 
@@ -154,13 +154,14 @@ BROKEN = {
     "id is absolute": ("name_refused", "separator", lambda v: v.write_list("val", "v0\n/etc\n"), 12),
     "id is the parent": ("name_refused", "not a name", lambda v: v.write_list("val", "v0\n..\n"), 12),
     "id is not UTF-8": ("name_refused", "UTF-8", lambda v: v.write_list("val", b"v0\n\xff\xfe\n"), 12),
+    "id is too long": ("name_refused", "300 bytes", lambda v: v.write_list("val", "v0\n" + "é" * 150 + "\n"), 12),
     "id holds a NUL": ("name_refused", "control", lambda v: v.write_list("val", b"v0\na\x00b\n"), 12),
 }
 
 
 def test_every_kind_that_stops_is_broken_below() -> None:
     made = {kind for kind, _, _, _ in BROKEN.values()}
-    assert made == {kind for kind, meaning in KINDS.items() if not meaning.note} - {
+    assert made == {kind for kind, meaning in PROBLEM_KINDS.items() if not meaning.note} - {
         "split_missing",
         "split_unlabelled",
     }  # below, COCO-Stuff's
@@ -179,7 +180,7 @@ def test_stop_names_the_problem_and_leaves_a_report_but_no_output(vspw, run_prep
     problems = read_json(stopped_report(outputs.check))["problems"]
     matching = [p for p in problems if p["kind"] == kind]
     assert matching and found in matching[0]["found"]
-    assert matching[0]["allowed"] == KINDS[kind].allowed and matching[0]["action"] == "stopped"
+    assert matching[0]["allowed"] == PROBLEM_KINDS[kind].allowed and matching[0]["action"] == "stopped"
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -190,9 +191,30 @@ def test_skip_reports_and_goes_on_without_what_is_broken(vspw, run_prepare, name
     assert len(done.rows()) == frames_left
     assert sum(read_card(done.card).frames.values()) == frames_left
     matching = [p for p in done.report()["problems"] if p["kind"] == kind]
-    assert matching and found in matching[0]["found"] and matching[0]["action"] == KINDS[kind].remedy
+    assert matching and found in matching[0]["found"] and matching[0]["action"] == PROBLEM_KINDS[kind].remedy
     assert done.report()["counts"]["problems"][kind] == len(matching)
     assert not stopped_report(done.check).exists()
+    # Every frame that was there is in the index, or the card names it, its video or its split.
+    left_out = {(item.split, item.video, item.frame): item.reason for item in read_card(done.card).left_out}
+    for split, video in (("train", "t0"), ("train", "t1"), ("val", "v0"), ("test", "x0")):
+        for frame in FRAMES:
+            reasons = [left_out.get(key) for key in ((split, video, frame), (split, video, ""), (split, "", ""))]
+            assert (split, video, frame) in done.rows() or kind in reasons
+
+
+def test_the_card_names_what_is_left_out_and_why(vspw, run_prepare) -> None:
+    vspw.image("v0", FRAMES[0]).write_bytes(b"")
+    vspw.mask("v0", FRAMES[1]).unlink()
+    vspw.write_list("train", "t0\nt1\ngone\n")
+    assert read_card(run_prepare(vspw.root, on_problem="skip").card).left_out == (
+        LeftOut("train", "gone", "", "video_absent"),
+        LeftOut("val", "v0", FRAMES[1], "mask_missing"),
+        LeftOut("val", "v0", FRAMES[0], "image_broken"),
+    )
+
+
+def test_a_whole_dataset_leaves_nothing_out(vspw, run_prepare) -> None:
+    assert read_card(run_prepare(vspw.root).card).left_out == ()
 
 
 def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run_prepare) -> None:
@@ -240,7 +262,7 @@ def test_harmless_list_flaws_are_notes(vspw, run_prepare, kind, split, text) -> 
     done = run_prepare(vspw.root, on_problem="stop")
     assert len(done.rows()) == 12
     assert done.kinds() == [kind]
-    assert done.report()["problems"][0]["action"] == KINDS[kind].remedy
+    assert done.report()["problems"][0]["action"] == PROBLEM_KINDS[kind].remedy
 
 
 @pytest.mark.parametrize("text", ["t0\r\nt1\r\n", "\nt0\n\n  \nt1\n\n", "\ufefft0\nt1\n"])

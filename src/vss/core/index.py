@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +16,23 @@ from vss.core.order import natural_key
 
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
 INDEX_KEY = ("split", "video", "frame")  # what a row is found and sorted by
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a dataset's lists or folders promise and its index lacks, because `on_problem: skip` left it out.
+
+    Attributes:
+        split: "train", "val" or "test".
+        video: its id; "" where the whole split is left out.
+        frame: its name; "" where the whole video is left out.
+        reason: kind of problem, for example "image_broken"; docs/your-data.md lists them.
+    """
+
+    split: str
+    video: str
+    frame: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,7 @@ class Card:
         drawn: True where the data were drawn by this project.
         frames: number of index rows by split.
         sha256: of the index file.
+        left_out: what the index lacks because of problems; empty where there were none.
     """
 
     name: str
@@ -37,6 +57,7 @@ class Card:
     drawn: bool
     frames: dict[str, int]
     sha256: str
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
@@ -84,9 +105,14 @@ def write_card(path: str | os.PathLike, card: Card) -> None:
 def read_card(path: str | os.PathLike) -> Card:
     """Reads a dataset card; anything else is a `UserError` that names the file."""
     try:
-        return Card(**read_json(path))
-    except TypeError as error:
+        return _card_of(read_json(path))
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a dataset card ({error})") from None
+
+
+def _card_of(content: Mapping[str, Any]) -> Card:
+    left_out = tuple(LeftOut(**item) for item in content.get("left_out", ()))
+    return Card(**{**content, "left_out": left_out})
 
 
 def shard_of(video: str, shards: int) -> int:

@@ -18,9 +18,10 @@ from PIL import Image
 
 from vss.core.errors import UserError
 from vss.core.images import mask_mistake, read_image, read_raw_mask
+from vss.core.index import LeftOut
 from vss.core.labels import LabelSpace
 from vss.core.log import track
-from vss.prepare.listing import Frame, Listing, Problem
+from vss.prepare.listing import FRAME_SKIPPED, PROBLEM_KINDS, Listing, Problem, RawFrame
 from vss.prepare.parallel import map_in_order
 
 CHECKS = ("full", "fast")
@@ -31,10 +32,10 @@ _FRAMES_WORTH_PROCESSES = {"full": 1000, "fast": 40000}
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedFrame:
     """A frame after its files were opened; height and width in pixels, 0 where the image is broken."""
 
-    frame: Frame
+    frame: RawFrame
     height: int
     width: int
     problems: tuple[Problem, ...]
@@ -46,8 +47,8 @@ class _BrokenError(Exception):
 
 
 def check_frames(
-    frames: Sequence[Frame], *, root: Path, space: LabelSpace, checks: str, workers: int | None = None
-) -> Iterator[Checked]:
+    frames: Sequence[RawFrame], *, root: Path, space: LabelSpace, checks: str, workers: int | None = None
+) -> Iterator[CheckedFrame]:
     """Yields every frame checked, in order.
 
     Args:
@@ -62,31 +63,37 @@ def check_frames(
     yield from track(checked, what=f"check {space.name} ({checks})", total=len(frames))
 
 
-def check_frame(frame: Frame, *, root: str, space: LabelSpace, checks: str) -> Checked:
+def check_frame(frame: RawFrame, *, root: str, space: LabelSpace, checks: str) -> CheckedFrame:
     """Opens the image and the mask of one frame."""
     read_image, read_mask = (_full_image, _full_mask) if checks == "full" else (_fast_image, _fast_mask)
     try:
         height, width = read_image(f"{root}/{frame.image}")
     except _BrokenError as error:
-        return Checked(frame, 0, 0, (Problem(frame.image, *error.args),))
+        return CheckedFrame(frame, 0, 0, (_problem(frame, frame.image, *error.args),))
     if not frame.mask:
-        return Checked(frame, height, width, ())
+        return CheckedFrame(frame, height, width, ())
     problems, labelled = [], None
     try:
         mask_size, values = read_mask(f"{root}/{frame.mask}")
         if mask_size != (height, width):
             found = f"{mask_size[1]}x{mask_size[0]}, image {width}x{height}"
-            problems.append(Problem(frame.mask, "mask_size", found))
+            problems.append(_problem(frame, frame.mask, "mask_size", found))
         for value, pixels in values.items():
             if value not in space.known_raw_values():
-                problems.append(Problem(frame.mask, "label_value", f"{value} on {pixels} pixels"))
+                problems.append(_problem(frame, frame.mask, "label_value", f"{value} on {pixels} pixels"))
         labelled = bool(values.keys() & set(space.raw_ids)) if values else None
     except _BrokenError as error:
-        problems.append(Problem(frame.mask, *error.args))
-    return Checked(frame, height, width, tuple(problems), labelled)
+        problems.append(_problem(frame, frame.mask, *error.args))
+    return CheckedFrame(frame, height, width, tuple(problems), labelled)
 
 
-def check_sizes(checked: Sequence[Checked], listing: Listing) -> None:
+def _problem(frame: RawFrame, file: str, kind: str, found: str) -> Problem:
+    skipped = PROBLEM_KINDS[kind].remedy == FRAME_SKIPPED
+    left_out = LeftOut(frame.split, frame.video, frame.frame, kind) if skipped else None
+    return Problem(file, kind, found, left_out)
+
+
+def check_sizes(checked: Sequence[CheckedFrame], listing: Listing) -> None:
     """Notes the videos whose frames differ in size: video consistency compares frames pixel by pixel."""
     sizes: dict[str, Counter] = {}
     for item in checked:
@@ -98,7 +105,7 @@ def check_sizes(checked: Sequence[Checked], listing: Listing) -> None:
             listing.problem(video, "frame_size", found)
 
 
-def check_labels(checked: Sequence[Checked], listing: Listing) -> None:
+def check_labels(checked: Sequence[CheckedFrame], listing: Listing) -> None:
     """Reports the splits in whose masks not one pixel has a class: a training on them would learn nothing, and say so.
 
     Masks of 0 and 255, for example, are valid PNGs in which everything is "others" or "void". Splits with a mask whose

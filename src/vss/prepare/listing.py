@@ -12,13 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vss.core.errors import UserError
+from vss.core.index import LeftOut
+
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 MASK_SUFFIX = ".png"
+_LONGEST_NAME = 255  # bytes of one path component, on every common file system
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProblemKind:
     """One kind of problem.
 
     Attributes:
@@ -35,25 +39,27 @@ class Kind:
 FRAME_SKIPPED = "frame skipped"
 VIDEO_SKIPPED = "video skipped"
 
-KINDS = {
-    "list_missing": Kind("a text file with one video id per line", "split left empty"),
-    "list_final_newline": Kind("a final newline", "last line read whole", note=True),
-    "list_duplicate": Kind("each video id once", "read once", note=True),
-    "split_missing": Kind("a folder of images", "split left empty"),
-    "split_overlap": Kind("each video in one split", "kept in the first of val, test, train"),
-    "name_refused": Kind("one plain file name: no separator, no control character, valid UTF-8", "name skipped"),
-    "video_absent": Kind("a folder for every listed video", VIDEO_SKIPPED),
-    "video_empty": Kind("at least one image", VIDEO_SKIPPED),
-    "frame_size": Kind("frames of one size within a video", "frames kept", note=True),
-    "frame_duplicate": Kind("one image for a frame name", "first file used"),
-    "image_missing": Kind("an image for every mask", "mask skipped"),
-    "image_broken": Kind("a whole JPEG or PNG", FRAME_SKIPPED),
-    "mask_missing": Kind("a mask for every image of train and val", FRAME_SKIPPED),
-    "mask_broken": Kind("a whole PNG", FRAME_SKIPPED),
-    "mask_meaning": Kind("labels as 8-bit grey values or palette indices", FRAME_SKIPPED),
-    "mask_size": Kind("the size of the image", FRAME_SKIPPED),
-    "split_unlabelled": Kind("at least one pixel of a class in the masks of a split", "frames kept"),
-    "label_value": Kind("a value of the label set", "pixels mapped to 255 (ignored), frame kept"),
+PROBLEM_KINDS = {
+    "list_missing": ProblemKind("a text file with one video id per line", "split left empty"),
+    "list_final_newline": ProblemKind("a final newline", "last line read whole", note=True),
+    "list_duplicate": ProblemKind("each video id once", "read once", note=True),
+    "split_missing": ProblemKind("a folder of images", "split left empty"),
+    "split_overlap": ProblemKind("each video in one split", "kept in the first of val, test, train"),
+    "name_refused": ProblemKind(
+        "one plain file name: no separator, no control character, valid UTF-8, at most 255 bytes", "name skipped"
+    ),
+    "video_absent": ProblemKind("a folder for every listed video", VIDEO_SKIPPED),
+    "video_empty": ProblemKind("at least one image", VIDEO_SKIPPED),
+    "frame_size": ProblemKind("frames of one size within a video", "frames kept", note=True),
+    "frame_duplicate": ProblemKind("one image for a frame name", "first file used"),
+    "image_missing": ProblemKind("an image for every mask", "mask skipped"),
+    "image_broken": ProblemKind("a whole JPEG or PNG", FRAME_SKIPPED),
+    "mask_missing": ProblemKind("a mask for every image of train and val", FRAME_SKIPPED),
+    "mask_broken": ProblemKind("a whole PNG", FRAME_SKIPPED),
+    "mask_meaning": ProblemKind("labels as 8-bit grey values or palette indices", FRAME_SKIPPED),
+    "mask_size": ProblemKind("the size of the image", FRAME_SKIPPED),
+    "split_unlabelled": ProblemKind("at least one pixel of a class in the masks of a split", "frames kept"),
+    "label_value": ProblemKind("a value of the label set", "pixels mapped to 255 (ignored), frame kept"),
 }
 
 
@@ -63,25 +69,27 @@ class Problem:
 
     Attributes:
         file: path relative to the dataset root; for a list file, with the line.
-        kind: key of `KINDS`.
+        kind: key of `PROBLEM_KINDS`.
         found: what was there instead.
+        left_out: what the index lacks because of it, where the problem does not stop the run.
     """
 
     file: str
     kind: str
     found: str
+    left_out: LeftOut | None = None
 
     @property
     def note(self) -> bool:
-        return KINDS[self.kind].note
+        return PROBLEM_KINDS[self.kind].note
 
     def line(self) -> str:
         """Returns the problem in one line."""
-        return f"{self.file}: {self.kind}: {self.found} (allowed: {KINDS[self.kind].allowed})"
+        return f"{self.file}: {self.kind}: {self.found} (allowed: {PROBLEM_KINDS[self.kind].allowed})"
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class RawFrame:
     """One frame of a raw dataset; paths are relative to the dataset root, `mask` is "" where there is none."""
 
     video: str
@@ -95,13 +103,19 @@ class Frame:
 class Listing:
     """The frames of a raw dataset folder and the problems met while listing them."""
 
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[RawFrame] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, file: str, kind: str, found: str) -> None:
-        """Adds a problem."""
-        assert kind in KINDS, kind
-        self.problems.append(Problem(printable(file), kind, printable(found)))
+    def problem(self, file: str, kind: str, found: str, *, without: tuple[str, str, str] | None = None) -> None:
+        """Adds a problem.
+
+        Args:
+            file, kind, found: see `Problem`.
+            without: (split, video, frame) that is left out because of it; see `LeftOut`.
+        """
+        assert kind in PROBLEM_KINDS, kind
+        left_out = LeftOut(*map(printable, without), kind) if without else None
+        self.problems.append(Problem(printable(file), kind, printable(found), left_out))
 
 
 def printable(text: str) -> str:
@@ -121,27 +135,36 @@ def why_refused(name: str) -> str | None:
         return f"{name!r} holds a path separator"
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return f"{name!r} holds a control character or invalid UTF-8"
+    if (length := len(os.fsencode(name))) > _LONGEST_NAME:
+        return f"{name[:20]!r}... is {length} bytes long, at most {_LONGEST_NAME} are allowed"
     return None
 
 
-def files_by_stem(folder: Path, suffixes: Iterable[str], *, listing: Listing, shown: str) -> dict[str, str]:
+def files_by_stem(
+    folder: Path, suffixes: Iterable[str], *, listing: Listing, shown: str, split: str, video: str = ""
+) -> dict[str, str]:
     """Returns {stem: file name} of a folder's files with one of `suffixes` (any case).
 
     A dangling link counts as a file, so that it is found broken later instead of being overlooked. A missing folder
     has no files.
+
+    Raises:
+        UserError: the folder cannot be listed.
     """
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
     found: dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in suffixes:
             continue
         if reason := why_refused(name):
-            listing.problem(f"{shown}/{name}", "name_refused", reason)
+            listing.problem(f"{shown}/{name}", "name_refused", reason, without=(split, video or stem, stem))
         elif stem in found:
             listing.problem(f"{shown}/{name}", "frame_duplicate", f"also {found[stem]}")
         else:

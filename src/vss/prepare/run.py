@@ -12,13 +12,13 @@ import pandas as pd
 
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file, write_json
-from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
+from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.labels import LABEL_SPACES, LabelSpace
 from vss.core.log import log
-from vss.prepare.checks import CHECKS, Checked, check_frames, check_labels, check_sizes
+from vss.prepare.checks import CHECKS, CheckedFrame, check_frames, check_labels, check_sizes
 from vss.prepare.coco_stuff import list_coco_stuff
 from vss.prepare.drawn import draw as drawn
-from vss.prepare.listing import FRAME_SKIPPED, KINDS, Listing, Problem
+from vss.prepare.listing import PROBLEM_KINDS, Listing, Problem
 from vss.prepare.vspw import list_vspw
 
 LISTERS: dict[str, Callable[[Path], Listing]] = {"vspw": list_vspw, "coco_stuff": list_coco_stuff}
@@ -59,11 +59,11 @@ def prepare(
     check_sizes(checked, listing)
     check_labels(checked, listing)
     problems = listing.problems + [problem for item in checked for problem in item.problems]
-    kept = [item for item in checked if not any(KINDS[p.kind].remedy == FRAME_SKIPPED for p in item.problems)]
+    kept = [item for item in checked if not any(problem.left_out for problem in item.problems)]
     report = _report(dataset, root, settings, kept, problems)
     _stop_if_needed(report, problems, kept, settings["on_problem"], check)
     write_index(index, _rows(kept))
-    write_card(card, _card(space, root, is_drawn, kept, index))
+    write_card(card, _card(space, root, is_drawn, kept, problems, index))
     write_json(check, report)
     stopped_report(check).unlink(missing_ok=True)
     log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
@@ -97,12 +97,23 @@ def _root(dataset: str, settings: dict[str, Any], beside: Path) -> tuple[Path, b
     return root, False
 
 
-def _rows(kept: list[Checked]) -> pd.DataFrame:
+def _rows(kept: list[CheckedFrame]) -> pd.DataFrame:
     rows = [(i.frame.video, i.frame.frame, i.frame.split, i.frame.image, i.frame.mask, i.height, i.width) for i in kept]
     return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
 
 
-def _card(space: LabelSpace, root: Path, is_drawn: bool, kept: list[Checked], index: str | os.PathLike) -> Card:
+def _card(
+    space: LabelSpace,
+    root: Path,
+    is_drawn: bool,
+    kept: list[CheckedFrame],
+    problems: list[Problem],
+    index: str | os.PathLike,
+) -> Card:
+    # A frame may have several problems, or a video in two lists: the first reason stands.
+    left_out: dict[tuple[str, str, str], LeftOut] = {}
+    for item in filter(None, (problem.left_out for problem in problems)):
+        left_out.setdefault((item.split, item.video, item.frame), item)
     return Card(
         name=space.name,
         root=str(root),
@@ -111,11 +122,12 @@ def _card(space: LabelSpace, root: Path, is_drawn: bool, kept: list[Checked], in
         drawn=is_drawn,
         frames=dict(Counter(item.frame.split for item in kept)),
         sha256=sha256_of_file(index),
+        left_out=tuple(left_out.values()),
     )
 
 
 def _report(
-    dataset: str, root: Path, settings: dict[str, Any], kept: list[Checked], problems: list[Problem]
+    dataset: str, root: Path, settings: dict[str, Any], kept: list[CheckedFrame], problems: list[Problem]
 ) -> dict[str, Any]:
     videos = {(item.frame.split, item.frame.video) for item in kept}
     stop = settings["on_problem"] == "stop"
@@ -134,8 +146,8 @@ def _report(
                 "file": problem.file,
                 "kind": problem.kind,
                 "found": problem.found,
-                "allowed": KINDS[problem.kind].allowed,
-                "action": "stopped" if stop and not problem.note else KINDS[problem.kind].remedy,
+                "allowed": PROBLEM_KINDS[problem.kind].allowed,
+                "action": "stopped" if stop and not problem.note else PROBLEM_KINDS[problem.kind].remedy,
             }
             for problem in problems
         ],
@@ -143,7 +155,7 @@ def _report(
 
 
 def _stop_if_needed(
-    report: dict[str, Any], problems: list[Problem], kept: list[Checked], on_problem: str, check: str | os.PathLike
+    report: dict[str, Any], problems: list[Problem], kept: list[CheckedFrame], on_problem: str, check: str | os.PathLike
 ) -> None:
     """Raises after every problem was written down, naming the first few."""
     dataset, root = report["dataset"], report["root"]
@@ -153,7 +165,7 @@ def _stop_if_needed(
     write_json(stopped_report(check), report)
     if stopping and on_problem == "stop":
         head = f"{len(stopping)} problems in {root}" if len(stopping) > 1 else f"a problem in {root}"
-        remedy = f"mend them or set data.{dataset}.on_problem: skip"
+        remedy = f"fix them or set data.{dataset}.on_problem: skip"
     else:
         head, remedy = f"no usable frame in {root}", "README.md, Your data, shows the layout"
     first = "; ".join(problem.line() for problem in (stopping or problems)[:_SHOWN])
