@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-scores clean-venv
+.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
 
 bench-infer: $(READY)  ## the inference engine against MMSegmentation's test-time augmentation
 	$(RUN)/python -m benchmarks.infer
+
+bench-score: $(READY)  ## scoring against the official evaluator's loop
+	$(RUN)/python -m benchmarks.score
 
 bench-scores: $(READY)  ## stored class scores against dense ones
 	$(RUN)/python -m benchmarks.scores
