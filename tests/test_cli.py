@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import inspect
 import os
+import signal
 import subprocess
 import sys
 
@@ -26,7 +30,7 @@ COMMAND = ["lease", "1", "--", "true"]
     ],
 )
 def test_what_the_system_or_the_user_stops_is_one_line(error, status, said, monkeypatch, capsys) -> None:
-    def fail(*_) -> None:
+    def fail(**_) -> None:
         raise error
 
     monkeypatch.setattr(lease, "lease", fail)
@@ -36,7 +40,7 @@ def test_what_the_system_or_the_user_stops_is_one_line(error, status, said, monk
 
 @pytest.mark.parametrize("error", [KeyError("a"), ValueError("b"), OSError("of a library"), BrokenPipeError("c")])
 def test_mistakes_of_the_program_are_not_hidden(error, monkeypatch) -> None:
-    def fail(*_) -> None:
+    def fail(**_) -> None:
         raise error
 
     monkeypatch.setattr(lease, "lease", fail)
@@ -49,10 +53,42 @@ def test_a_reader_that_leaves_is_no_error(lines) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     code = (
-        "from vss import cli\nfrom vss.workflow import lease\n"
-        f"lease.lease = lambda *_: [print('line') for _ in range({lines})]\n"
-        f"raise SystemExit(cli.main({COMMAND}))"
+        "from vss import cli\nfrom vss.report import table\n"
+        f"table.print_table = lambda **_: [print('line') for _ in range({lines})]\n"
+        "raise SystemExit(cli.main(['show-table', '--table', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")  # 141 in a shell
+
+
+def test_a_wrong_command_suggests_the_nearest(capsys) -> None:
+    assert cli.main(["predcit", "clip.mp4"]) == 2
+    assert capsys.readouterr().err == "vss: no command 'predcit' (did you mean 'predict'?); `vss --help` lists them\n"
+
+
+def test_the_help_lists_the_commands_for_people_first(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert (
+        text.index("  predict ")
+        < text.index("  models ")
+        < text.index("Commands of the workflow")
+        < text.index("  infer ")
+    )
+    assert all(command.example.startswith(f"vss {command.name}") for command in cli.PEOPLE)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS.values(), ids=lambda command: command.name)
+def test_every_command_calls_a_function_with_the_arguments_that_it_takes(command) -> None:
+    module, _, name = command.function.partition(":")
+    taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    parser = argparse.ArgumentParser()
+    given = {parser.add_argument(option.name, **option.settings).dest for option in command.options}
+    if command.adapt is cli.with_model_folder:
+        given = given - {"results", "model"} | {"model_dir"}
+    if "code" in taken:
+        given |= {"code"}
+    required = {key for key, parameter in taken.items() if parameter.default is parameter.empty}
+    assert required <= given | set(command.fixed) <= set(taken)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -188,3 +189,28 @@ def tempered(planes: Planes, temperature: float) -> Planes:
     put_label_first(stack, planes.classes, planes.labels)
     stack /= stack[:-1].sum(axis=0) + (planes.num_classes - len(planes.classes)) * stack[-1]
     return Planes(planes.classes, stack[:-1], stack[-1], planes.labels, planes.num_classes)
+
+
+def scores_by_member(settings: Mapping[str, Any], given: Sequence[Sequence[Path]]) -> list[list[Path]]:
+    """Returns the score files of the command line grouped by member.
+
+    Args:
+        settings: of the ensemble; `members` are counted.
+        given: the files of each `--scores`: one for each member, which may then have any number of files each; or a
+            single one, whose files the members share equally.
+
+    Raises:
+        UserError: they cannot be shared.
+    """
+    members = len(settings.get("members", []))
+    if len(given) == members:
+        return [list(files) for files in given]
+    if len(given) > 1:
+        raise UserError(f"--scores: is given {len(given)} times for {members} members; give it once for each member")
+    (files,) = given
+    if not members or len(files) % members:
+        raise UserError(
+            f"--scores: {len(files)} files cannot be shared among {members} members; give it once for each member"
+        )
+    each = len(files) // members
+    return [list(files[start : start + each]) for start in range(0, len(files), each)]
