@@ -53,10 +53,29 @@ def test_json_is_canonical_and_refuses_nan(tmp_path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"a": float("nan")})
     write_json(tmp_path / "x.json", {"b": 1, "a": 2})
-    assert list(json.loads((tmp_path / "x.json").read_text())) == ["a", "b"]
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["a", "b", "checksum"]
+    assert read_json(tmp_path / "x.json") == {"a": 2, "b": 1}
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
+
+
+def test_json_with_a_flipped_bit_is_refused(tmp_path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"label_map": [0, 255], "frames": {"val": 24502}, "root": "/data/é", 7: None, "share": 0.1})
+    whole = path.read_bytes()
+    for position in range(len(whole) - 1):  # after the last byte, a new line, nothing follows
+        for bit in range(8):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+            with pytest.raises(UserError, match=r"x\.json: (not valid JSON|damaged, or edited)"):
+                read_json(path)
+
+
+def test_json_of_others_has_no_checksum(tmp_path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+    (tmp_path / "x.json").write_text("[1]")
+    assert read_json(tmp_path / "x.json") == [1]
 
 
 def test_sha256_of_file(tmp_path) -> None:

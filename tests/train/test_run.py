@@ -37,7 +37,7 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
 
 def losses(path: Path) -> list[dict[str, Any]]:
     return [
-        {key: value for key, value in line.items() if key not in ("seconds", "data_seconds", "memory_mib")}
+        {key: value for key, value in line.items() if key not in ("seconds", "data_seconds", "memory_mib", "checksum")}
         for line in log_lines(path)
     ]
 

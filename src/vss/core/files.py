@@ -10,7 +10,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.
 _ABANDONED_SECONDS = 24 * 3600
 _LONGEST_SUFFIX = 20
+_SEAL, _SEAL_START = "checksum", "sha256-16:"
 
 
 @contextlib.contextmanager
@@ -120,19 +121,59 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes JSON with sorted keys, two-space indent, no NaN."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object with sorted keys, two-space indent, no NaN, and its checksum (`sealed`)."""
+    write_text(path, json.dumps(sealed(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file; a broken one is a `UserError` that names it."""
+    """Reads a JSON file, and verifies the checksum of one that `write_json` wrote.
+
+    Raises:
+        UserError: the file is missing, not JSON, or not what was written; it is named.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return unsealed(json.loads(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except DamagedError as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+class DamagedError(ValueError):
+    """JSON whose content is not that of its checksum."""
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with the member `checksum`, by which `unsealed` sees that a bit of it has changed."""
+    plain = json.loads(json.dumps(value))  # as it will be read: tuples are lists, every key is text
+    return {**plain, _SEAL: _seal(plain)}
+
+
+def unsealed(value: Any) -> Any:
+    """Returns a JSON value without its `checksum`, which is verified; one that has none is returned as it is.
+
+    Raises:
+        DamagedError: the content is not that of the checksum.
+    """
+    if not isinstance(value, dict):
+        return value
+    # The name `checksum` may be what is damaged.
+    if _SEAL not in value and not any(isinstance(v, str) and v.startswith(_SEAL_START) for v in value.values()):
+        return value
+    content = {key: member for key, member in value.items() if key != _SEAL}
+    if value.get(_SEAL) != _seal(content):
+        raise DamagedError(f"damaged, or edited: its content is not that of its {_SEAL!r}; remove that line to use it")
+    return content
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _SEAL_START + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def canonical_json(value: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, canonical_json, sha256_of_file, write_text
+from vss.core.files import atomic_path, canonical_json, sealed, sha256_of_file, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, track
 from vss.refine.losses import refinement_loss
@@ -231,7 +231,7 @@ def _publish(
     code: str,
 ) -> None:
     save_weights(training.network, weights)
-    write_text(log_file, "".join(json.dumps(line) + "\n" for line in training.log))
+    write_text(log_file, "".join(json.dumps(sealed(line)) + "\n" for line in training.log))
     write_fingerprint(
         fingerprint,
         Fingerprint(

@@ -25,7 +25,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path
+from vss.core.files import DamagedError, atomic_path, unsealed
 
 # Light-ground colours; the page defines the same names for both grounds (page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
@@ -148,8 +148,10 @@ def read_log(path: str | os.PathLike) -> pd.DataFrame:
         if not line.strip():
             continue
         try:
-            records.append(json.loads(line) | {})
+            records.append(unsealed(json.loads(line)) | {})
             records[-1]["iter"] = int(records[-1]["iter"])
+        except DamagedError as error:
+            raise UserError(f"{path}: line {number} is {error}") from None
         except (ValueError, TypeError, KeyError):
             if number == len(lines):  # without its newline: the writer was stopped in the middle
                 continue

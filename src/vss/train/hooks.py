@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from vss.core.errors import UserError
-from vss.core.files import write_text
+from vss.core.files import sealed, unsealed, write_text
 from vss.core.log import counted, log
 from vss.train.checkpoint import ResumableCheckpointHook
 
@@ -103,7 +103,7 @@ class LogHook(Hook):
     def write(self, line: dict[str, float]) -> None:
         """Appends a line and its TensorBoard scalars."""
         if self._lines is not None:
-            self._lines.write(json.dumps(line) + "\n")
+            self._lines.write(json.dumps(sealed(line)) + "\n")
             self._lines.flush()
             for key, value in line.items():
                 if key != "iter":
@@ -143,7 +143,7 @@ class LogHook(Hook):
 def _iteration_of(line: bytes) -> int | None:
     """Returns the iteration of a line of the log, None where the line is not whole."""
     try:
-        number = json.loads(line.decode())["iter"]
+        number = unsealed(json.loads(line.decode()))["iter"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return number if line.endswith(b"\n") and isinstance(number, int) else None
