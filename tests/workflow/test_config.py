@@ -11,12 +11,11 @@ import yaml
 
 from vss import configs
 from vss.core.errors import UserError
-from vss.workflow.config import check_keys, check_schema
+from vss.workflow.config import check_keys, read_config
 from vss.workflow.plan import Plan, any_of
 from vss.workflow.settings import check_soups, check_views, counted_settings, training_digests
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
 ROWS = ("upernet_small", "mask2former_small", "mask2former_small_coco")
 
 
@@ -41,7 +40,7 @@ def config() -> dict[str, Any]:
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
-    return Plan(check_schema(config, SCHEMA), row_names=ROWS)
+    return Plan(read_config(config), row_names=ROWS)
 
 
 def put(config: dict[str, Any], path: str, value: Any) -> None:
@@ -162,7 +161,7 @@ def test_a_mistake_is_one_line_that_names_it(config: dict[str, Any], path: str, 
 
 def test_defaults_are_filled_in_and_the_users_values_kept(config: dict[str, Any]) -> None:
     before = copy.deepcopy(config)
-    filled = check_schema(config, SCHEMA)
+    filled = read_config(config)
     assert config == before
     assert filled["protocol"] == "paper"
     assert filled["data"]["vspw"]["shards"] == {"train": 1, "val": 2, "test": 1}
@@ -243,7 +242,7 @@ def test_a_folder_has_one_name(spelling: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "disk").mkdir()
     (here / "out").symlink_to(tmp_path / "disk")  # results kept elsewhere keep their name here
     monkeypatch.chdir(here)
-    checked = check_schema(config | {"results": spelling.format(here=here, link=link), "work": "~/w"}, SCHEMA)
+    checked = read_config(config | {"results": spelling.format(here=here, link=link), "work": "~/w"})
     assert checked["results"] == "out"
     assert checked["work"] == str(Path.home() / "w")
 
@@ -263,7 +262,7 @@ def default_config() -> dict[str, Any]:
 
 def resolved_plan(config: dict[str, Any]) -> Plan:
     """What the Snakefile asks before any rule is defined."""
-    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    plan = Plan(read_config(config), row_names=configs.names())
     training_digests(plan)
     check_soups(plan)
     check_views(plan)
@@ -344,11 +343,11 @@ def test_settings_of_how_a_training_runs_do_not_count() -> None:
 def test_views_that_cannot_work_are_refused_before_anything_is_trained(views: dict, words: list[str]) -> None:
     config = default_config()
     config["tta"]["bad"] = views
-    plan = Plan(check_schema(config, SCHEMA), row_names=configs.names())
+    plan = Plan(read_config(config), row_names=configs.names())
     check_views(plan)  # nothing uses it yet
     config["predictions"]["swin.bad"] = {}
     with pytest.raises(UserError) as error:
-        check_views(Plan(check_schema(config, SCHEMA), row_names=configs.names()))
+        check_views(Plan(read_config(config), row_names=configs.names()))
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -383,4 +382,4 @@ def test_any_of_matches_names_exactly() -> None:
     "path", sorted([*REPOSITORY.glob("config.yaml"), *(REPOSITORY / "workflow/configs").glob("*.yaml")])
 )
 def test_every_config_in_the_tree_fits_the_schema(path: Path) -> None:
-    check_schema(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
+    read_config(yaml.safe_load(path.read_text(encoding="utf-8")))

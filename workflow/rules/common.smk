@@ -15,7 +15,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss import configs
-from vss.workflow.config import check_keys, check_schema
+from vss.workflow.config import check_keys, read_config
 from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.core.errors import UserError
 from vss.formats import canonical_json, read_json
@@ -40,9 +40,7 @@ try:
     check_keys(
         workflow.config_settings.configfiles or [f"{workflow.basedir}/config.yaml"]
     )
-    config.update(
-        check_schema(config, REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
-    )
+    config.update(read_config(config))
     plan = Plan(config, row_names=configs.names())
     # What each training's settings resolve to, bases and defaults included: the row's numbers, not its file's text.
     ROWS = training_digests(plan)

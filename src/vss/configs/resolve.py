@@ -14,12 +14,11 @@ from typing import Any
 from mmengine.config import Config
 
 from vss import configs
+from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.core.errors import UserError, did_you_mean
 from vss.core.labels import LABEL_SPACES
 from vss.models.config_types import check_types
 
-PROTOCOLS = ("paper", "as_published")
-PRECISIONS = ("float32", "bfloat16", "float16")
 # Keys of a row that a user has no reason to change.
 _DESCRIPTIVE = ("as_published", "paper_miou", "published_weights", "dataset")
 _CHOICES = {

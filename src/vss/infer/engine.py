@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss.configs.resolve import PRECISIONS, PROTOCOLS
+from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta
 from vss.core.errors import UserError
 from vss.infer.budget import ForwardBudget

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vss.configs.resolve import PRECISIONS, PROTOCOLS
+from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta, published_tta
 from vss.core.device import resolve_device
 from vss.core.errors import UserError

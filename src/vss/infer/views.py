@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss.configs.resolve import PROTOCOLS
+from vss.configs.schema import PROTOCOLS
 from vss.configs.tta import Tta
 from vss.core.errors import UserError
 from vss.infer.frame_size import Size, fitted_into, rounded_up

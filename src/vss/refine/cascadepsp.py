@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vss.configs.schema import PRECISIONS
 from vss.core.errors import UserError
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
@@ -46,9 +47,8 @@ DEFAULTS: dict[str, Any] = {
     "background": None,  # names of background classes; null = vss.refine.background
     "background_weight": 0.51,
     "batch_size": 8,  # parts of one size per network call
-    "precision": "fp32",  # or "bf16", "fp16"
+    "precision": "float32",  # see vss.configs.schema.PRECISIONS
 }
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
 _CROP_FOREGROUND = (0.1, 0.9)
@@ -102,7 +102,7 @@ class CascadePSP:
         """Returns the label map with some of its parts refined; see `refine` and `parts_of`."""
         if not parts:
             return labels
-        dtype = _PRECISIONS[self._settings["precision"]]
+        dtype = getattr(torch, self._settings["precision"])
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             refined = self._refine_parts(image, parts)
         merged, _ = merge_parts(
@@ -156,7 +156,7 @@ def resolve_settings(
         resolved = _filled(resolved, suits)
     resolved = _filled(resolved, MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")])
     one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
-    one_of(resolved["precision"], _PRECISIONS, where="refine cascadepsp precision")
+    one_of(resolved["precision"], PRECISIONS, where="refine cascadepsp precision")
     if resolved["L"] < _LEAST_L:
         raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {_LEAST_L}")
     resolved["classes"] = None if resolved["classes"] is None else _ids(resolved["classes"], classes, "classes")

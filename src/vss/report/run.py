@@ -48,7 +48,7 @@ CAPTIONS = {
     ),
     "protocol": "What was run, and what the columns mean.",
 }
-PROTOCOLS = {
+_PROTOCOL_WORDS = {
     "paper": "paper: what the paper says",
     "as_published": "as_published: what the authors' published code does, where it differs from the paper",
 }
@@ -245,7 +245,7 @@ def _facts(settings: Mapping[str, Any], card: Card) -> dict[str, str]:
     protocol = settings.get("protocol", "paper")
     frames = ", ".join(f"{count:,} {split}" for split, count in sorted(card.frames.items()))
     return {
-        "protocol": PROTOCOLS.get(protocol, str(protocol)),
+        "protocol": _PROTOCOL_WORDS.get(protocol, str(protocol)),
         "data": f"{card.name}, {'drawn by this project' if card.drawn else 'real'}: {frames} frames",
         "index": f"SHA-256 {card.sha256[:16]}",
         "scored": f"split {settings['split']}; masks as distributed, 0 and 255 ignored, 1..124 are the classes",

@@ -20,7 +20,7 @@ class Plan:
     """A checked config, asked what has to be made and with which settings.
 
     Args:
-        config: the config with defaults filled in (`check_schema`).
+        config: the config with defaults filled in (`read_config`).
         row_names: names of the rows in src/vss/configs/rows.
 
     Raises:
@@ -147,7 +147,7 @@ class Plan:
         """Returns the members of an ensemble as the stage wants them: name, weight and what else the config gives."""
         members = self.ensembles[ensemble]["members"]
         return [
-            {"name": name, **(given if isinstance(given, dict) else {"weight": given})}
+            {"name": name, "weight": 1, **(given if isinstance(given, dict) else {"weight": given})}
             for name, given in members.items()
         ]
 
