@@ -124,7 +124,7 @@ CODE_CHANGES = [
     ("src/vss/refine/run.py", {"refine": 4, "score_shard": 4, "score": 2, "report": 1}),
     ("src/vss/infer/run.py", FROM_INFER),
     # what every stage shares: everything but the trainings, which are weeks
-    ("src/vss/formats.py", {"prepare": 2, "propose": 2, **FROM_INFER}),
+    ("src/vss/core/files.py", {"prepare": 2, "propose": 2, **FROM_INFER}),
     ("src/vss/core/log.py", {}),
     ("src/vss/train/run.py", {}),
     ("src/vss/cli.py", {}),
@@ -139,7 +139,7 @@ def test_a_code_change_reruns_its_stage_and_what_follows(
         assert finished.planned() == expected
 
 
-@pytest.mark.parametrize("name", ["src/vss/score/shard.py", "src/vss/formats.py", "src/vss/infer/run.py"])
+@pytest.mark.parametrize("name", ["src/vss/score/shard.py", "src/vss/core/files.py", "src/vss/infer/run.py"])
 def test_a_comment_reruns_nothing(finished: Project, name: str) -> None:
     with finished.changed_file(name, append_prose):
         assert finished.planned() == {}

@@ -18,7 +18,7 @@ from vss import configs
 from vss.workflow.config import check_keys, read_config
 from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.core.errors import UserError
-from vss.formats import canonical_json, read_json
+from vss.core.files import canonical_json, read_json
 from vss.workflow.plan import Plan, any_of, lead_jobs_to
 from vss.workflow.settings import (
     check_soups,
