@@ -7,6 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
+from drawn_clips import LOOKUP, clips, counted, counts_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_dataset import write_dataset, write_labels
@@ -16,48 +17,8 @@ from vss.core.confusion import confusion_matrix
 from vss.core.index import shard_of
 from vss.core.labels import VSPW
 from vss.score.boundary import TRIMAP_PIXELS, band_pixels
-from vss.score.counts import TABLES, Counts, cells_of, load_counts, merge_counts, save_counts
+from vss.score.counts import TABLES, Counts, load_counts, merge_counts, save_counts
 from vss.score.summary import overall_scores
-from vss.score.video import VideoCounter
-
-LOOKUP = VSPW.raw_to_train()
-
-
-def counts_of(videos: dict[str, tuple[np.ndarray, np.ndarray]], shards: int, member: int) -> Counts:
-    tables = {name: [np.zeros((0, len(columns)), np.int64)] for name, columns in (TABLES | {"trimap": "12"}).items()}
-    for number, (raw, labels) in enumerate(videos.values()):
-        counter = counted(raw, labels, number)
-        for name, table in (counter.tables() | {"cells": cells_of(counter.confusion, number)}).items():
-            tables[name].append(table)
-    return Counts(
-        split="val", shards=shards, members=(member,), classes=VSPW.classes, flow=None, videos=tuple(videos),
-        frames=np.array([len(raw) for raw, _ in videos.values()], np.int64),
-        **{name: np.concatenate(parts) for name, parts in tables.items()},
-    )  # fmt: skip
-
-
-def counted(raw: np.ndarray, labels: np.ndarray, number: int = 0) -> VideoCounter:
-    counter = VideoCounter(number, VSPW.num_classes)
-    for frame, predicted in zip(raw, labels, strict=True):
-        counter.add(raw=frame, truth=LOOKUP[frame], labels=predicted)
-    return counter
-
-
-@st.composite
-def clips(draw):
-    """Videos with slowly changing masks and predictions, of 1 to 20 frames."""
-    names = draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5, unique=True))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    videos = {}
-    for name in names:
-        shape = (int(rng.integers(1, 21)), 2, 3)
-        raw = np.array([0, 1, 2, 124, 255], np.uint8)[rng.integers(0, 5, shape)]
-        labels = np.array([0, 1, 123, 7, 255], np.uint8)[rng.integers(0, 5, shape)]
-        for values in (raw, labels):
-            for frame in range(1, shape[0]):
-                values[frame] = np.where(rng.random(shape[1:]) < 0.9, values[frame - 1], values[frame])
-        videos[name] = (raw, labels)
-    return videos
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,20 +15,13 @@ from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.index import read_card
-from vss.score.boundary import BOUNDARY_COLUMNS
-from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS
+from vss.score.bootstrap import DRAWS, LEVEL, SEED, intervals
+from vss.score.consistency import WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
+from vss.score.measures import boundary_iou, effective_consistency, mean_boundary_iou, window_consistency
 from vss.score.temporal import OFFICIAL_VIDEOS
 
 CFFM_SKIPPED_FRAMES = 16  # CFFM's script leaves out videos of up to 16 frames, for mIoU as well
-
-# Which column of a window stands over which, and whether the last window of a video counts.
-_VC_RULES = {
-    "official": ("official_kept", "official", False),
-    "cffm": ("merged_kept", "merged", False),
-    "strict": ("strict_kept", "strict", True),
-    "correct": ("strict_correct", "strict", True),
-}
 
 
 def summarise(
@@ -57,8 +50,8 @@ def summarise(
         raise UserError(f"score shards: {missing[0]} of 0..{counts.shards - 1} is missing")
     if list(counts.classes) != dataset.classes:
         raise UserError(f"{shards[0]}: counts other classes than {card}")
-    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **overall_scores(counts)}
-    write_json(scores, _null_for_nan(summary))
+    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **scores_with_intervals(counts)}
+    write_json(scores, null_for_nan(summary))
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
         write_csv(path, table)
 
@@ -124,6 +117,12 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     return result
 
 
+def scores_with_intervals(counts: Counts) -> dict[str, Any]:
+    """Returns `overall_scores` and, under `intervals`, the 95% interval of each headline figure."""
+    drawn = {"videos": len(counts.videos), "draws": DRAWS, "seed": SEED, "level": LEVEL}
+    return {**overall_scores(counts), "intervals": intervals(counts), "bootstrap": drawn}
+
+
 def frame_scores(confusion: np.ndarray) -> dict[str, float]:
     """Returns mIoU, fwIoU, pixel_acc and pixel_acc_class of a confusion matrix [C, C + 1]; NaN without pixels."""
     truth = confusion.sum(axis=1)
@@ -137,69 +136,6 @@ def frame_scores(confusion: np.ndarray) -> dict[str, float]:
         "pixel_acc": float(hit.sum() / truth.sum()),
         "pixel_acc_class": float((hit[present] / truth[present]).mean()),
     }
-
-
-def window_consistency(counts: Counts, length: int, rule: str, videos: Iterable[int] | None = None) -> np.ndarray:
-    """Returns VC of every window that has a constant pixel, in the order of video and start.
-
-    Args:
-        counts: of whole videos.
-        length: n, one of `WINDOW_LENGTHS`.
-        rule: "official", "cffm", "strict" or "correct" (see `overall_scores`).
-        videos: video numbers to take, by default all.
-    """
-    kept, constant, with_last = _VC_RULES[rule]
-    column = {name: counts.windows[:, at] for at, name in enumerate(WINDOW_COLUMNS)}
-    chosen = (column["length"] == length) & (column[constant] > 0)
-    if not with_last:
-        chosen &= column["start"] < counts.frames[column["video"]] - length
-    if videos is not None:
-        chosen &= np.isin(column["video"], list(videos))
-    return column[kept][chosen] / column[constant][chosen]
-
-
-def effective_consistency(counts: Counts, length: int, videos: Iterable[int] | None = None) -> np.ndarray:
-    """Returns VEC of every window in which a class persists, in the order of video and start.
-
-    The IoU of a class in a window is that of the pixels whose truth is the class in all its frames and those whose
-    prediction is; pixels that are void in one of them are left out of both (DTERN, ICCV 2025, Video Effective
-    Consistency).
-
-    Args:
-        counts: of whole videos.
-        length: n, one of `WINDOW_LENGTHS`.
-        videos: video numbers to take, by default all.
-    """
-    column = dict(zip(PERSISTENT_COLUMNS, counts.persistent.T, strict=True))
-    chosen = column["length"] == length
-    if videos is not None:
-        chosen &= np.isin(column["video"], list(videos))
-    if not chosen.any():
-        return np.zeros(0)
-    both = column["both"][chosen]
-    each = both / (column["truth"][chosen] + column["predicted"][chosen] - both)
-    window = np.stack([column["video"][chosen], column["start"][chosen]])
-    # Rows of a window lie together: `merge_counts` sorts by length, video, start, class.
-    first = np.flatnonzero(np.r_[True, (window[:, 1:] != window[:, :-1]).any(axis=0)])
-    return np.add.reduceat(each, first) / np.diff(np.r_[first, len(each)])
-
-
-def boundary_iou(counts: Counts, videos: Sequence[int] | None = None) -> np.ndarray:
-    """Returns each class's boundary IoU [C] float64 over some videos (numbers), by default all; NaN without pixels."""
-    table = counts.boundary
-    if videos is not None:
-        table = table[np.isin(table[:, BOUNDARY_COLUMNS.index("video")], list(videos))]
-    pixels = np.zeros((len(counts.classes), 3), np.int64)
-    np.add.at(pixels, table[:, BOUNDARY_COLUMNS.index("class")], table[:, -3:])
-    truth, predicted, both = pixels.T
-    union = truth + predicted - both
-    return np.divide(both, union, out=np.full(len(union), np.nan), where=union > 0)
-
-
-def mean_boundary_iou(counts: Counts, videos: Sequence[int] | None = None) -> float:
-    """Returns the mean boundary IoU over the classes that the truth has, NaN where it has none."""
-    each = boundary_iou(counts, videos)[counts.confusion(videos).sum(axis=1) > 0]
-    return float(each.mean()) if len(each) else math.nan
 
 
 def class_table(counts: Counts) -> pd.DataFrame:
@@ -249,7 +185,8 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-def _null_for_nan(value: Any) -> Any:
+def null_for_nan(value: Any) -> Any:
+    """Returns the value with None for every NaN in it: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _null_for_nan(item) for key, item in value.items()}
+        return {key: null_for_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

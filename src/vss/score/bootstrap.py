@@ -1,0 +1,136 @@
+"""How sure a figure is: intervals from drawing videos again, and paired differences between two predictions.
+
+Videos, not frames, are drawn: frames of one video are nearly the same frame. A draw weighs every video by how often it
+was drawn; every figure of a draw is taken from sums of the videos' counts under these weights, all draws at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vss.score.boundary import BOUNDARY_COLUMNS
+from vss.score.consistency import WINDOW_LENGTHS
+from vss.score.counts import CELL_COLUMNS, Counts
+from vss.score.measures import effective_consistency_by_video, window_consistency_by_video
+
+DRAWS, SEED, LEVEL = 2000, 0, 0.95
+FIGURES = (
+    "mIoU", "mIoU_mmseg", "fwIoU", "pixel_acc", "pixel_acc_class", "video_mIoU", "VC8", "VC16", "VC16_dvis",
+    "VEC8", "VEC16", "mBIoU", "trimap_acc",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VideoSums:
+    """What the figures of a set of videos are sums of, video by video (V videos, C classes), float64.
+
+    Attributes:
+        hit, truth, predicted: pixels of each class labelled right, in the truth, in the prediction [V, C].
+        boundary: the same three in boundary bands [V, C] each (both, truth, predicted).
+        trimap: labelled pixels near a contour, and those labelled right [V, 2].
+        ratios: sum of a figure's windows, and their number, by figure [V, 2].
+    """
+
+    hit: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    boundary: tuple[np.ndarray, np.ndarray, np.ndarray]
+    trimap: np.ndarray
+    ratios: Mapping[str, np.ndarray]
+
+
+def video_sums(counts: Counts) -> VideoSums:
+    """Returns the sums of every video."""
+    videos, classes = len(counts.videos), len(counts.classes)
+    video, row, column, pixels = (counts.cells[:, CELL_COLUMNS.index(name)] for name in CELL_COLUMNS)
+
+    def by_class(index: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        total = np.zeros((videos, classes))
+        np.add.at(total, (video[chosen], index[chosen]), pixels[chosen])
+        return total
+
+    boundary = []
+    for name in ("both", "truth", "predicted"):
+        total = np.zeros((videos, classes))
+        table = {key: counts.boundary[:, BOUNDARY_COLUMNS.index(key)] for key in ("video", "class", name)}
+        total[table["video"], table["class"]] = table[name]
+        boundary.append(total)
+    ratios = {}
+    for length in WINDOW_LENGTHS:
+        ratios[f"VC{length}"] = window_consistency_by_video(counts, length, "official")
+        ratios[f"VEC{length}"] = effective_consistency_by_video(counts, length)
+    ratios[f"VC{max(WINDOW_LENGTHS)}_dvis"] = sum(ratios[f"VC{length}"] for length in WINDOW_LENGTHS)
+    everywhere = np.ones(len(pixels), bool)
+    return VideoSums(
+        hit=by_class(row, row == column),
+        truth=by_class(row, everywhere),
+        predicted=by_class(column, column < classes),
+        boundary=(boundary[0], boundary[1], boundary[2]),
+        trimap=counts.trimap.astype(np.float64),
+        ratios=ratios,
+    )
+
+
+def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns every one of `FIGURES` [D] of D weightings of the videos [D, V]; NaN where undefined."""
+    hit, truth, predicted = weights @ sums.hit, weights @ sums.truth, weights @ sums.predicted
+    iou, in_truth = _ratio(hit, truth + predicted - hit), truth > 0
+    both, band, predicted_band = (weights @ part for part in sums.boundary)
+    of_video = _ratio(sums.hit, sums.truth + sums.predicted - sums.hit)
+    video_miou = _mean(of_video, sums.truth > 0)
+    defined = ~np.isnan(video_miou)
+    trimap = weights @ sums.trimap
+    return {
+        "mIoU": _mean(iou, in_truth),
+        "mIoU_mmseg": _mean(iou, ~np.isnan(iou)),
+        "fwIoU": _ratio((truth * np.nan_to_num(iou)).sum(axis=1), truth.sum(axis=1)),
+        "pixel_acc": _ratio(hit.sum(axis=1), truth.sum(axis=1)),
+        "pixel_acc_class": _mean(_ratio(hit, truth), in_truth),
+        "video_mIoU": _ratio(weights[:, defined] @ video_miou[defined], weights[:, defined].sum(axis=1)),
+        "mBIoU": _mean(_ratio(both, band + predicted_band - both), in_truth),
+        "trimap_acc": _ratio(trimap[:, 1], trimap[:, 0]),
+        **{name: _ratio(*(weights @ ratios).T) for name, ratios in sums.ratios.items()},
+    }
+
+
+def drawn_weights(videos: int, *, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
+    """Returns how often each video is in each draw of as many videos with replacement [draws, videos] float64."""
+    chance = np.full(videos, 1 / videos)
+    return np.random.default_rng(seed).multinomial(videos, chance, size=draws).astype(np.float64)
+
+
+def intervals(counts: Counts) -> dict[str, list[float] | None]:
+    """Returns the 95% interval [low, high] of each of `FIGURES`; None where there is no figure, or a single video."""
+    if len(counts.videos) < 2:
+        return dict.fromkeys(FIGURES)
+    drawn = figures(video_sums(counts), drawn_weights(len(counts.videos)))
+    return {name: interval(drawn[name]) for name in FIGURES}
+
+
+def paired_intervals(first: Counts, second: Counts) -> dict[str, list[float] | None]:
+    """Returns the 95% interval of each figure's difference, second - first, over the same draws of the same videos."""
+    assert first.videos == second.videos, "figures of other videos cannot be paired"
+    if len(first.videos) < 2:
+        return dict.fromkeys(FIGURES)
+    weights = drawn_weights(len(first.videos))
+    of_first, of_second = (figures(video_sums(counts), weights) for counts in (first, second))
+    return {name: interval(of_second[name] - of_first[name]) for name in FIGURES}
+
+
+def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
+    """Returns the middle 95% of values, without those that are NaN; None where all are."""
+    defined = np.asarray(values)[~np.isnan(values)]
+    tail = (1 - LEVEL) / 2
+    return [float(edge) for edge in np.quantile(defined, (tail, 1 - tail))] if len(defined) else None
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Returns the mean over classes [D] of values [D, C] where they are counted."""
+    return _ratio(np.where(counted, values, 0).sum(axis=1), counted.sum(axis=1))
