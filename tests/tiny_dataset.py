@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,10 +63,14 @@ def write_dataset(
 
 
 def write_labels(
-    path: Path, labels: Mapping[str, Sequence[np.ndarray]], *, classes: Sequence[str] = VSPW.classes
+    path: Path,
+    labels: Mapping[str, Sequence[np.ndarray]],
+    *,
+    classes: Sequence[str] = VSPW.classes,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes label maps [H, W] uint8 of train ids with the frame names of `write_dataset`."""
-    with LabelsWriter(path, classes=list(classes), provenance={}) as writer:
+    with LabelsWriter(path, classes=list(classes), provenance=dict(provenance or {})) as writer:
         for video, frames in labels.items():
             for position, frame in enumerate(frames):
                 writer.write(video, f"{position:08d}", frame)

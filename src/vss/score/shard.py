@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,12 +12,14 @@ import pandas as pd
 
 from vss.core.errors import UserError
 from vss.core.images import read_image, read_raw_mask
-from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.index import read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
 from vss.score.counts import TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
 from vss.score.temporal import FLOWS, pair_confusion
 from vss.score.video import VideoCounter
+
+LabelsOfFrame = Callable[[str, str], np.ndarray]  # (video, frame) -> [H, W] uint8 of train ids
 
 
 def score_shard(
@@ -57,47 +60,92 @@ def score_shard(
         if predictions.classes != dataset.classes:
             raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
         videos = list(rows.groupby("video", sort=True))
-        parts = [
-            _count_video(number, frames, predictions, dataset, flow)
-            for number, (_, frames) in enumerate(track(videos, what=f"score {split} shard {shard}", unit="video"))
-        ]
-    columns = TABLES | {"trimap": TRIMAP_COLUMNS}
-    counts = Counts(
-        split=split,
-        shards=shards,
-        members=(shard,),
-        classes=tuple(dataset.classes),
-        flow=flow,
-        videos=tuple(video for video, _ in videos),
-        frames=np.array([len(frames) for _, frames in videos], np.int64),
-        # A shard may have no video: its tables have no rows, and their columns.
-        **{
-            name: np.concatenate([np.zeros((0, len(names)), np.int64), *(part[name] for part in parts)])
-            for name, names in columns.items()
-        },
-    )
+        counts = count_videos(
+            track(videos, what=f"score {split} shard {shard}", unit="video"),
+            predictions.read,
+            predictions.path,
+            root=Path(dataset.root),
+            label_map=np.asarray(dataset.label_map, np.uint8),
+            classes=dataset.classes,
+            split=split,
+            shard=shard,
+            shards=shards,
+            flow=flow,
+        )
     save_counts(out, counts)
 
 
+def count_videos(
+    videos: Iterable[tuple[str, pd.DataFrame]],
+    read: LabelsOfFrame,
+    source: Path,
+    *,
+    root: Path,
+    label_map: np.ndarray,
+    classes: Sequence[str],
+    split: str,
+    shard: int,
+    shards: int,
+    flow: str | None = None,
+) -> Counts:
+    """Counts videos against their masks.
+
+    Args:
+        videos: id and index rows of each, frames in order.
+        read: gives the label map [H, W] uint8 of (video, frame).
+        source: where the label maps are, for messages.
+        root: what the rows' paths are relative to.
+        label_map: [256] uint8 from raw mask value to train id, 255 = ignore.
+        classes: class names, position = train id.
+        split, shard, shards, flow: see `score_shard`.
+
+    Raises:
+        UserError: see `score_shard`.
+    """
+    counted = [
+        (video, len(rows), _count_video(number, rows, read, source, root, label_map, len(classes), flow))
+        for number, (video, rows) in enumerate(videos)
+    ]
+    return Counts(
+        split=split,
+        shards=shards,
+        members=(shard,),
+        classes=tuple(classes),
+        flow=flow,
+        videos=tuple(video for video, _, _ in counted),
+        frames=np.array([frames for _, frames, _ in counted], np.int64),
+        # A shard may have no video: its tables have no rows, and their columns.
+        **{
+            name: np.concatenate([np.zeros((0, len(names)), np.int64), *(tables[name] for _, _, tables in counted)])
+            for name, names in (TABLES | {"trimap": TRIMAP_COLUMNS}).items()
+        },
+    )
+
+
 def _count_video(
-    number: int, rows: pd.DataFrame, predictions: LabelsReader, card: Card, flow: str | None
+    number: int,
+    rows: pd.DataFrame,
+    read: LabelsOfFrame,
+    source: Path,
+    root: Path,
+    label_map: np.ndarray,
+    num_classes: int,
+    flow: str | None,
 ) -> dict[str, np.ndarray]:
     """Returns the rows that one video adds to the tables of `Counts`."""
-    num_classes = len(card.classes)
-    label_map = np.asarray(card.label_map, np.uint8)
     counter = VideoCounter(number, num_classes)
     flow_total = np.zeros((num_classes, num_classes + 1), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
-        raw = read_raw_mask(Path(card.root) / row.mask)
+        raw = read_raw_mask(root / row.mask)
         truth = cv2.LUT(raw, label_map)  # decoded once: consistency compares the raw values
-        predicted = predictions.read(row.video, row.frame)
+        predicted = read(row.video, row.frame)
         try:
             counter.add(raw=raw, truth=truth, labels=predicted)
         except UserError as error:
-            raise UserError(f"{predictions.path}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+            raise UserError(f"{source}: frame {row.frame!r} of video {row.video!r}: {error}") from None
         if flow is not None:
-            image = read_image(Path(card.root) / row.image)
+            image = read_image(root / row.image)
             if before is not None and before[0].shape == image.shape:
                 motion = FLOWS[flow](before[0], image)
                 flow_total += pair_confusion(before[1], predicted, motion, num_classes)

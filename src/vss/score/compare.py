@@ -1,0 +1,194 @@
+"""Compares two predictions, or all that two results folders have in common: which differences are more than noise?"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vss.core.confusion import iou
+from vss.core.errors import UserError
+from vss.core.files import read_json
+from vss.core.labels_file import LabelsReader
+from vss.score.bootstrap import FIGURES, paired_intervals
+from vss.score.counts import Counts, load_counts, merge_counts
+from vss.score.summary import null_for_nan, overall_scores, video_table
+
+_NAMED = 5  # classes and videos that the printed comparison names each way
+
+
+def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val") -> dict[str, Any]:
+    """Compares the scores of two predictions, or of two results folders prediction by prediction.
+
+    Args:
+        first, second: score folders of a prediction (`results/score/<prediction>`, or its split in it), or results
+            folders.
+        split: split of the dataset.
+
+    Returns:
+        {first, second, split, predictions: [...]}; each prediction has `name` (or both names), `videos`,
+        `figures` by name ({first, second, difference, interval, noise, sentence}; fractions, 95% interval of the
+        difference over videos drawn again, None where undefined), `settings` (dotted keys that differ, with both
+        values), `per_class` and `per_video` (both IoU or mIoU and their difference, largest loss first). For results
+        folders `only_first` and `only_second` name the predictions that the other lacks.
+
+    Raises:
+        UserError: a folder has no counts, or the two were scored on other videos, frames or classes.
+    """
+    one, other = Path(first), Path(second)
+    result: dict[str, Any] = {"first": str(one), "second": str(other), "split": split}
+    if (one / "score").is_dir() and (other / "score").is_dir():
+        names, others = _predictions(one, split), _predictions(other, split)
+        common = sorted(names & others)
+        if not common:
+            raise UserError(f"{one}, {other}: no prediction of split {split!r} was scored in both")
+        result |= {"only_first": sorted(names - others), "only_second": sorted(others - names)}
+        pairs = [(name, one / "score" / name / split, other / "score" / name / split) for name in common]
+    else:
+        folders = [_score_folder(path, split) for path in (one, other)]
+        pairs = [(" -> ".join(dict.fromkeys(folder.parent.name for folder in folders)), *folders)]
+    return null_for_nan(result | {"predictions": [_compare(*pair) for pair in pairs]})
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Prints a comparison to standard output: one block per prediction, figures in percent."""
+    for prediction in comparison["predictions"]:
+        print(f"{prediction['name']}, {comparison['split']}, {prediction['videos']} videos")
+        for name, figure in prediction["figures"].items():
+            if figure["difference"] is not None:
+                values = f"{100 * figure['first']:7.2f} {100 * figure['second']:7.2f}"
+                print(f"  {name:<16}{values}  {figure['sentence']}")
+        for key, (before, after) in prediction["settings"].items():
+            print(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
+        for kind, kinds in (("class", "classes"), ("video", "videos")):
+            rows = [row for row in prediction[f"per_{kind}"] if row["difference"]]
+            for what, some in (("lost", rows[:_NAMED]), ("gained", rows[::-1][:_NAMED])):
+                named = [
+                    f"{row[kind]} {100 * row['difference']:+.1f}"
+                    for row in some
+                    if (row["difference"] < 0) == (what == "lost")
+                ]
+                if named:
+                    print(f"  {kinds} that {what}: {', '.join(named)}")
+    for which in ("first", "second"):
+        if only := comparison.get(f"only_{which}"):
+            print(f"only in {comparison[which]}: {', '.join(only)}")
+
+
+def _predictions(results: Path, split: str) -> set[str]:
+    return {path.parent.parent.name for path in (results / "score").glob(f"*/{split}/scores.json")}
+
+
+def _score_folder(path: Path, split: str) -> Path:
+    """Returns the folder with the counts of a prediction's split."""
+    for folder in (path, path / split):
+        if any(folder.glob("[0-9]*.npz")):
+            return folder
+    raise UserError(f"{path}: has no counts of split {split!r}; name results/score/<prediction> or a results folder")
+
+
+def _load(folder: Path) -> Counts:
+    """Returns all counts of a split; files of another number of shards, left by an earlier run, are passed over."""
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise UserError(f"{folder}: has no counts; score the prediction again")
+    counts = [load_counts(path) for path in paths]
+    whole = [part for part in counts if part.shards == counts[0].shards and part.members[0] < part.shards]
+    merged = merge_counts(whole)
+    if missing := sorted(set(range(merged.shards)) - set(merged.members)):
+        raise UserError(f"{folder}: shard {missing[0]} of 0..{merged.shards - 1} is missing")
+    return merged
+
+
+def _compare(name: str, first: Path, second: Path) -> dict[str, Any]:
+    """Compares the counts in two folders."""
+    one, other = _load(first), _load(second)
+    for what, left, right in (
+        ("classes", one.classes, other.classes),
+        ("videos", one.videos, other.videos),
+        ("frames", one.frames.tolist(), other.frames.tolist()),
+    ):
+        if left != right:
+            raise UserError(f"{second}: was scored on other {what} than {first}; only the same frames can be compared")
+    scores, intervals = [overall_scores(counts) for counts in (one, other)], paired_intervals(one, other)
+    return {
+        "name": name,
+        "videos": len(one.videos),
+        "figures": {key: _difference(key, scores[0][key], scores[1][key], intervals[key]) for key in FIGURES},
+        "settings": _different_settings(first, second),
+        "per_class": _per_class(one, other),
+        "per_video": _per_video(one, other),
+    }
+
+
+def _difference(name: str, first: float, second: float, interval: list[float] | None) -> dict[str, Any]:
+    difference = second - first
+    noise = None if interval is None else interval[0] <= 0 <= interval[1]
+    if np.isnan(difference):
+        sentence = "is undefined in one of them"
+    elif first == second and (interval is None or interval == [0, 0]):
+        noise, sentence = True, "is the same"
+    else:
+        sentence = f"{100 * difference:+.2f} {name}"
+        if interval is None:
+            sentence += "; one video is too few for an interval"
+        else:
+            sentence += f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+            if noise:
+                sentence += ": noise; other videos of this kind could as well turn the order round"
+    return {
+        "first": first, "second": second, "difference": difference, "interval": interval, "noise": noise,
+        "sentence": sentence,
+    }  # fmt: skip
+
+
+def _per_class(one: Counts, other: Counts) -> list[dict[str, Any]]:
+    each = [iou(counts.confusion()) for counts in (one, other)]
+    rows = [
+        {"class": name, "first": float(a), "second": float(b), "difference": float(b - a)}
+        for name, a, b in zip(one.classes, *each, strict=True)
+        if not np.isnan(b - a)
+    ]
+    return sorted(rows, key=lambda row: row["difference"])
+
+
+def _per_video(one: Counts, other: Counts) -> list[dict[str, Any]]:
+    each = [video_table(counts)["mIoU"] for counts in (one, other)]
+    rows = [
+        {"video": video, "first": float(a), "second": float(b), "difference": float(b - a)}
+        for video, a, b in zip(one.videos, *each, strict=True)
+        if not np.isnan(b - a)
+    ]
+    return sorted(rows, key=lambda row: row["difference"])
+
+
+def _different_settings(first: Path, second: Path) -> dict[str, list[Any]]:
+    """Returns what differs in how the two were made, by dotted key; what one of them lacks is None."""
+    made = [_flat(_provenance(folder)) for folder in (first, second)]
+    keys = sorted(made[0].keys() | made[1].keys())
+    return {key: [made[0].get(key), made[1].get(key)] for key in keys if made[0].get(key) != made[1].get(key)}
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """Returns how a prediction was made, as its first file of label maps notes it; empty where it is gone."""
+    split, name, results = folder.name, folder.parent.name, folder.parent.parent.parent
+    paths = sorted((results / "predictions" / name / split).glob("[0-9]*.labels.h5"))
+    found: dict[str, Any] = {}
+    if paths:
+        with LabelsReader(paths[0]) as reader:
+            found = {key: value for key, value in reader.provenance.items() if key not in ("shard", "split")}
+    settings = results / "finetune" / name.split(".")[0] / "settings.json"
+    if settings.exists():
+        found["training"] = read_json(settings)
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
+    }
