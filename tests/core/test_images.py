@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import zlib
 
@@ -84,6 +85,39 @@ def test_missing_files_are_named(tmp_path) -> None:
     for read in (read_image, read_raw_mask, read_json):
         with pytest.raises(UserError, match="nowhere"):
             read(tmp_path / "nowhere")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "frame.jpg")
+    for read in (read_image, read_raw_mask):
+        with pytest.raises(UserError, match=r"frame\.jpg: not a file"):
+            read(tmp_path / "frame.jpg")
+
+
+def test_a_saved_error_page_is_no_image(tmp_path) -> None:
+    (tmp_path / "frame.jpg").write_text("<html>404 Not Found</html>")
+    with pytest.raises(UserError, match=r"frame\.jpg: not a readable image$"):
+        read_image(tmp_path / "frame.jpg")
+
+
+def test_the_content_says_what_an_image_is_and_not_the_name(tmp_path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "frame.jpg", "PNG")
+    assert np.array_equal(read_image(tmp_path / "frame.jpg"), drawn)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path) -> None:
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp * 257).save(tmp_path / "frame.png")
+    assert np.array_equal(read_image(tmp_path / "frame.png"), np.repeat(ramp[..., None], 3, axis=2))
+
+
+def test_transparency_of_a_palette_changes_no_label(tmp_path) -> None:
+    raw = np.array([[0, 1, 124], [252, 255, 7]], np.uint8)
+    mask = Image.fromarray(raw)
+    mask.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    mask.save(tmp_path / "m.png", transparency=bytes([0, 128] + [255] * 254))
+    assert np.array_equal(read_raw_mask(tmp_path / "m.png"), raw)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Sequence
 
 import cv2
@@ -76,7 +77,7 @@ def _check_image(path: str | os.PathLike, data: np.ndarray, *, png: bool) -> Non
     Raises:
         UserError: not an image, too large, or damaged.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as file:
@@ -85,6 +86,8 @@ def _check_image(path: str | os.PathLike, data: np.ndarray, *, png: bool) -> Non
                 file.verify()
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    except UnidentifiedImageError:  # its message is the address of a buffer
+        raise UserError(f"{path}: not a readable image") from None
     except Exception as error:  # image libraries raise many types on damaged files
         raise UserError(f"{path}: not a readable image ({_one_line(error)})") from None
     _check_size(path, height, width)
@@ -146,6 +149,8 @@ def read_mask(path: str | os.PathLike, label_map: Sequence[int] | np.ndarray) ->
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:
     # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: not a file")  # a pipe would be waited for, without end
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
