@@ -4,7 +4,7 @@
                         group_channels=16, offset_scale=1.0)
     out = vss_ops.ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
 
-`status()` tells which implementation runs, `backend(...)` and $VSS_OPS choose one, `self_check(device)` compares the
+`status()` returns which implementation runs, `backend(...)` and $VSS_OPS choose one, `self_check(device)` compares the
 one that runs with pure PyTorch. `python -m vss_ops.build` compiles the kernels of this machine.
 """
 

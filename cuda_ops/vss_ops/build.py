@@ -5,7 +5,7 @@ TORCH_CUDA_ARCH_LIST decides which GPUs are served ("8.0;9.0+PTX"), not whether 
 Python headers or CUDA library headers (cuBLAS, cuSPARSE, ...) are used: the sources include torch's stable ABI and the
 CUDA runtime alone, and what a bare toolkit lacks of that is taken from the wheels torch depends on.
 
-What cannot be built is told in a line and left out; `--require` turns that into a failure.
+What cannot be built is logged in one line and left out; `--require` turns that into a failure.
 """
 
 from __future__ import annotations
@@ -175,9 +175,9 @@ def cuda_compiler() -> str:
     found = [nvcc for folder in folders if (nvcc := shutil.which("nvcc", path=folder))]
     if not found:
         raise BuildError("no nvcc (set CUDA_HOME, or install a CUDA toolkit)")
-    wanted = library.cuda_major()
+    expected = library.cuda_major()
     for nvcc in found:
-        if nvcc_version(nvcc).split(".")[0] == wanted:
+        if nvcc_version(nvcc).split(".")[0] == expected:
             return _behind_wrapper(nvcc)
     raise BuildError(f"nvcc is {nvcc_version(found[0])}, torch was built with CUDA {torch.version.cuda}: majors differ")
 
@@ -200,7 +200,7 @@ def _behind_wrapper(nvcc: str) -> str:
 
 
 def _cuda_folders(kind: str) -> list[Path]:
-    """Folders `include` or `lib` of the CUDA wheels beside torch; CUDA 13 wheels share one, CUDA 12 wheels do not.
+    """Folders `include` or `lib` of the CUDA wheels next to torch; CUDA 13 wheels share one, CUDA 12 wheels do not.
 
     Of CUDA 12 torch brings the runtime; where the toolkit lacks CCCL too, the user adds its wheel.
     """
@@ -219,7 +219,7 @@ def _torch_library_folder() -> Path:
 
 
 def _covers(part: str) -> bool:
-    """False where TORCH_CUDA_ARCH_LIST asks for architectures that the build at hand lacks."""
+    """False where TORCH_CUDA_ARCH_LIST requests architectures that this build lacks."""
     if part == "cpu" or not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return True
     return set(architectures()) <= set(library.manifest(part).get("archs", ()))

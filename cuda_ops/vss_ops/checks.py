@@ -38,7 +38,7 @@ def check_dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window) -> 
         )
     N, H, W, _ = input.shape
     if H * W > PIXELS:
-        raise ValueError(f"vss_ops.dcnv3: input has {H} x {W} pixels an image, more than {PIXELS} are not supported")
+        raise ValueError(f"vss_ops.dcnv3: input has {H} x {W} pixels per image, more than {PIXELS} are not supported")
     Ho, Wo = window.output_size(H, W)
     if Ho < 1 or Wo < 1:
         raise ValueError(
@@ -47,7 +47,7 @@ def check_dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window) -> 
         )
     if Ho * Wo > PIXELS:
         raise ValueError(
-            f"vss_ops.dcnv3: padding {list(window.padding)} gives {Ho} x {Wo} pixels an output image, more than "
+            f"vss_ops.dcnv3: padding {list(window.padding)} gives {Ho} x {Wo} pixels per output image, more than "
             f"{PIXELS} are not supported"
         )
     points = window.group * window.points
@@ -142,7 +142,7 @@ def _check_dtypes(**tensors: Tensor) -> None:
     for name, tensor in others:
         if tensor.dtype not in allowed:
             names = ", ".join(str(dtype) for dtype in allowed)
-            raise TypeError(f"vss_ops: {name} must be {names} beside {table_name} {table.dtype}, got {tensor.dtype}")
+            raise TypeError(f"vss_ops: {name} must be {names} with {table_name} {table.dtype}, got {tensor.dtype}")
 
 
 def _check_devices(**tensors: Tensor) -> None:

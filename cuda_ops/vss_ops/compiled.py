@@ -1,8 +1,8 @@
-"""Calls of the compiled kernels: allocates their outputs and brings arguments into the dtypes they take.
+"""Calls of the compiled kernels: allocates their outputs and converts arguments to the dtypes they take.
 
 The CPU kernels take float32 and float64; half precision goes through float32. The CUDA kernels take float32, float16
-and bfloat16 tables beside coordinates and weights of the same dtype or of float32, and accumulate in float32. Both fold
-the softmax in and want dense tensors.
+and bfloat16 tables with coordinates and weights of the same dtype or of float32, and accumulate in float32. Both fold
+the softmax in and take dense tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: 
     out = call.table.new_empty(*offset.shape[:3], input.shape[3])
     with _device(input):
         torch.ops.vss_ops.dcnv3_forward_out(
-            call.table, call.coordinates, call.weights, _numbers(window), window.offset_scale, softmax, out
+            call.table, call.coordinates, call.weights, *window, softmax, out
         )
     return out.to(input.dtype)
 
@@ -39,8 +39,7 @@ def dcnv3_backward(
             call.table,
             call.coordinates,
             call.weights,
-            _numbers(window),
-            window.offset_scale,
+            *window,
             softmax,
             *grads,
         )
@@ -108,19 +107,6 @@ class _Call:
     def finished(self, table: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         grads = zip((table, coordinates, weights), self.given, strict=True)
         return tuple(grad.reshape(tensor.shape).to(tensor.dtype) for grad, tensor in grads)
-
-
-def _numbers(window: Window) -> list[int]:
-    """The order `dcn_of` in csrc/arguments.h reads."""
-    return [
-        *window.kernel_size,
-        *window.stride,
-        *window.padding,
-        *window.dilation,
-        window.group,
-        window.group_channels,
-        int(window.remove_center),
-    ]
 
 
 def _levels(value: Tensor, shapes: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:

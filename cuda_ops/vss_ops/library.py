@@ -1,6 +1,6 @@
 """Where compiled kernels live, which of them belong to these sources, and loading them.
 
-A build is one shared library a part (`cpu`, `cuda`) named `<part>-<key>.so`, with a JSON file beside it that says how
+A build is one shared library per part (`cpu`, `cuda`) named `<part>-<key>.so`, with a JSON file beside it that says how
 it was made. The key is a digest of everything that decides whether the library fits: all sources, the build recipe,
 the machine's architecture and, for `cuda`, the CUDA major version of torch. A build with another key is stale and is
 never loaded. The Python version and the torch version are not part of the key: the libraries use torch's stable ABI

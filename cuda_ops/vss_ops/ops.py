@@ -1,6 +1,6 @@
 """The two ops as torch operators: schema, shapes without data, autograd, autocast, and the choice of implementation.
 
-`torch.ops.vss_ops.dcnv3` and `torch.ops.vss_ops.ms_deform_attn` are opaque to torch.compile and one kernel a call to
+`torch.ops.vss_ops.dcnv3` and `torch.ops.vss_ops.ms_deform_attn` are opaque to torch.compile and one kernel per call to
 everything else. Their backward passes are operators too, themselves differentiable (through vss_ops.reference).
 
 Autocast: the table (`input`, `value`) is cast to the autocast dtype, and so is the result. `offset`, `mask`,
@@ -37,14 +37,8 @@ _library.define(f"dcnv3_backward(Tensor grad, {_DCN}) -> (Tensor, Tensor, Tensor
 _library.define(f"ms_deform_attn({_ATTENTION}) -> Tensor")
 _library.define(f"ms_deform_attn_backward(Tensor grad, {_ATTENTION}) -> (Tensor, Tensor, Tensor)")
 # implemented by the compiled libraries alone, called by vss_ops.compiled alone
-_library.define(
-    "dcnv3_forward_out(Tensor input, Tensor offset, Tensor mask, int[] window, float offset_scale, bool softmax, "
-    "Tensor(a!) out) -> ()"
-)
-_library.define(
-    "dcnv3_backward_out(Tensor grad, Tensor input, Tensor offset, Tensor mask, int[] window, float offset_scale, "
-    f"bool softmax, {_GRADS}) -> ()"
-)
+_library.define(f"dcnv3_forward_out({_DCN}, Tensor(a!) out) -> ()")
+_library.define(f"dcnv3_backward_out(Tensor grad, {_DCN}, {_GRADS}) -> ()")
 _library.define(
     f"ms_deform_attn_forward_out(Tensor value, {_LEVELS}, Tensor locations, Tensor weights, bool softmax, "
     "Tensor(a!) out) -> ()"
@@ -79,7 +73,7 @@ def dcnv3(
     Args:
         input: [N, H, W, group * group_channels], channels last; float32, float64, float16 or bfloat16.
         offset: [N, Ho, Wo, group * P * 2], (x, y) pairs, kernel points x-major (index = ix * kernel_h + iy);
-            P = kernel_h * kernel_w - remove_center. float32 is allowed beside a half precision input.
+            P = kernel_h * kernel_w - remove_center. float32 is allowed with a half precision input.
         mask: [N, Ho, Wo, group * P], weight of every point; logits when `softmax` is set. Dtypes as offset.
         kernel_size, stride, padding, dilation: int or (height, width).
         group: number of groups; every group has offsets and mask of its own.
@@ -129,7 +123,7 @@ def ms_deform_attn(
             copied or waited for; levels that do not fit into `value` read as zero there, and raise on the CPU.
         level_start_index: int64 or int32 [L], first position of every level in `value`.
         sampling_locations: [N, Q, M, L, P, 2], (x, y) in units of the level: pixel = location * size - 0.5; samples
-            are bilinear and zero outside. float32 is allowed beside a half precision value.
+            are bilinear and zero outside. float32 is allowed with a half precision value.
         attention_weights: [N, Q, M, L, P]; logits when `softmax` is set. Dtypes as sampling_locations.
         softmax: apply a softmax over the L * P points of every head first.
 
@@ -161,10 +155,10 @@ def _window(arguments: Sequence) -> tuple[Window, bool]:
 
 def _implementation(table: Tensor, *, backward: bool = False):
     path = paths.path_for(table.device, table.dtype)
-    if path == "reference" or table.numel() == 0:  # kernels want a row they may read
+    if path == "reference" or table.numel() == 0:  # kernels need a row they may read
         return reference
     if path == "cuda" and backward and torch.are_deterministic_algorithms_enabled():
-        paths.tell(
+        paths.log_once(
             "deterministic",
             "vss_ops: torch.use_deterministic_algorithms is set: backward passes on CUDA run pure PyTorch, slower, "
             "since the kernels add in the order in which threads arrive",

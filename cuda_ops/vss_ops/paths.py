@@ -33,7 +33,7 @@ def _checked(choice: str, source: str) -> str:
 
 
 _choice = _checked(os.environ.get("VSS_OPS", "auto"), "the environment variable VSS_OPS")
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
     """Returns the implementation that runs for a tensor: reference, cpp or cuda.
 
     Raises:
-        RuntimeError: the choice insists on compiled kernels that cannot be used; the line says why and the cure.
+        RuntimeError: the choice insists on compiled kernels that cannot be used; the line names the cause and the remedy.
     """
     compiled = COMPILED.get(device.type)
     if _choice == "reference" or compiled is None or (compiled == "cuda" and dtype == torch.float64):
@@ -69,8 +69,8 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
     if not reason:
         return compiled
     if _choice == compiled:
-        raise RuntimeError(f"vss_ops: VSS_OPS={compiled} asks for compiled kernels, but {reason}; {CURE}")
-    tell(
+        raise RuntimeError(f"vss_ops: VSS_OPS={compiled} requests compiled kernels, but {reason}; {CURE}")
+    log_once(
         compiled,
         "vss_ops: no compiled %s kernels (%s): running pure PyTorch, same results but slower; %s",
         device.type.upper(),
@@ -80,10 +80,10 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
     return "reference"
 
 
-def tell(about: str, message: str, *arguments: str) -> None:
+def log_once(about: str, message: str, *arguments: str) -> None:
     """Logs a line, once a process for everything it is `about`."""
-    if about not in _told:
-        _told.add(about)
+    if about not in _logged:
+        _logged.add(about)
         _log.warning(message, *arguments)
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from vss_ops.geometry import Window
 
 # Largest gathered block in elements. On a CPU 2 MiB of float32 stays in a core's second-level cache, which makes the
-# scatter of the backward four times as fast as one pass (measured); other devices want few, large launches.
+# scatter of the backward four times as fast as one pass (measured); other devices need few, large launches.
 CHUNK_ELEMENTS = {"cpu": 1 << 19}
 CHUNK_ELEMENTS_ELSEWHERE = 1 << 26
 

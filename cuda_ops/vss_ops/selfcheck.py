@@ -27,7 +27,7 @@ def self_check(device: str | torch.device = "cpu", dtypes: tuple[torch.dtype, ..
         The path that ran: reference, cpp or cuda.
 
     Raises:
-        RuntimeError: a result differs, or a kernel does not run; the message tells the cause and the cure.
+        RuntimeError: a result differs, or a kernel does not run; the message names the cause and the remedy.
     """
     device = torch.device(device)
     if dtypes is None:

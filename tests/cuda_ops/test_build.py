@@ -16,13 +16,14 @@ import pytest
 import torch
 import vss_ops
 from vss_ops import build, library, paths, selfcheck
+from vss_ops.geometry import Window
 
 
 @pytest.fixture
 def no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty build folder, and nothing remembered about kernels."""
     monkeypatch.setenv("VSS_OPS_BUILD_DIR", str(tmp_path))
-    monkeypatch.setattr(paths, "_told", set())
+    monkeypatch.setattr(paths, "_logged", set())
     library.load.cache_clear()
     yield tmp_path
     library.load.cache_clear()
@@ -150,20 +151,22 @@ def test_self_check_tells_a_missing_kernel_image(monkeypatch: pytest.MonkeyPatch
 def test_direct_calls_of_kernels_are_guarded(cpp_kernels: None):
     """What vss_ops.checks would have caught must not read foreign memory either."""
     arguments = [torch.zeros(1, 4, 4, 8), torch.zeros(1, 4, 4, 18), torch.zeros(1, 4, 4, 9)]
-    numbers = [3, 3, 1, 1, 1, 1, 1, 1, 1, 8, 0]
+    forward, window = torch.ops.vss_ops.dcnv3_forward_out, Window((3, 3), (1, 1), (1, 1), (1, 1), 1, 8, 1.0, False)
     out = torch.zeros(1, 4, 4, 8)
-    torch.ops.vss_ops.dcnv3_forward_out(*arguments, numbers, 1.0, False, out)
+    forward(*arguments, *window, False, out)
     with pytest.raises(RuntimeError, match="weights must be dense with 144 elements"):
-        torch.ops.vss_ops.dcnv3_forward_out(*arguments[:2], torch.zeros(3), numbers, 1.0, False, out)
-    for number in (0, 2**32 + 3):
-        with pytest.raises(RuntimeError, match="number 0 of window must be from 1 to 134217727"):
-            torch.ops.vss_ops.dcnv3_forward_out(*arguments, [number, *numbers[1:]], 1.0, False, out)
+        forward(*arguments[:2], torch.zeros(3), *window, False, out)
+    for name, value in (("kernel_size", (0, 3)), ("stride", (1, 2**32 + 3)), ("padding", (-1, 1)), ("group", 0)):
+        with pytest.raises(RuntimeError, match=f"{name} must be from [01] to 134217727"):
+            forward(*arguments, *window._replace(**{name: value}), False, out)
     with pytest.raises(RuntimeError, match="too many points"):
-        torch.ops.vss_ops.dcnv3_forward_out(*arguments, [2**14, 2**14, *numbers[2:]], 1.0, False, out)
+        forward(*arguments, *window._replace(kernel_size=(2**14, 2**14)), False, out)
+    with pytest.raises(RuntimeError, match="leaves no point"):
+        forward(*arguments, *window._replace(kernel_size=(1, 1), remove_center=True), False, out)
     with pytest.raises(RuntimeError, match="one dtype"):
-        torch.ops.vss_ops.dcnv3_forward_out(arguments[0].double(), *arguments[1:], numbers, 1.0, False, out.double())
+        forward(arguments[0].double(), *arguments[1:], *window, False, out.double())
     with pytest.raises(RuntimeError, match="nothing to sample"):
-        torch.ops.vss_ops.dcnv3_forward_out(torch.zeros(1, 0, 4, 8), *arguments[1:], numbers, 1.0, False, out)
+        forward(torch.zeros(1, 0, 4, 8), *arguments[1:], *window, False, out)
     value, weights = torch.zeros(1, 16, 1, 8), torch.full((1, 1, 1, 1, 1), float("nan"))
     for shape, start in (((2**32, 2**32), 16), ((4, 4), 2**63 - 1)):
         levels = torch.tensor([shape]), torch.tensor([start])

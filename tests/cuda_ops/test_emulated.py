@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 from vss_ops import build, reference
-from vss_ops.compiled import _numbers
 from vss_ops.geometry import Window
 
 from tests.cuda_ops.conftest import compile_emulated
@@ -104,6 +103,12 @@ def _every_dtype_of_the_first(problems: dict, number: int) -> list:
         for position, (name, problem) in enumerate(problems.items())
         for dtypes in (DTYPES if position < number else DTYPES[:1])
     ]
+
+
+def _numbers(window: Window) -> list[int]:
+    """Returns the numbers of a window in the order that `dcn` in emulator/entry.cpp reads."""
+    pairs = (*window.kernel_size, *window.stride, *window.padding, *window.dilation)
+    return [*pairs, window.group, window.group_channels, int(window.remove_center)]
 
 
 def _run_dcn(kernels: ctypes.CDLL, problem: Dcn, tensors: list[Tensor]) -> None:
@@ -216,10 +221,10 @@ def test_too_large_tables_are_refused_by_name(kernels: ctypes.CDLL):
     side = 11585  # pixels, of 520 channels: more than 2^31 vectors of 16 bytes, fewer than 2^31 pixels
     sizes = [1, side, side, 1, 1, *_numbers(window(1, stride=side, padding=0, group=1, group_channels=520))]
     head = [(ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_double(1.0), 1, 1]
-    assert kernels.dcnv3_forward(*head, *nothing[:4], 0) == b"input has too many elements an image for a GPU"
-    assert kernels.dcnv3_backward(*head, *nothing, 0) == b"input has too many elements an image for a GPU"
+    assert kernels.dcnv3_forward(*head, *nothing[:4], 0) == b"input has too many elements per image for a GPU"
+    assert kernels.dcnv3_backward(*head, *nothing, 0) == b"input has too many elements per image for a GPU"
     head = [(ctypes.c_int64 * 7)(1, side**2, 1, 1, 520, 1, 1), nothing[0], nothing[0], 1, 1]
-    assert kernels.attention_forward(*head, *nothing[:4], 0) == b"value has too many elements an image for a GPU"
+    assert kernels.attention_forward(*head, *nothing[:4], 0) == b"value has too many elements per image for a GPU"
     head[0] = (ctypes.c_int64 * 7)(1, 4, 2**33, 4096, 8, 1, 1)
     named = b"sampling_locations has too many queries and heads for one launch on a GPU"
     assert kernels.attention_forward(*head, *nothing[:4], 0) == named

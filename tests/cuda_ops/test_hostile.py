@@ -128,7 +128,7 @@ def test_deterministic_algorithms_do_without_atomics(
 ):
     """As if on a GPU: with kernels whose sums depend on the order of threads, backward is left to pure PyTorch."""
     ran = []
-    monkeypatch.setattr(paths, "_told", set())
+    monkeypatch.setattr(paths, "_logged", set())
     monkeypatch.setattr(paths, "path_for", lambda device, dtype: "cuda")
     for name in ("dcnv3", "ms_deform_attn"):
         forward = getattr(ops.reference, name)

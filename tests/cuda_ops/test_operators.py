@@ -180,7 +180,7 @@ GOOD = {
         ({"kernel_size": (1, 2**32 + 1)}, ValueError, "kernel_size must be at most"),
         ({"kernel_size": 2**14, "padding": 2**14}, ValueError, "kernel_size 16384 x 16384 has more points"),
         ({"padding": 2**32 + 1}, ValueError, "padding must be at most"),
-        ({"padding": 2**14}, ValueError, "padding .* gives 32771 x 32771 pixels an output image"),
+        ({"padding": 2**14}, ValueError, "padding .* gives 32771 x 32771 pixels per output image"),
         ({"dilation": 2**32 + 1}, ValueError, "dilation must be at most"),
         ({"group": 2**32 + 2}, ValueError, "group must be from 1 to"),
         ({"group_channels": 2**32 + 4}, ValueError, "group_channels must be from 1 to"),

@@ -1,4 +1,4 @@
-// From torch tensors to the plain structs of problem.h. vss_ops/checks.py has told the user what is wrong by the time
+// From torch tensors to the plain structs of problem.h. vss_ops/checks.py has refused a user's mistakes by the time
 // these run; the checks here only keep a direct call of torch.ops.vss_ops.*_out from touching foreign memory.
 #pragma once
 
@@ -31,26 +31,48 @@ inline void check_device(const Tensor& t, const Tensor& table, const char* name)
 
 inline void check_pixels(int64_t height, int64_t width, const char* name) {
   STD_TORCH_CHECK(height <= kMostPixels && width <= kMostPixels && height * width <= kMostPixels, "vss_ops: ", name,
-                  " has more than ", kMostPixels, " pixels an image");
+                  " has more than ", kMostPixels, " pixels per image");
 }
 
-// window: kernel, stride, padding, dilation as (height, width) each, group, group_channels, remove_center
-inline Dcn dcn_of(const Tensor& input, const Tensor& offset, const std::vector<int64_t>& window, double offset_scale) {
-  STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4 && window.size() == 11, "vss_ops: bad arguments of dcnv3");
-  for (int i = 0; i < 10; ++i) {
-    const int64_t least = i == 4 || i == 5 ? 0 : 1;  // padding
-    STD_TORCH_CHECK(window[i] >= least && window[i] <= kMostPixels, "vss_ops: number ", i, " of window must be from ",
-                    least, " to ", kMostPixels);
-  }
-  const int64_t points = window[0] * window[1];
-  STD_TORCH_CHECK(points <= kMostPixels, "vss_ops: the window has too many points");
-  STD_TORCH_CHECK(window[10] == 0 || (window[10] == 1 && points > 1), "vss_ops: remove_center leaves no point");
+using Pair = std::vector<int64_t>;  // (height, width)
+
+// Returns a number of the window, counted in 32 bits from here on.
+inline int32_t window_number(const char* name, int64_t value, int64_t least) {
+  STD_TORCH_CHECK(value >= least && value <= kMostPixels, "vss_ops: ", name, " must be from ", least, " to ", kMostPixels,
+                  ", got ", value);
+  return static_cast<int32_t>(value);
+}
+
+inline Dcn dcn_of(const Tensor& input, const Tensor& offset, const Pair& kernel_size, const Pair& stride,
+                  const Pair& padding, const Pair& dilation, int64_t group, int64_t group_channels, double offset_scale,
+                  bool remove_center) {
+  STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4, "vss_ops: input and offset must have four dimensions");
+  STD_TORCH_CHECK(kernel_size.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+                  "vss_ops: kernel_size, stride, padding and dilation must be (height, width)");
   check_pixels(input.size(1), input.size(2), "input");
   check_pixels(offset.size(1), offset.size(2), "offset");
-  auto at = [&](int i) { return static_cast<int32_t>(window[i]); };
-  return Dcn{input.size(0), input.size(1), input.size(2), offset.size(1), offset.size(2), at(8), at(9),
-             at(0),         at(1),         at(2),         at(3),          at(4),          at(5), at(6),
-             at(7),         at(10),        offset_scale};
+  Dcn p{};
+  p.N = input.size(0);
+  p.H = input.size(1);
+  p.W = input.size(2);
+  p.Ho = offset.size(1);
+  p.Wo = offset.size(2);
+  p.G = window_number("group", group, 1);
+  p.D = window_number("group_channels", group_channels, 1);
+  p.kernel_h = window_number("kernel_size", kernel_size[0], 1);
+  p.kernel_w = window_number("kernel_size", kernel_size[1], 1);
+  p.stride_h = window_number("stride", stride[0], 1);
+  p.stride_w = window_number("stride", stride[1], 1);
+  p.pad_h = window_number("padding", padding[0], 0);
+  p.pad_w = window_number("padding", padding[1], 0);
+  p.dilation_h = window_number("dilation", dilation[0], 1);
+  p.dilation_w = window_number("dilation", dilation[1], 1);
+  p.remove_center = remove_center;
+  p.offset_scale = offset_scale;
+  const int64_t points = kernel_size[0] * kernel_size[1];
+  STD_TORCH_CHECK(points <= kMostPixels, "vss_ops: kernel_size has too many points");
+  STD_TORCH_CHECK(!remove_center || points > 1, "vss_ops: remove_center leaves no point");
+  return p;
 }
 
 inline Attention attention_of(const Tensor& value, const Tensor& shapes, const Tensor& starts,

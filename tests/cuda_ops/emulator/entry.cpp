@@ -1,4 +1,4 @@
-// The kernels of csrc/cuda behind C functions, for ctypes. `sizes` are those of vss_ops.compiled._numbers and shapes.
+// The kernels of csrc/cuda behind C functions, for ctypes. `sizes` are those of test_emulated.py.
 
 #include <vector>
 

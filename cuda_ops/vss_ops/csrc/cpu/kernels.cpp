@@ -6,7 +6,7 @@
 // they are channels-last, and (b) a thread walks along image rows. The rest is arithmetic: positions are found for up
 // to 16 samples at once, one vector lane a sample (samples.h), and the channels of a row stay in registers until it is
 // complete.
-// The pure PyTorch path stores indices and weights of all samples (36 * 12 bytes a row) and gathers rows into memory.
+// The pure PyTorch path stores indices and weights of all samples (36 * 12 bytes per row) and gathers rows into memory.
 //
 // Backward: threads own whole (image, group) pairs, so that no two of them ever add to the same address: no atomics,
 // no private copies, and the same result on every run and for every number of threads.
@@ -96,7 +96,7 @@ struct Call {
   bool softmax;  // the weights are logits
   T *out, *grad_table, *grad_coordinates, *grad_weights;
 
-  // Coordinates and weights of kBatch samples from `sample` on, of which `count` belong to the row at hand. The others
+  // Coordinates and weights of kBatch samples from `sample` on, of which `count` belong to the current row. The others
   // are those of the next rows, or zeros at the end of the tensors.
   struct Points {
     const Call& call;

@@ -74,17 +74,21 @@ void check_levels(const Attention& p) {
   }
 }
 
-void dcnv3_forward(Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> window, double offset_scale,
-                   bool softmax, Tensor out) {
-  const Dcn p = dcn_of(input, offset, window, offset_scale);
+void dcnv3_forward(Tensor input, Tensor offset, Tensor mask, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
+                   int64_t group, int64_t group_channels, double offset_scale, bool remove_center, bool softmax,
+                   Tensor out) {
+  const Dcn p = dcn_of(input, offset, kernel_size, stride, padding, dilation, group, group_channels, offset_scale,
+                       remove_center);
   check_dtypes(input, offset);
   check_forward(p, input, offset, mask, out);
   run_forward(p, input, offset, mask, softmax, out);
 }
 
-void dcnv3_backward(Tensor grad, Tensor input, Tensor offset, Tensor mask, std::vector<int64_t> window,
-                    double offset_scale, bool softmax, Tensor grad_input, Tensor grad_offset, Tensor grad_mask) {
-  const Dcn p = dcn_of(input, offset, window, offset_scale);
+void dcnv3_backward(Tensor grad, Tensor input, Tensor offset, Tensor mask, Pair kernel_size, Pair stride, Pair padding,
+                    Pair dilation, int64_t group, int64_t group_channels, double offset_scale, bool remove_center,
+                    bool softmax, Tensor grad_input, Tensor grad_offset, Tensor grad_mask) {
+  const Dcn p = dcn_of(input, offset, kernel_size, stride, padding, dilation, group, group_channels, offset_scale,
+                       remove_center);
   check_dtypes(input, offset);
   check_backward(p, grad, input, offset, mask, grad_input, grad_offset, grad_mask);
   run_backward(p, grad, input, offset, mask, softmax, grad_input, grad_offset, grad_mask);

@@ -56,10 +56,10 @@ struct alignas(64) Batch {
   }
 };
 
-// Both problems in the form the loops want; lanes beyond the samples repeat the last one.
+// Both problems in the form the loops need; lanes beyond the samples repeat the last one.
 template <typename T>
 struct Layout {
-  int64_t images, groups, places, table_size, stride;  // stride: elements from a pixel to the next
+  int64_t images, groups, places, table_size, stride;  // stride: elements from one pixel to the next
   int32_t D, samples;
   int64_t columns;                     // places in a line of the output
   T first_x, first_y, step_x, step_y;  // centre of place (0, 0), and its advance a column and a line
@@ -108,7 +108,7 @@ struct alignas(64) Located {
 };
 
 // Element offset of the corners' channels from the table of this (image, group). Where a corner is outside the image it
-// is that of another pixel, which is read where 0 * NaN is asked for.
+// is that of another pixel, which is read where 0 * NaN is expected.
 struct alignas(64) Rows {
   int64_t of[4][kBatch];
 };

@@ -9,7 +9,7 @@
 namespace vss {
 namespace {
 
-constexpr int kStaged = 128;  // samples a warp stages at once
+constexpr int kStaged = 128;  // samples that a warp stages at once
 
 // Two groups make the offsets of a pixel 72 contiguous bytes (InternImage-H); more groups would leave fewer pixels to
 // share table rows.

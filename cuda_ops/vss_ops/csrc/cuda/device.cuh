@@ -1,5 +1,5 @@
 // Vector loads, conversions and the few CUDA spellings that tests/cuda_ops/emulator replaces to run these kernels on a
-// CPU, where no GPU is at hand.
+// CPU, where no GPU is available.
 #pragma once
 
 #include <cuda_bf16.h>

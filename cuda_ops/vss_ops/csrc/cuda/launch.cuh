@@ -76,7 +76,7 @@ template <typename View>
 const char* too_large(const View& view, int channels) {
   if (view.blocks() > kMostBlocks) return View::kTooManyRows;
   if (shared_bytes(view.rows_per_block(), view.samples()) > kSharedBytes) return View::kTooManySamples;
-  // Place counts vectors in 32 bits: 32 GB an image, half of that where half precision is scattered four channels at a
+  // Place counts vectors in 32 bits: 32 GB per image, half of that where half precision is scattered four channels at a
   // time, or 2^31 elements where they do not split into vectors
   if (view.image_elements() / channels > kMostVectors) return View::kTooManyElements;
   return "";

@@ -1,5 +1,5 @@
 // What the kernels of both ops share: bilinear samples, the softmax over a row's weights, and the places of a block's
-// samples in shared memory. A `View` tells where rows and samples lie (views.cuh).
+// samples in shared memory. A `View` defines where rows and samples lie (views.cuh).
 #pragma once
 
 #include "../problem.h"
@@ -24,7 +24,7 @@ struct Sample {
   }
 };
 
-// `spare` is read, with weight zero, where all corners are outside: a pixel near by, so that what is not a number does
+// `spare` is read, with weight zero, where all corners are outside: a neighbouring pixel, so that what is not a number does
 // not spread over the image.
 __device__ __forceinline__ Sample sample_at(float x, float y, int32_t width, int32_t height, int32_t start,
                                             int32_t spare) {

@@ -40,7 +40,7 @@ struct DcnView {
   using Point = DcnPoint;
   static constexpr const char* kTooManyRows = "offset has too many pixels and groups for one launch on a GPU";
   static constexpr const char* kTooManySamples = "kernel_size has too many points for a GPU, at most 2047";
-  static constexpr const char* kTooManyElements = "input has too many elements an image for a GPU";
+  static constexpr const char* kTooManyElements = "input has too many elements per image for a GPU";
 
   Dcn p;
   float offset_scale;
@@ -48,7 +48,7 @@ struct DcnView {
   uint32_t columns, lines, groups;  // tiles of an image
   int64_t line_rows;                // rows of a line of the output
 
-  // of the block at hand; what follows from these is not kept, to save registers
+  // of the current block; what follows from these is not kept, to save registers
   uint32_t image;
   int32_t first_x, first_y, first_g;
 
@@ -117,14 +117,14 @@ struct AttentionView {
   };
   static constexpr const char* kTooManyRows = "sampling_locations has too many queries and heads for one launch on a GPU";
   static constexpr const char* kTooManySamples = "sampling_locations has too many levels x points for a GPU, at most 2047";
-  static constexpr const char* kTooManyElements = "value has too many elements an image for a GPU";
+  static constexpr const char* kTooManyElements = "value has too many elements per image for a GPU";
 
   Attention p;
   int32_t log_q, log_m;
   int64_t queries;  // tiles of an image
   uint32_t heads;
 
-  // of the block at hand
+  // of the current block
   int64_t first_row;
   uint32_t image;
   int32_t first_m, count_q;  // queries from its first to the last of the image, not more than it takes

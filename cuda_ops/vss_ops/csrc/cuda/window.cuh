@@ -10,7 +10,7 @@
 // of the samples, and a lane's bank is its own, so that there are no conflicts wherever samples lie. 32 channels are one
 // group of InternImage-H or two of XL, whose samples then differ between the halves of the warp.
 // Shared memory moves 128 bytes a clock: 72 clocks of an SM a row for the additions, 18 for the samples. The few warps
-// that fit beside each other (25 KB each), two a scheduler, cannot hide each other's waits: it will issue well below an
+// that fit next to each other (25 KB each), two a scheduler, cannot hide each other's waits: it will issue well below an
 // instruction a clock. Hence the next sample is loaded while one is added, and the next pixel's gradient before that.
 // Samples outside the window go to global memory directly.
 #pragma once
