@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores clean-venv
+.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-score: $(READY)  ## scoring against the official evaluator's loop
 
 bench-scores: $(READY)  ## stored class scores against dense ones
 	$(RUN)/python -m benchmarks.scores
+
+plan: $(READY)  ## draw which room imports which, with line counts
+	$(RUN)/python tools/imports.py
 
 lock: $(READY)  ## resolve envs/requirements.in again (UPGRADE=--upgrade: to the newest versions)
 	$(UV) pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \

@@ -19,15 +19,15 @@ collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder `shared` beside the checkout; the test is skipped where it is absent."""
+    """The folder `shared` next to the checkout; the test is skipped where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip("needs the folder ../shared beside the checkout")
+        pytest.skip(f"needs the folder of golden numbers and small real data: {SHARED} is absent")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """The set of golden cases: $VSS_GOLDEN, by default ../shared/golden/dev."""
+    """The set of golden cases: $VSS_GOLDEN, by default golden/dev in the shared folder."""
     folder = Path(os.environ.get("VSS_GOLDEN", SHARED / "golden" / "dev"))
     if not folder.is_absolute():
         folder = REPOSITORY / folder
@@ -47,5 +47,5 @@ def real_data(shared_dir: Path) -> Path:
     """The small real data."""
     folder = shared_dir / "data"
     if not folder.is_dir():
-        pytest.skip("needs the small real data in ../shared/data")
+        pytest.skip(f"needs the small real data: {folder} is absent")
     return folder

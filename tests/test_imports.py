@@ -44,7 +44,7 @@ def imported_rooms(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "vss":
             rooms |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("vss."):
-            rooms.add(node.module.split(".")[1])
+            rooms.add((node.module or "").split(".")[1])
         elif isinstance(node, ast.Import):
             rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("vss.")}
     return rooms

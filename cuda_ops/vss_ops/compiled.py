@@ -21,9 +21,7 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, window: Window, softmax: 
     call = _Call(input, offset, mask)
     out = call.table.new_empty(*offset.shape[:3], input.shape[3])
     with _device(input):
-        torch.ops.vss_ops.dcnv3_forward_out(
-            call.table, call.coordinates, call.weights, *window, softmax, out
-        )
+        torch.ops.vss_ops.dcnv3_forward_out(call.table, call.coordinates, call.weights, *window, softmax, out)
     return out.to(input.dtype)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from vss.models.intern_image import InternImage
 
-# ../shared/golden/README.md: features 2e-5 (layer scale) and 5e-6, gradients 1.3e-5 of the largest.
+# Tolerances of the golden numbers: features 2e-5 (layer scale) and 5e-6, gradients 1.3e-5 of the largest.
 FEATURE_TOLERANCE = 2e-5
 GRADIENT_TOLERANCE = 1.5e-5
 

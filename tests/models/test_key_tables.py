@@ -1,4 +1,4 @@
-"""Every full-size model has exactly the published parameter names and shapes (`../shared/golden/keys`)."""
+"""Every full-size model has exactly the published parameter names and shapes (golden tables `keys`)."""
 
 from __future__ import annotations
 

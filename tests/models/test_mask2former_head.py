@@ -18,7 +18,7 @@ from vss.models.mask2former_head import Mask2FormerHead, _blocked
 from vss.models.rows import mask2former_config, segmentor_config
 from vss.models.set_loss import SetLoss, Targets, matching_cost, point_sample
 
-# ../shared/golden/README.md: logits 1e-4, scores 2e-5, second softmax 3e-6, losses 4e-6 relative.
+# Tolerances of the golden numbers: logits 1e-4, scores 2e-5, second softmax 3e-6, losses 4e-6 relative.
 TOLERANCE = {"logits": 1e-4, "score": 2e-5, "softmax": 3e-6}
 
 

@@ -44,7 +44,7 @@ def either(request):
     return request.getfixturevalue(request.param)
 
 
-# ../shared/golden/README.md: 3e-6 for the second softmax.
+# Tolerance of the golden numbers: 3e-6 for the second softmax.
 SCORE_TOLERANCE = 3e-6
 
 

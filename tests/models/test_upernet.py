@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import vss.models.build  # noqa: F401  registers everything
 from vss.models.rows import ohem_sampler, upernet_config
 
-# ../shared/golden/README.md
+# tolerances of the golden numbers' README
 LOGIT_TOLERANCE = 5e-6
 
 
