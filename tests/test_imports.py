@@ -42,7 +42,7 @@ def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "vss":
-            rooms |= {alias.name for alias in node.names}
+            rooms |= {alias.name for alias in node.names if alias.name != "__version__"}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("vss."):
             rooms.add((node.module or "").split(".")[1])
         elif isinstance(node, ast.Import):

@@ -60,7 +60,7 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
     """Returns the implementation that runs for a tensor: reference, cpp or cuda.
 
     Raises:
-        RuntimeError: the choice insists on compiled kernels that cannot be used; the line names the cause and the remedy.
+        RuntimeError: the choice insists on compiled kernels that cannot be used; it names cause and remedy.
     """
     compiled = COMPILED.get(device.type)
     if _choice == "reference" or compiled is None or (compiled == "cuda" and dtype == torch.float64):

@@ -14,7 +14,7 @@ from vss.core.files import canonical_json
 from vss.core.labels import LABEL_SPACES
 from vss.models.build import build_on_meta
 
-# The authors' configs, under the protocol of the code: (crop h, w), scale, batch, iterations, base rate, decay rate, clip.
+# The authors' configs, under their protocol: (crop h, w), scale, batch, iterations, base rate, decay rate, clip.
 PUBLISHED: dict[str, tuple] = {
     "upernet_swin-l_vspw": ((480, 853), (853, 480), 16, 25000, 3e-5, None, None),
     "upernet_convnext-xl_vspw": ((480, 853), (853, 480), 8, 62000, 8e-5, 0.9, None),
