@@ -86,8 +86,6 @@ def test_every_command_calls_a_function_with_the_arguments_that_it_takes(command
     taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     parser = argparse.ArgumentParser()
     given = {parser.add_argument(option.name, **option.settings).dest for option in command.options}
-    if command.adapt is cli.with_model_folder:
-        given = given - {"results", "model"} | {"model_dir"}
     if "code" in taken:
         given |= {"code"}
     required = {key for key, parameter in taken.items() if parameter.default is parameter.empty}

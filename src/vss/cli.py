@@ -101,11 +101,6 @@ def with_scores_by_member(arguments: Arguments) -> Arguments:
     return {**arguments, "scores": scores_by_member(arguments["settings"], arguments["scores"])}
 
 
-def with_model_folder(arguments: Arguments) -> Arguments:
-    results, model = arguments.pop("results"), arguments.pop("model")
-    return {**arguments, "model_dir": Path(results) / "finetune" / model}
-
-
 def without_separator(arguments: Arguments) -> Arguments:
     words = arguments["command"]
     words = words[1:] if words[:1] == ["--"] else words
@@ -150,13 +145,13 @@ PEOPLE = (
         "Predict your own images, folders of images or video files: label maps and overlays.",
         (
             option("inputs", nargs="+", type=Path, metavar="IMAGE_OR_VIDEO_OR_FOLDER"),
-            option("--model", required=True, help="a trained model's name in the config"),
+            option("--model", required=True, help="a trained model's name, its folder, or ROW:CHECKPOINT"),
             option("--results", default="results", help="the config's results folder (default: results)"),
             option("--out", dest="out_dir", type=Path, default=Path("predicted"), help="folder (default: predicted)"),
             option("--tta", default={}, help='such as {"flip": true}', **JSON),
+            option("--probabilities", action="store_true", help="write [C, H, W] float32 of each frame as .npy"),
             DEVICE,
         ),
-        adapt=with_model_folder,
         example="vss predict clip.mp4 --model swin",
     ),
     Command(

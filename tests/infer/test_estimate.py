@@ -96,7 +96,7 @@ def test_predict_refuses_too(nano_model, dataset, tmp_path, monkeypatch):
     image = tmp_path / "data" / "0" / "00000001.jpg"
     monkeypatch.setattr(estimate, "memory_of", lambda device: 2**20)
     with pytest.raises(UserError, match="a frame of 60x40 needs about"):
-        predict(inputs=[image], model_dir=nano_model, out_dir=tmp_path / "out", device="cpu")
+        predict(inputs=[image], model=nano_model, out_dir=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 

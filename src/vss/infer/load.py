@@ -17,7 +17,6 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
-from vss.models.config_types import check_types
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.weights.checkpoints import load_weights
 
@@ -52,10 +51,22 @@ class InferencePlan:
 
 
 def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], device: str) -> InferencePlan:
+    """Returns the checked plan of an inference with the resolved config that stands beside the weights.
+
+    Raises:
+        UserError: see `plan_inference`; or the file is not a resolved config.
+    """
+    config = read_json(config_file)
+    if "model" not in config:
+        raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
+    return plan_inference(config, settings, device)
+
+
+def plan_inference(config: dict[str, Any], settings: Mapping[str, Any], device: str) -> InferencePlan:
     """Returns the checked plan of an inference.
 
     Args:
-        config_file: the resolved config beside the weights; its `test` holds the defaults of the views.
+        config: a resolved config; its `test` holds the defaults of the views.
         settings: tta (keys of `Tta`, and `precision` and `compile` of this prediction alone), protocol, precision
             (see `default_precision`), compile, prediction (a name; recorded only).
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -67,10 +78,6 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     for key in settings:
         if key not in allowed:
             raise UserError(f"infer settings: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    config = read_json(config_file)
-    if "model" not in config:
-        raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
-    check_types(config["model"], where=f"{config_file}: model")
     protocol = settings.get("protocol", "paper")
     if protocol not in PROTOCOLS:
         raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")

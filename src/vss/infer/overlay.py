@@ -31,6 +31,23 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) 
     return mixed
 
 
+def draw_legend(classes: Sequence[str], present: Sequence[int]) -> np.ndarray:
+    """Returns a picture [H, W, 3] uint8 RGB of the classes' colours and names, one line each.
+
+    Args:
+        classes: class names by train id.
+        present: train ids to show.
+    """
+    names = [classes[label].replace("_", " ") for label in present]
+    widest = max(cv2.getTextSize(name, _FONT, 0.5, 1)[0][0] for name in names)
+    legend = np.full((24 * len(names) + 8, widest + 48, 3), 255, np.uint8)
+    for line, (label, name) in enumerate(zip(present, names, strict=True)):
+        top = 24 * line + 8
+        legend[top : top + 16, 8:32] = overlay_palette()[label]
+        cv2.putText(legend, name, (40, top + 13), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return legend
+
+
 def _borders(labels: np.ndarray) -> np.ndarray:
     """Returns [H, W] bool: the pixel to the right or below has another label."""
     borders = np.zeros(labels.shape, bool)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vss.core.errors import UserError
-from vss.infer.engine import Engine, Prediction
+from vss.infer.engine import DecodedFrame, Engine, Prediction
 from vss.infer.stream import batches, load_ahead, one_ahead
 
 # Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
@@ -31,13 +31,13 @@ class FrameCallbacks(Generic[Item, Result]):
     """What is done with each frame around the network; both calls run in background threads.
 
     Attributes:
-        read: decodes an item to [H, W, 3] uint8 RGB.
+        read: decodes an item to [H, W, 3] uint8 RGB; None leaves the item out.
         finish: makes the result of (item, labels [H, W] uint8, probabilities [C, H, W] float32 or None).
         name: what to call an item in an error.
         with_probabilities: whether `finish` wants them.
     """
 
-    read: Callable[[Item], np.ndarray]
+    read: Callable[[Item], np.ndarray | None]
     finish: Callable[[Item, np.ndarray, np.ndarray | None], Result]
     name: Callable[[Item], str] = str
     with_probabilities: bool = False
@@ -85,16 +85,21 @@ def frames_at_once(device: torch.device, workers: int | None, batch_frames: int 
 def _on_cpu(
     engine: Engine, items: Iterable[Item], callbacks: FrameCallbacks[Item, Result], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    def work(item: Item) -> Result:
-        found = engine.predict([engine.resize(callbacks.read(item))], with_probabilities=callbacks.with_probabilities)
+    def work(item: Item) -> tuple[Result] | None:
+        image = callbacks.read(item)
+        if image is None:
+            return None
+        found = engine.predict([engine.resize(image)], with_probabilities=callbacks.with_probabilities)
         _refuse_unless(found.finite[0], callbacks, item)
         probabilities = found.probabilities[0].numpy() if callbacks.with_probabilities else None
-        return callbacks.finish(item, found.labels[0].numpy(), probabilities)
+        return (callbacks.finish(item, found.labels[0].numpy(), probabilities),)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield from load_ahead(items, work, workers=workers, ahead=workers)
+        for item, result in load_ahead(items, work, workers=workers, ahead=workers):
+            if result is not None:
+                yield item, result[0]
     finally:
         torch.set_num_threads(threads)
 
@@ -104,11 +109,14 @@ def _on_gpu(
 ) -> Iterator[tuple[Item, Result]]:
     to_host = ToHost(engine.device)
 
+    def load(item: Item) -> DecodedFrame | None:
+        image = callbacks.read(item)
+        return None if image is None else engine.resize(image)
+
     def queued() -> Iterator[tuple[list[Item], Prediction, Any]]:
-        loaded = load_ahead(
-            items, lambda item: engine.resize(callbacks.read(item)), workers=workers, ahead=batch_frames + workers
-        )
-        for batch in batches(loaded, size=batch_frames, key=lambda pair: pair[1].size):
+        loaded = load_ahead(items, load, workers=workers, ahead=batch_frames + workers)
+        kept = ((item, frame) for item, frame in loaded if frame is not None)
+        for batch in batches(kept, size=batch_frames, key=lambda pair: pair[1].size):
             found = engine.predict([frame for _, frame in batch], with_probabilities=callbacks.with_probabilities)
             yield [item for item, _ in batch], found, to_host.after_this()
 
