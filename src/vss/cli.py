@@ -155,6 +155,32 @@ PEOPLE = (
         example="vss predict clip.mp4 --model swin",
     ),
     Command(
+        "score",
+        "vss.score.folders:print_scores",
+        "Score a folder of label maps (PNG of train ids, or our files) against a dataset of VSPW's layout.",
+        (
+            option("predicted", type=Path, metavar="PREDICTED_FOLDER"),
+            option("dataset_root", type=Path, metavar="DATASET_FOLDER"),
+            option("--split", default="val", choices=("train", "val")),
+            *files("out", required=False, help="write all scores there as JSON"),
+        ),
+        example="vss score predicted VSPW_480p",
+        prints=True,
+    ),
+    Command(
+        "compare",
+        "vss.score.compare:print_comparison",
+        "Compare two predictions, or two results folders: which differences are more than noise?",
+        (
+            option("first", type=Path, metavar="A"),
+            option("second", type=Path, metavar="B"),
+            option("--split", default="val", choices=("train", "val")),
+            *files("out", required=False, help="write the whole comparison there as JSON"),
+        ),
+        example="vss compare results/score/swin.single results/score/swin.flip",
+        prints=True,
+    ),
+    Command(
         "models",
         "vss.configs.table:print_models",
         "List every model row: parameters, GFLOPs, accepted weights, the paper's mIoU.",
@@ -282,9 +308,9 @@ WORKFLOW = (
         ),
     ),
     Command(
-        "score",
+        "score-split",
         "vss.score.summary:summarise",
-        "Sum the counts of shards into scores.",
+        "Sum the counts of a split's shards into scores.",
         (*files("counts", nargs="+", dest="shards"), *files("card", "scores", "per-class", "per-video")),
     ),
     Command(

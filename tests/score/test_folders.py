@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_dataset import write_labels
 
+from vss.cli import main
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
 from vss.score.compare import compare, print_comparison
@@ -72,6 +73,14 @@ def test_a_folder_has_the_figures_of_the_stage(tmp_path, root, pngs, videos, lab
         assert found["mIoU"] > 0.3 and found["intervals"]["mIoU"] is not None
 
 
+def test_scores_are_printed_and_written(tmp_path, root, pngs, capsys):
+    assert main(["score", str(pngs), str(root), "--out", str(tmp_path / "scores.json")]) == 0
+    scores = read_json(tmp_path / "scores.json")
+    low, high = scores["intervals"]["mIoU"]
+    line = f"mIoU            {100 * scores['mIoU']:6.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_what_cannot_be_scored_is_named(tmp_path, root, pngs):
     with pytest.raises(UserError, match="only 'train' and 'val'"):
         score_folder(pngs, root, split="test")
@@ -110,7 +119,7 @@ def results(tmp_path, videos, labels, score):
     return folders
 
 
-def test_results_folders_are_compared_by_prediction(results, capsys):
+def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     (results[1] / "score" / "new" / "val").mkdir(parents=True)
     write_json(results[1] / "score" / "new" / "val" / "scores.json", {})
     found = compare(*results)
@@ -126,7 +135,8 @@ def test_results_folders_are_compared_by_prediction(results, capsys):
     assert figure["noise"] is False and 0 < low < figure["difference"] == scores[1] - scores[0] < high
     assert figure["sentence"] == f"{100 * (scores[1] - scores[0]):+.2f} mIoU [{100 * low:.2f}, {100 * high:.2f}]"
     assert [row["video"] for row in better["per_video"]] and all(row["difference"] > 0 for row in better["per_video"])
-    print_comparison(found)
+    print_comparison(*results, out=tmp_path / "comparison.json")
+    assert read_json(tmp_path / "comparison.json") == found
     printed = capsys.readouterr().out
     assert (
         figure["sentence"] in printed and "tta.flip: false -> true" in printed and "videos that gained: v " in printed

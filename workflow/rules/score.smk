@@ -45,5 +45,5 @@ rule score:
     message:
         "Score {wildcards.prediction} on {wildcards.split}"
     shell:
-        "vss score --counts {input.counts:q} --card {input.card:q} --scores {output.scores:q}"
+        "vss score-split --counts {input.counts:q} --card {input.card:q} --scores {output.scores:q}"
         " --per-class {output.per_class:q} --per-video {output.per_video:q} > {log:q} 2>&1"

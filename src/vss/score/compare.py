@@ -11,7 +11,7 @@ import numpy as np
 
 from vss.core.confusion import iou
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import read_json, write_json
 from vss.core.labels_file import LabelsReader
 from vss.score.bootstrap import FIGURES, paired_intervals
 from vss.score.counts import Counts, load_counts, merge_counts
@@ -53,8 +53,17 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
     return null_for_nan(result | {"predictions": [_compare(*pair) for pair in pairs]})
 
 
-def print_comparison(comparison: dict[str, Any]) -> None:
-    """Prints a comparison to standard output: one block per prediction, figures in percent."""
+def print_comparison(
+    first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val", out: str | os.PathLike | None = None
+) -> None:
+    """Prints what `compare` finds, one block per prediction, figures in percent; writes all of it as JSON to `out`.
+
+    Raises:
+        UserError: see `compare`.
+    """
+    comparison = compare(first, second, split=split)
+    if out is not None:
+        write_json(out, comparison)
     for prediction in comparison["predictions"]:
         print(f"{prediction['name']}, {comparison['split']}, {prediction['videos']} videos")
         for name, figure in prediction["figures"].items():

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from vss.core.errors import UserError
+from vss.core.files import write_json
 from vss.core.images import read_raw_mask
 from vss.core.index import INDEX_COLUMNS
 from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
 from vss.prepare.vspw import list_vspw
+from vss.score.bootstrap import FIGURES
 from vss.score.counts import Counts, merge_counts
 from vss.score.shard import LabelsOfFrame, count_videos
 from vss.score.summary import null_for_nan, scores_with_intervals
@@ -44,6 +46,30 @@ def score_folder(
     """
     counts = count_folder(Path(predicted), Path(dataset_root), split=split)
     return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts)})
+
+
+def print_scores(
+    predicted: str | os.PathLike,
+    dataset_root: str | os.PathLike,
+    *,
+    split: str = "val",
+    out: str | os.PathLike | None = None,
+) -> None:
+    """Prints the headline figures of `score_folder` in percent with their intervals; writes all as JSON to `out`.
+
+    Raises:
+        UserError: see `score_folder`.
+    """
+    scores = score_folder(predicted, dataset_root, split=split)
+    if out is not None:
+        write_json(out, scores)
+    counts = scores["counts"]
+    print(f"{counts['frames']} frames of {counts['videos']} videos, split {split}; percent, [95% interval over videos]")
+    for name in FIGURES:
+        if scores[name] is not None:
+            between = scores["intervals"][name]
+            shown = f" [{100 * between[0]:.2f}, {100 * between[1]:.2f}]" if between else ""
+            print(f"{name:<16}{100 * scores[name]:6.2f}{shown}")
 
 
 def count_folder(predicted: Path, dataset_root: Path, *, split: str = "val") -> Counts:

@@ -189,4 +189,6 @@ def null_for_nan(value: Any) -> Any:
     """Returns the value with None for every NaN in it: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [null_for_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
