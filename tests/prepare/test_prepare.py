@@ -334,6 +334,41 @@ def test_links_are_followed(vspw, run_prepare, tmp_path) -> None:
     assert len(done.rows()) == 12 and done.kinds() == []
 
 
+def test_what_systems_leave_in_a_folder_is_passed_over(vspw, run_prepare) -> None:
+    origin, mask = vspw.image("t0", FRAMES[0]).parent, vspw.mask("t0", FRAMES[0]).parent
+    (origin / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (mask / "desktop.ini").write_text("[.ShellClassInfo]")
+    (origin / "up").symlink_to("..")  # a walk that follows links would not end
+    (origin.parent / "self").symlink_to(".")
+    done = run_prepare(vspw.root)
+    assert len(done.rows()) == 12 and done.kinds() == []
+
+
+def test_suffixes_may_be_in_capitals(vspw, run_prepare) -> None:
+    for frame in FRAMES:
+        for path in (vspw.image("t0", frame), vspw.mask("t0", frame)):
+            path.rename(path.with_suffix(path.suffix.upper()))
+    done = run_prepare(vspw.root)
+    assert len(done.rows()) == 12 and done.kinds() == []
+
+
+def test_one_name_in_two_unicode_forms_is_two_names(vspw, run_prepare) -> None:
+    # macOS writes an accent as a character of its own; a mask drawn elsewhere has both in one.
+    image, mask = vspw.image("t0", FRAMES[0]), vspw.mask("t0", FRAMES[0])
+    image.rename(image.with_stem("e\u0301"))
+    mask.rename(mask.with_stem("\u00e9"))
+    with pytest.raises(UserError, match="1 image_missing, 1 mask_missing"):
+        run_prepare(vspw.root)
+
+
+def test_a_resized_mask_with_blended_edges_stops(vspw, run_prepare) -> None:
+    path = vspw.mask("t0", FRAMES[0])
+    raw = np.repeat(np.array([[1, 255]], np.uint8), 12, axis=0)
+    Image.fromarray(raw).resize((32, 24), Image.Resampling.BILINEAR).save(path)
+    with pytest.raises(UserError, match="label_value"):
+        run_prepare(vspw.root)
+
+
 # ---- settings
 
 
