@@ -317,7 +317,11 @@ WORKFLOW = (
         "submit",
         "vss.submit.run:submit",
         "Zip the test split's label maps for CodaLab.",
-        (*files("labels", nargs="+"), *files("index", "card", "out")),
+        (
+            *files("labels", nargs="+"),
+            *files("index", "card", "out"),
+            option("--fill", choices=("previous",), help="what stands for listed frames that were left out"),
+        ),
     ),
     Command(
         "report",

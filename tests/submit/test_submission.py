@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -12,7 +13,8 @@ from PIL import Image
 from tiny_dataset import write_dataset, write_labels
 
 from vss.core.errors import UserError
-from vss.core.index import shard_of
+from vss.core.files import sha256_of_file
+from vss.core.index import LeftOut, read_card, read_index, shard_of, write_card, write_index
 from vss.submit.run import check_submission, submit
 
 VIDEOS = ("1001_3iEIq5HBY1s", "a--b", "with space", ".leading dot", "\u0432\u0438\u0434\u00e9o")
@@ -165,3 +167,62 @@ def test_check_finds_what_others_did_wrong(tmp_path, dataset, frames):
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(UserError, match="not a readable"):
         check_submission(tmp_path / "text.zip", dataset.index)
+
+
+@pytest.fixture
+def thinned(tmp_path, dataset, frames):
+    """The dataset without frame 1 of "a--b" and frame 0 of "with space", which its card says were left out."""
+    gone = {("a--b", "00000001"), ("with space", "00000000")}
+    table = read_index(dataset.index)
+    write_index(dataset.index, table[[key not in gone for key in zip(table["video"], table["frame"], strict=True)]])
+    left_out = tuple(LeftOut("test", video, frame, "image_broken") for video, frame in sorted(gone))
+    other = LeftOut("val", "another split", "1", "image_broken")
+    card = read_card(dataset.card)
+    write_card(
+        dataset.card, dataclasses.replace(card, left_out=(*left_out, other), sha256=sha256_of_file(dataset.index))
+    )
+    return dataset
+
+
+def test_listed_frames_that_were_left_out_are_named(tmp_path, thinned, frames):
+    words = r"2 listed .* left out .*: a--b/00000001 \(image_broken\), with space/00000000 .*; .*submit\.fill: previous"
+    with pytest.raises(UserError, match=words):
+        run(thinned, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def test_fill_takes_the_frame_before_or_the_first(tmp_path, thinned, frames, capsys):
+    out = tmp_path / "submission.zip"
+    labels = labels_in_shards(tmp_path, frames)
+    submit(labels=labels, index=thinned.index, card=thinned.card, out=out, fill="previous")
+    with zipfile.ZipFile(out) as archive:
+        assert len(archive.namelist()) == 2 * len(VIDEOS)
+        for name, (video, at) in {"a--b/00000001": ("a--b", 0), "with space/00000000": ("with space", 1)}.items():
+            image = Image.open(io.BytesIO(archive.read(f"{name}.png")))
+            np.testing.assert_array_equal(np.array(image), frames[video][at])
+    assert "a--b/00000001 was left out of the index; filled with frame '00000000'" in capsys.readouterr().err
+
+
+def test_a_whole_video_cannot_be_filled(tmp_path, thinned, frames):
+    card = read_card(thinned.card)
+    gone = LeftOut("test", "gone", "", "video_absent")
+    write_card(thinned.card, dataclasses.replace(card, left_out=(*card.left_out, gone)))
+    with pytest.raises(UserError, match=r"1 listed .*: gone \(video_absent\); repair them$"):
+        submit(
+            labels=labels_in_shards(tmp_path, frames), index=thinned.index, card=thinned.card,
+            out=tmp_path / "submission.zip", fill="previous",
+        )  # fmt: skip
+
+
+def test_another_palette_is_refused(tmp_path, dataset, frames):
+    def grey(data):
+        image = Image.open(io.BytesIO(data))
+        image.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    good = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "good.zip")
+    bad = _rewrite(good, tmp_path / "bad.zip", lambda name, data: [(name, grey(data))])
+    with pytest.raises(UserError, match="another palette"):
+        check_submission(bad, dataset.index)

@@ -13,9 +13,10 @@ rule submit:
     conda:
         "../../envs/vss.yaml"
     params:
+        fill=["--fill", config["submit"]["fill"]] if config["submit"]["fill"] else [],
         code=code_of("submit"),
     message:
         "Zip the submission {wildcards.prediction}"
     shell:
-        "vss submit --labels {input.labels:q} --index {input.index:q} --card {input.card:q} --out {output:q}"
+        "vss submit --labels {input.labels:q} --index {input.index:q} --card {input.card:q} --out {output:q} {params.fill:q}"
         " > {log:q} 2>&1"

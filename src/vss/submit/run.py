@@ -19,10 +19,11 @@ from PIL import Image
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
-from vss.core.index import read_dataset, read_index
+from vss.core.index import LeftOut, read_dataset, read_index
 from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
+from vss.core.order import natural_key
 
 _NAMED = 5  # how many missing frames an error names
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
@@ -35,6 +36,7 @@ def submit(
     card: str | os.PathLike,
     out: str | os.PathLike,
     split: str = "test",
+    fill: str | None = None,
 ) -> None:
     """Packs the label maps of every frame of a split into a submission zip, and reads it back (`check_submission`).
 
@@ -43,24 +45,30 @@ def submit(
         index, card: the prepared dataset.
         out: zip to write.
         split: split of the dataset.
+        fill: what stands for a listed frame that `data.vspw.on_problem: skip` left out: "previous" takes the labels of
+            the frame before it in its video, or of the first one; None refuses.
 
     Raises:
-        UserError: frames are missing, there twice, of another size than the image, or hold a label that is no class;
-            an id cannot be a file name. Nothing is written then.
+        UserError: listed frames were left out and are not filled; frames are missing, there twice, of another size than
+            the image, or hold a label that is no class; an id cannot be a file name. Nothing is written then.
     """
     table, dataset = read_dataset(index, card)
-    num_classes, rows = len(dataset.classes), _rows(table, split, index)
+    num_classes = len(dataset.classes)
+    rows = _with_filled(_rows(table, split, index), [item for item in dataset.left_out if item.split == split], fill)
     readers = [LabelsReader(path) for path in labels]
     try:
         reader_of = _reader_of_frame(readers)
-        wanted = list(zip(rows["video"], rows["frame"], strict=True))
-        _refuse_missing([key for key in wanted if key not in reader_of], len(wanted), what="predictions")
+        sources = list(zip(rows["video"], rows["source"], strict=True))
+        _refuse_missing([key for key in sources if key not in reader_of], len(sources), what="predictions")
         with atomic_path(out) as aside:
             _pack(aside, rows, reader_of, num_classes, split)
-            check_submission(aside, index, split=split, num_classes=num_classes)
+            _check(aside, rows, split=split, num_classes=num_classes)
     finally:
         for reader in readers:
             reader.close()
+    filled = rows[rows["frame"] != rows["source"]]
+    for row in filled.itertuples(index=False):
+        log(f"submit {split}: {row.video}/{row.frame} was left out of the index; filled with frame {row.source!r}")
     log(f"submit {split}: {len(rows)} frames of {rows['video'].nunique()} videos in {out}")
 
 
@@ -74,8 +82,8 @@ def _pack(
     palette = submission_palette().tobytes()
     with zipfile.ZipFile(path, "w") as archive:
         for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
-            reader = reader_of[row.video, row.frame]
-            frame = reader.read(row.video, row.frame)
+            reader = reader_of[row.video, row.source]
+            frame = reader.read(row.video, row.source)
             problem = _problem(frame, (row.height, row.width), num_classes)
             if problem:
                 raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} {problem}")
@@ -85,6 +93,33 @@ def _pack(
             archive.writestr(entry, _png(frame, palette))
 
 
+def _with_filled(rows: pd.DataFrame, left_out: Sequence[LeftOut], fill: str | None) -> pd.DataFrame:
+    """Returns a row per listed frame; `source` is the frame whose labels stand for it."""
+    rows = rows.assign(source=rows["frame"])
+    if not left_out:
+        return rows
+    frames_of = dict(list(rows.groupby("video")))
+    lost = [item for item in left_out if fill != "previous" or not item.frame or item.video not in frames_of]
+    if lost:
+        named = ", ".join(
+            f"{'/'.join(filter(None, (i.video, i.frame))) or i.split} ({i.reason})" for i in lost[:_NAMED]
+        )
+        more = "" if len(lost) <= _NAMED else ", ..."
+        how = "repair them" if fill == "previous" else "repair them, or set submit.fill: previous"
+        raise UserError(
+            f"submission: {len(lost)} listed frames or videos were left out of the index: {named}{more}; {how}"
+        )
+    filled = []
+    for item in left_out:
+        frames = frames_of[item.video]
+        before = frames[[natural_key(name) < natural_key(item.frame) for name in frames["frame"]]]
+        nearest = (before.iloc[-1] if len(before) else frames.iloc[0]).to_dict()
+        filled.append(nearest | {"frame": item.frame})
+    every = pd.concat([rows, pd.DataFrame(filled)], ignore_index=True)
+    order = sorted(range(len(every)), key=lambda at: (natural_key(every["video"][at]), natural_key(every["frame"][at])))
+    return every.iloc[order]
+
+
 def check_submission(
     path: str | os.PathLike, index: str | os.PathLike, *, split: str = "test", num_classes: int = 124
 ) -> None:
@@ -92,9 +127,14 @@ def check_submission(
 
     Raises:
         UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
-            not a P-mode PNG of the image's size with ids 0..num_classes-1.
+            not a P-mode PNG with VSPW's palette, of the image's size, with ids 0..num_classes-1.
     """
-    rows = _rows(read_index(index), split, index)
+    _check(path, _rows(read_index(index), split, index), split=split, num_classes=num_classes)
+
+
+def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int) -> None:
+    """Checks a submission zip against the rows of its frames (`check_submission`)."""
+    palette = submission_palette().ravel().tolist()
     wanted = {_entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -111,6 +151,8 @@ def check_submission(
                         raise UserError(
                             f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode P"
                         )
+                    if image.getpalette() != palette:
+                        raise UserError(f"{path}: {name} has another palette than VSPW's")
                     problem = _problem(np.array(image), (row.height, row.width), num_classes)
                 if problem:
                     raise UserError(f"{path}: {name} {problem}")
