@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,15 @@ def test_what_counts(options: dict, same: bool) -> None:
     assert (digest({**row, "cfg_options": options}) == digest(row)) == same
     counted = result_settings({**row, "cfg_options": options})
     assert (counted == result_settings({**row, "cfg_options": {}})) == same
+
+
+def test_a_folder_belongs_to_the_content_it_was_begun_with(tmp_path: Path) -> None:
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    first, second = {"train": "a" * 16}, {"train": "b" * 16}
+    assert workdir.folder_for_content(folder, first) == folder  # begun before contents were noted
+    workdir.note_content(folder, first)
+    assert workdir.folder_for_content(folder, first) == folder
+    other = workdir.folder_for_content(folder, second)
+    assert other.parent == folder.parent and other.name.startswith(f"{folder.name}-")
+    assert workdir.folder_for_content(folder, {}) == folder  # drawn data

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.raw_dataset import vspw  # noqa: F401  a fixture
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
 PARTS = ("Snakefile", "config.yaml", "workflow", "envs", "src", "cuda_ops", "pyproject.toml")

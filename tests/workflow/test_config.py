@@ -355,11 +355,12 @@ def test_the_data_digest_follows_settings_and_lists(config: dict[str, Any], tmp_
     (tmp_path / "data").mkdir()
     (tmp_path / "train.txt").write_text("one\n")
     config["data"]["vspw"]["root"] = str(tmp_path)
-    first = plan_of(config).data_digest("vspw")
+    first = plan_of(config).data_digest("vspw", ["train"])
     config["data"]["vspw"]["shards"]["val"] = 3
-    assert plan_of(config).data_digest("vspw") == first
+    (tmp_path / "val.txt").write_text("three\n")
+    assert plan_of(config).data_digest("vspw", ["train"]) == first
     (tmp_path / "train.txt").write_text("two\n")
-    assert plan_of(config).data_digest("vspw") != first
+    assert plan_of(config).data_digest("vspw", ["train"]) != first
 
 
 def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(config: dict[str, Any]) -> None:

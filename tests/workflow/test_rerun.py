@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.raw_dataset import FRAMES, RawVspw, save_mask
 from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.slow
@@ -203,6 +204,25 @@ def test_lost_records_of_snakemake_are_no_silent_miss(finished: Project) -> None
     finally:
         shutil.rmtree(kept)
         (finished.folder / "elsewhere").rename(kept)
+
+
+def test_changed_files_of_a_real_dataset_rerun_what_depends_on_them(tmp_path: Path, vspw: RawVspw) -> None:
+    project = Project(tmp_path / "project")
+
+    def use_real(config: dict) -> None:
+        config["data"]["vspw"] = {"root": str(vspw.root)}
+
+    wanted = ("results/prepare/vspw/index.csv", "results/finetune/convnext/settings.json")
+    with project.changed_config(use_real):
+        project.snakemake(*wanted)
+        assert project.planned(*wanted) == {}
+        save_mask(vspw.mask("v0", FRAMES[0]), 2)
+        assert project.planned(*wanted) == {"prepare": 1}
+        save_mask(vspw.mask("t0", FRAMES[0]), 2)
+        assert project.planned(*wanted) == {"prepare": 1, "settings": 1}
+        project.snakemake(*wanted)
+        vspw.add_video("x0", [*FRAMES, "00000025"], masks=False)
+        assert project.planned(*wanted) == {"prepare": 1}
 
 
 def test_published_weights_may_move(finished: Project) -> None:

@@ -165,6 +165,11 @@ def prepare_settings(wildcards):
     return canonical_json(plan.data_settings(wildcards.dataset))
 
 
+def prepare_content(wildcards):
+    """What the files of a dataset are: one that was added, replaced or fixed is noticed."""
+    return canonical_json(plan.data_content(wildcards.dataset))
+
+
 def split_lists(wildcards):
     return plan.split_lists(wildcards.dataset)
 
@@ -184,7 +189,7 @@ def what_a_training_is(wildcards):
         {
             "settings": settings,
             "row": row,
-            "data": plan.data_digest("coco_stuff" if stage == "pretrain" else "vspw"),
+            "data": plan.training_data(stage, name),
             "init": plan.content_of(published),
             "code": training_code("train_refiner" if stage == "refine" else stage),
         }

@@ -15,6 +15,7 @@ rule prepare:
         "../../envs/vss.yaml"
     params:
         settings=prepare_settings,
+        content=prepare_content,
         code=code_of("prepare"),
     message:
         "Prepare {wildcards.dataset}"

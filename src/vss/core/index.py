@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -47,6 +47,7 @@ class Card:
         drawn: True where the data were drawn by this project.
         frames: number of index rows by split.
         sha256: of the index file.
+        content: by split, a digest of the files of a real dataset (`dataset_content`); empty for a drawn one.
         left_out: what the index lacks because of problems; empty where there were none.
     """
 
@@ -57,6 +58,7 @@ class Card:
     drawn: bool
     frames: dict[str, int]
     sha256: str
+    content: dict[str, str] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file, write_json
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
@@ -54,6 +55,8 @@ def prepare(
     settings = _checked_settings(dataset, settings)
     space = LABEL_SPACES[dataset]
     root, is_drawn = _root(dataset, settings, Path(index).parent)
+    # Before anything is read: what changes meanwhile is noticed by the next run.
+    content = None if is_drawn else dataset_content(dataset, root)
     listing = LISTERS[dataset](root)
     checked = list(check_frames(listing.frames, root=root, space=space, checks=settings["checks"], workers=workers))
     check_sizes(checked, listing)
@@ -63,7 +66,7 @@ def prepare(
     report = _report(dataset, root, settings, kept, problems)
     _stop_if_needed(report, problems, kept, settings["on_problem"], check)
     write_index(index, _rows(kept))
-    write_card(card, _card(space, root, is_drawn, kept, problems, index))
+    write_card(card, _card(space, root, content, kept, problems, index))
     write_json(check, report)
     stopped_report(check).unlink(missing_ok=True)
     log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
@@ -105,7 +108,7 @@ def _rows(kept: list[CheckedFrame]) -> pd.DataFrame:
 def _card(
     space: LabelSpace,
     root: Path,
-    is_drawn: bool,
+    content: dict[str, str] | None,
     kept: list[CheckedFrame],
     problems: list[Problem],
     index: str | os.PathLike,
@@ -119,9 +122,10 @@ def _card(
         root=str(root),
         classes=list(space.classes),
         label_map=space.raw_to_train().tolist(),
-        drawn=is_drawn,
+        drawn=content is None,
         frames=dict(Counter(item.frame.split for item in kept)),
         sha256=sha256_of_file(index),
+        content=content or {},
         left_out=tuple(left_out.values()),
     )
 

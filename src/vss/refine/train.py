@@ -24,7 +24,7 @@ from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
 from vss.refine.settings import one_of, with_defaults
-from vss.train.workdir import locked
+from vss.train.workdir import folder_for_content, locked, note_content
 from vss.weights.checkpoints import save_weights
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
 
@@ -82,8 +82,10 @@ def train_refiner(
     rows = rows[rows["mask"] != ""]
     if not (rows["split"] == "train").any():
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
-    folder = _folder(work_dir, resolved, dataset)
+    content = {split: dataset.content[split] for split in ("train",) if split in dataset.content}
+    folder = folder_for_content(_folder(work_dir, resolved, dataset), content)
     with locked(folder):
+        note_content(folder, content)
         training = Training(resolved, folder=folder, device=str(resolve_device("auto")))
         training.run(_samples(rows, "train", dataset, resolved))
         if (rows["split"] == "val").any() and resolved["val_samples"]:

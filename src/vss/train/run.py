@@ -86,8 +86,11 @@ def train(
         "init": None if init is None else sha256_of_weights(init),
         **({"code": code} if retrain_on_code_change else {}),
     }
-    folder = workdir.folder_for(work_dir, resolved, inputs)
+    splits = ("train", "val") if resolved["training"]["select"] == "best" else ("train",)
+    content = {split: dataset.content[split] for split in splits if split in dataset.content}
+    folder = workdir.folder_for_content(workdir.folder_for(work_dir, resolved, inputs), content)
     with workdir.locked(folder):
+        workdir.note_content(folder, content)
         if workdir.is_finished(folder):
             log(f"{stage} {model}: finished before in {folder}, publishing")
         else:

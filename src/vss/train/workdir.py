@@ -21,13 +21,33 @@ from vss.core.files import canonical_json, read_json, write_json
 from vss.core.log import log
 
 WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
-_FINISHED = "finished.json"
+_FINISHED, _CONTENT = "finished.json", "content.json"
 
 
 def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
     """Returns the work folder of a resolved config and the digests of its inputs."""
     content = {**result_config(config), "inputs": dict(inputs)}
     return Path(work_dir) / hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
+
+
+def folder_for_content(folder: Path, content: Mapping[str, str | None]) -> Path:
+    """Returns where a training on files of this content goes: `folder`, or one next to it if `folder` is of another.
+
+    Args:
+        folder: by all else that the result depends on (`folder_for`).
+        content: digests of the files trained on, by split; empty for drawn data. A folder of which nothing is known,
+            of an earlier version of this project, is taken for one of the same content.
+    """
+    noted = folder / _CONTENT
+    if not content or not noted.is_file() or read_json(noted) == dict(content):
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]}")
+
+
+def note_content(folder: Path, content: Mapping[str, str | None]) -> None:
+    """Notes in a locked folder the content of the files that are trained on."""
+    if content:
+        write_json(folder / _CONTENT, content)
 
 
 @contextlib.contextmanager

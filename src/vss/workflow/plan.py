@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
 from vss.core.labels import VSPW
@@ -36,6 +37,7 @@ class Plan:
         self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
         self.split: str = config["targets"]["score_split"]
         self._marks: dict[str, str] = {}
+        self._contents: dict[str, dict[str, str]] = {}
         self._check_names()
         self._check_models(sorted(row_names))
         self._check_predictions()
@@ -114,16 +116,34 @@ class Plan:
         """Returns what a prepared dataset depends on; shards are not part of it."""
         return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
 
-    def data_digest(self, dataset: str) -> str:
-        """Returns 16 hexadecimal digits that change with a dataset's settings and with the content of its lists.
+    def data_content(self, dataset: str) -> dict[str, str]:
+        """Returns by split a digest of a real dataset's lists and files; nothing for drawn data. Taken once per run."""
+        root = self.config["data"][dataset]["root"]
+        if root is None:
+            return {}
+        if dataset not in self._contents:
+            self._contents[dataset] = dataset_content(dataset, root)
+        return self._contents[dataset]
+
+    def data_digest(self, dataset: str, splits: Iterable[str]) -> str:
+        """Returns 16 hexadecimal digits that change with a dataset's settings and with the files of some splits.
 
         What is done with problems changes nothing where there are none, and a training would cost weeks.
         """
         counted = {key: value for key, value in self.data_settings(dataset).items() if key != "on_problem"}
-        digest = hashlib.sha256(canonical_json(counted).encode())
-        for path in self.split_lists(dataset):
-            digest.update(Path(path).read_bytes())
-        return digest.hexdigest()[:16]
+        content = {split: self.data_content(dataset).get(split) for split in splits}
+        return hashlib.sha256(canonical_json([counted, content]).encode()).hexdigest()[:16]
+
+    def training_data(self, stage: str, model: str) -> str:
+        """Returns the digest of the data that a training's weights depend on ("refine": of a refiner's).
+
+        Validation only watches a training, unless the weights that validate best are chosen.
+        """
+        dataset = "coco_stuff" if stage == "pretrain" else "vspw"
+        settings = {} if stage == "refine" else self.training_settings(stage, model)
+        options = settings.get("cfg_options", {})
+        best = options.get("select", settings.get("select")) == "best"
+        return self.data_digest(dataset, ("train", "val") if best else ("train",))
 
     # -- predictions
 

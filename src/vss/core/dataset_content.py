@@ -1,0 +1,76 @@
+"""What the files of a real dataset are, without opening them: by this it is seen that a mask was replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_COCO_YEARS = {"train": "train2017", "val": "val2017"}
+# A file on the network takes its time; several are requested at once.
+_THREADS = 16
+
+
+def dataset_content(dataset: str, root: str | os.PathLike) -> dict[str, str]:
+    """Returns by split 16 hexadecimal digits that change when its list, or an image or mask of it, does.
+
+    Names, sizes and times of change are compared, which takes a second or two for the 450,000 files of VSPW on a local
+    disk. What cannot be listed counts as absent: the prepare stage names it.
+
+    Args:
+        dataset: "vspw" or "coco_stuff".
+        root: its folder.
+    """
+    root = Path(root)
+    folders = _vspw_folders(root) if dataset == "vspw" else _coco_stuff_folders(root)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return {split: _digest(root, parts, pool) for split, parts in folders.items()}
+
+
+def _vspw_folders(root: Path) -> dict[str, list[str]]:
+    folders = {}
+    for split in ("train", "val", "test"):
+        try:
+            text = (root / f"{split}.txt").read_text("utf-8-sig", "surrogateescape")
+        except OSError:
+            text = ""
+        videos = dict.fromkeys(line.removesuffix("\r") for line in text.split("\n") if line.strip())
+        # A name that leaves the folder is refused by the prepare stage, and never followed.
+        videos = [video for video in videos if "/" not in video and "\0" not in video and video not in (".", "..")]
+        parts = ("origin",) if split == "test" else ("origin", "mask")
+        folders[split] = [f"data/{video}/{part}" for video in videos for part in parts]
+    return folders
+
+
+def _coco_stuff_folders(root: Path) -> dict[str, list[str]]:
+    return {split: [f"images/{year}", f"stuffthingmaps/{year}"] for split, year in _COCO_YEARS.items()}
+
+
+def _digest(root: Path, folders: list[str], pool: ThreadPoolExecutor) -> str:
+    digest = hashlib.sha256()
+    for folder, found in zip(folders, pool.map(_folder_digest, (root / part for part in folders)), strict=True):
+        digest.update(os.fsencode(folder) + b"\0" + found)
+    return digest.hexdigest()[:16]
+
+
+def _folder_digest(folder: Path) -> bytes:
+    """Returns a digest of names, sizes and times of a folder's images; links are followed."""
+    facts = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(_SUFFIXES):
+                    facts.append((os.fsencode(entry.name), *_size_and_time(entry)))
+    except OSError:
+        return b"absent"
+    return hashlib.sha256(repr(sorted(facts)).encode()).digest()
+
+
+def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
+    try:
+        stat = entry.stat()
+    except OSError:  # a link to nothing
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,66 @@
+"""The digest of a dataset's files: it changes with a split's files, and only then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vss.core.dataset_content import dataset_content
+
+
+def touch(path: Path, content: bytes = b"x") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+
+
+@pytest.fixture
+def vspw(tmp_path: Path) -> Path:
+    for split, video in (("train", "t"), ("val", "v"), ("test", "x")):
+        (tmp_path / f"{split}.txt").write_text(f"{video}\n")
+        for frame in ("1", "2"):
+            touch(tmp_path / "data" / video / "origin" / f"{frame}.jpg")
+            touch(tmp_path / "data" / video / "mask" / f"{frame}.png")
+    return tmp_path
+
+
+CHANGES = {
+    "mask replaced by one of its size": lambda root: os.utime(root / "data/v/mask/1.png", (2, 2)),
+    "image fixed": lambda root: touch(root / "data/v/origin/1.jpg", b"whole"),
+    "frame added": lambda root: touch(root / "data/v/origin/3.jpg"),
+    "frame renamed": lambda root: (root / "data/v/origin/1.jpg").rename(root / "data/v/origin/0.jpg"),
+    "mask removed": lambda root: (root / "data/v/mask/1.png").unlink(),
+    "list changed": lambda root: (root / "val.txt").write_text("t\n"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_shows_in_its_split_alone(vspw: Path, change) -> None:
+    before = dataset_content("vspw", vspw)
+    assert set(before) == {"train", "val", "test"}
+    change(vspw)
+    after = dataset_content("vspw", vspw)
+    assert {split for split in before if before[split] != after[split]} == {"val"}
+
+
+def test_what_no_stage_reads_changes_nothing(vspw: Path) -> None:
+    before = dataset_content("vspw", vspw)
+    touch(vspw / "data/v/origin/Thumbs.db")
+    touch(vspw / "data/x/mask/3.png")  # the test split has no masks
+    touch(vspw / "data/unlisted/origin/1.jpg")
+    (vspw / "val.txt").write_text("v\n../v\n")
+    (vspw / "data/t/origin/1.jpg").rename(vspw / "moved.jpg")
+    (vspw / "data/t/origin/1.jpg").symlink_to(vspw / "moved.jpg")
+    assert dataset_content("vspw", vspw) == before
+
+
+def test_coco_stuff(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        touch(tmp_path / f"images/{split}2017/1.jpg")
+        touch(tmp_path / f"stuffthingmaps/{split}2017/1.png")
+    before = dataset_content("coco_stuff", tmp_path)
+    touch(tmp_path / "stuffthingmaps/train2017/1.png", b"other")
+    after = dataset_content("coco_stuff", tmp_path)
+    assert before["train"] != after["train"] and before["val"] == after["val"]
