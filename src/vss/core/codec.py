@@ -3,7 +3,7 @@
 A segmentation network computes its score map at a quarter of the frame's size or coarser and resizes it, so a class
 probability is smooth over a few pixels, and almost all of the 124 classes are nowhere in the frame. Kept are therefore
 
-- the label map, whole (what the model says is never changed by storing it);
+- the label map, whole (the model's classes are never changed by storing them);
 - one plane for each class that is somewhere in the frame: its probability at every second row and column, in 255 steps,
   or in 1020 where many pixels hardly prefer their class and a step would decide them;
 - the mass that no plane holds: not stored, it is what is missing to 1, shared equally by all classes;
@@ -144,6 +144,7 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
     assert 1 < num_classes <= 255, num_classes
     if labels is None:
         labels = probabilities.argmax(axis=0).astype(np.uint8)
+    # The grid: samples count in steps from the lowest probability of their pixel, which is the shared remainder.
     sampled = probabilities[:, ::stride, ::stride]
     floor = sampled.min(axis=0)
     highest = probabilities.reshape(num_classes, -1).max(axis=1)
@@ -153,15 +154,18 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
     if floor.max() > step:  # no class is nowhere: what counts is what rises above the lowest
         lowest = probabilities.min(axis=0)
         highest = np.array([(plane - lowest).max() for plane in probabilities])
+    # A class has a plane where it is some pixel's label, or rises above the remainder by more than is tolerated.
     named = np.zeros(num_classes, bool)
     named[np.unique(labels)] = True
     classes = np.flatnonzero(named | (highest > grid.tolerance * step))
     codes = _quantised(sampled[classes] - floor, step, grid)
+    # A long tail of hardly probable classes is cut where it would cost a megabyte.
     deadzone = _deadzone(codes, grid)
     if deadzone > 1:
         codes[codes < deadzone] = 0
         kept = named[classes] | (highest[classes] > deadzone * step) | codes.any(axis=(1, 2))
         classes, codes = classes[kept], codes[kept]
+    # What decodes from this alone is compared with the truth, and corrected where it is off by more than is tolerated.
     empty = Encoded(
         labels=labels,
         classes=classes.astype(np.uint8),
@@ -222,7 +226,7 @@ def _quantised(samples: np.ndarray, step: float, grid: Grid) -> np.ndarray:
 
 
 def _deadzone(codes: np.ndarray, grid: Grid) -> int:
-    """Returns the smallest code to keep so that at most `max_codes` a pixel are left on average."""
+    """Returns the smallest code to keep so that at most `max_codes` per pixel are left on average."""
     _, h, w = codes.shape
     allowed = grid.max_codes * h * w
     deadzone = 1
@@ -296,6 +300,7 @@ def _corrections(
     others = np.ones((H, W), np.float32)  # true mean probability of a class without a plane
     missed, size = np.empty((H, W), np.float32), np.empty((H, W), np.float32)
     for i, guess in enumerate(stack):
+        # The last plane is that of every class without one: its truth is their mean.
         if i < len(classes):
             truth = probabilities[classes[i]]
             others -= truth
@@ -305,6 +310,7 @@ def _corrections(
             break
         np.subtract(truth, guess, out=missed)
         bad = np.flatnonzero(np.abs(missed, out=size) > limit)
+        # A probability that the cut took away is let go, unless it missed by more than the cut itself.
         if deadzone > 1:
             small = (truth.reshape(-1)[bad] - rest.reshape(-1)[bad]) < deadzone * step
             bad = bad[~small | (size.reshape(-1)[bad] > deadzone * step)]

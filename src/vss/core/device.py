@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from vss.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str) -> torch.device:
@@ -13,6 +16,8 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
+    import torch  # here, so that what needs no GPU can import this module
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,5 +25,5 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device: found {device!r}, allowed: auto, cpu, cuda, cuda:N") from None
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device: {device} asked for, but torch sees {torch.cuda.device_count()} GPUs")
+        raise UserError(f"device: {device} requested, but torch sees {torch.cuda.device_count()} GPUs")
     return resolved

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can fix this."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in the user's input, told in one line.
+    """A mistake in the user's input, described in one line.
 
     The line names the file or key, what was found and what is allowed. The CLI prints it and exits with status 2.
     """

@@ -16,7 +16,7 @@ EXTRAS = {
 
 
 def how_to_install(error: ImportError) -> str | None:
-    """Returns one line that says how to install what `error` misses, or None where it is not an optional part."""
+    """Returns in one line how to install what `error` misses, or None where it is not an optional part."""
     library = (error.name or "").partition(".")[0]
     if library == "vss_ops":
         return "vss_ops is not installed: run `pip install ./cuda_ops` in a checkout of this project"

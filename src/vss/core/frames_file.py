@@ -157,7 +157,7 @@ class _Target:
 
 
 def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind: str) -> h5py.File:
-    """Opens an HDF5 file of a form (`format`, versions); `kind` says in messages what it should hold.
+    """Opens an HDF5 file of a form (`format`, versions); `kind` names in messages what it should hold.
 
     Raises:
         UserError: the file is missing, broken, or of another format or version.
@@ -305,7 +305,7 @@ def _own_array(stored: Any, kinds: Sequence[str]) -> np.ndarray:
 
 
 def _verify(attributes: dict[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-    """Compares what was read with the checksum stored beside it.
+    """Compares what was read with the checksum stored with it.
 
     Raises:
         ValueError: they differ, or there is none.

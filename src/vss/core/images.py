@@ -25,8 +25,8 @@ def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
 
     Args:
         path: of the image.
-        upright: whether to turn it as its EXIF says (phones store pictures lying). A dataset's frames are read as they
-            are stored, by VSPW's own tools too, because their masks are.
+        upright: whether to turn it as its EXIF orientation requires (phones store pictures lying). A dataset's frames
+            are read as they are stored, by VSPW's own tools too, because their masks are.
 
     Raises:
         UserError: the file is missing, truncated, damaged inside, too large or not an image.

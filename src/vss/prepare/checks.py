@@ -106,7 +106,7 @@ def check_sizes(checked: Sequence[CheckedFrame], listing: Listing) -> None:
 
 
 def check_labels(checked: Sequence[CheckedFrame], listing: Listing) -> None:
-    """Reports the splits in whose masks not one pixel has a class: a training on them would learn nothing, and say so.
+    """Reports the splits in whose masks not one pixel has a class: a training on them would learn nothing.
 
     Masks of 0 and 255, for example, are valid PNGs in which everything is "others" or "void". Splits with a mask whose
     values were not read (`fast`) are left out.

@@ -7,7 +7,7 @@ from pathlib import Path
 from vss.prepare.listing import IMAGE_SUFFIXES, MASK_SUFFIX, Listing, RawFrame, files_by_stem
 
 _SPLITS = {"train": "train2017", "val": "val2017"}
-# What mmsegmentation's converter leaves beside the raw maps; in another label space.
+# What mmsegmentation's converter leaves next to the raw maps; in another label space.
 _CONVERTED = "_labelTrainIds"
 
 

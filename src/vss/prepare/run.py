@@ -1,4 +1,4 @@
-"""The prepare stage: a raw dataset folder, or a drawn one, becomes an index with one row a frame."""
+"""The prepare stage: a raw dataset folder, or a drawn one, becomes an index with one row per frame."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prepare(
 
     Args:
         dataset: "vspw" or "coco_stuff".
-        settings: `root` (dataset folder; None draws one beside the index), `on_problem` ("stop" or "skip"), `checks`
+        settings: `root` (dataset folder; None draws one next to the index), `on_problem` ("stop" or "skip"), `checks`
             ("full" or "fast"), `drawn` (settings of the drawn data, see `drawn.DEFAULTS`).
         index: CSV to write, see `write_index`.
         card: JSON to write, see `Card`.
@@ -52,6 +52,7 @@ def prepare(
         UserError: a setting is wrong, the root is missing, no frame is left, or there are problems and `on_problem`
             is "stop".
     """
+    # What there is: a folder of the user's, or one that is drawn now.
     settings = _checked_settings(dataset, settings)
     space = LABEL_SPACES[dataset]
     root, is_drawn = _root(dataset, settings, Path(index).parent)
@@ -61,10 +62,12 @@ def prepare(
     checked = list(check_frames(listing.frames, root=root, space=space, checks=settings["checks"], workers=workers))
     check_sizes(checked, listing)
     check_labels(checked, listing)
+    # What of it can be used, and whether the problems stop the run.
     problems = listing.problems + [problem for item in checked for problem in item.problems]
     kept = [item for item in checked if not any(problem.left_out for problem in item.problems)]
     report = _report(dataset, root, settings, kept, problems)
     _stop_if_needed(report, problems, kept, settings["on_problem"], check)
+    # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
     write_card(card, _card(space, root, content, kept, problems, index))
     write_json(check, report)
@@ -73,7 +76,7 @@ def prepare(
 
 
 def stopped_report(check: str | os.PathLike) -> Path:
-    """Returns where the check report goes when its problems stop the run: beside the declared one."""
+    """Returns where the check report goes when its problems stop the run: next to the declared one."""
     check = Path(check)
     return check.with_name(f"{check.stem}-stopped{check.suffix}")
 
@@ -91,9 +94,9 @@ def _checked_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, An
     return resolved
 
 
-def _root(dataset: str, settings: dict[str, Any], beside: Path) -> tuple[Path, bool]:
+def _root(dataset: str, settings: dict[str, Any], parent: Path) -> tuple[Path, bool]:
     if settings["root"] is None:
-        return drawn.draw(dataset, settings["drawn"] or {}, beside=beside), True
+        return drawn.draw(dataset, settings["drawn"] or {}, beside=parent), True
     root = Path(settings["root"]).expanduser()
     if not root.is_dir():
         raise UserError(f"data.{dataset}.root: {root} is not a folder")
