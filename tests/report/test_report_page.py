@@ -13,7 +13,7 @@ import pytest
 
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
-from vss.core.index import read_card, write_card
+from vss.core.index import LeftOut, read_card, write_card
 from vss.report.table import PAPER, SCORES, print_table
 
 VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
@@ -75,6 +75,15 @@ def test_same_input_same_bytes(written, write_report):
     again = write_report()
     for key in written:
         assert written[key].read_bytes() == again[key].read_bytes(), key
+
+
+def test_page_names_what_was_left_out(finished_run, write_report, tmp_path):
+    card = read_card(finished_run["card"])
+    assert "could not be used" not in Page(write_report()["html"].read_text()).text
+    left_out = (LeftOut("val", "a <i>", "7", "image_broken"), LeftOut("test", "b", "", "video_absent"))
+    write_card(tmp_path / "dataset.json", dataclasses.replace(card, left_out=left_out))
+    text = " ".join(Page(write_report(card=tmp_path / "dataset.json")["html"].read_text()).text.split())
+    assert "1 frame or video could not be used and was left out (a <i>/7)." in text
 
 
 HOSTILE = "=1+1|<script>alert(1)</script> $x_{ $ \u202e[a](javascript:1)\n`b` \x1b[31m *c*"
@@ -141,6 +150,11 @@ def test_printed_table_is_aligned(written, capsys):
     assert [row[:end].split()[-1] for row in rows] == [f"{value:.2f}" for value in table["mIoU"]]
     assert {row[end : end + 1] for row in rows} == {" "} and set(rule) == {"-", " "}
     assert rows[2].split()[0] == "\u2013", "a prediction of no table"
+    edges = [f"[{low:.1f}, {high:.1f}]" for low, high in zip(table["mIoU_low"], table["mIoU_high"], strict=True)]
+    assert [row.endswith(between) for row, between in zip(rows, edges, strict=True)] == [True] * 3
+    assert all(between in written["table_md"].read_text() for between in edges)
+    assert all(between in written["html"].read_text() for between in edges)
+    assert (table["mIoU_low"] <= table["mIoU"]).all() and (table["mIoU"] <= table["mIoU_high"]).all()
 
 
 def test_an_ensemble_may_be_called_null(tmp_path, capsys):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from tiny_dataset import write_dataset, write_labels
 
 from tests.damaged_files import told_of_damage
 from vss.core.errors import UserError
+from vss.core.files import read_json
+from vss.core.index import LeftOut, read_card, write_card
 from vss.score.counts import load_counts
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
@@ -97,3 +101,14 @@ def test_broken_shard_is_named(tmp_path):
         load_counts(path)
     with pytest.raises(UserError, match=r"absent\.npz"):
         load_counts(tmp_path / "absent.npz")
+
+
+def test_scores_say_how_much_was_left_out(tmp_path):
+    dataset = write_dataset(tmp_path, {"a": [MASK]})
+    run(tmp_path, dataset, write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]}))
+    left_out = (LeftOut("val", "a", "1", "image_broken"), LeftOut("train", "b", "", "video_absent"))
+    write_card(dataset.card, dataclasses.replace(read_card(dataset.card), left_out=left_out))
+    out = {name: tmp_path / f"{name}.out" for name in ("scores", "per_class", "per_video")}
+    summarise(shards=[tmp_path / "0.npz"], card=dataset.card, **out)
+    counts = read_json(out["scores"])["counts"]
+    assert (counts["frames"], counts["left_out"]) == (1, 1)

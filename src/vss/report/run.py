@@ -23,7 +23,8 @@ from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_t
 CAPTIONS = {
     "table": (
         "Every prediction beside the row of the paper it stands for. VC is the official video consistency; the best of"
-        " our figures in each column is bold. Click a heading to sort."
+        " our figures in each column is bold. In brackets: the 95% interval over videos drawn again, two figures whose"
+        " intervals overlap may still differ (vss compare pairs them). Click a heading to sort."
     ),
     "predictions": (
         "mIoU by the challenge's rule, percent, on a scale that spans the figures. Where a prediction refines another"
@@ -58,6 +59,9 @@ SEARCHED_SPLIT = "val"  # where weights are searched
 
 # The whole of VSPW_480p: a smaller set is said to be one.
 VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
+
+
+MOST_NAMED = 5  # frames or videos that a notice names
 
 
 def report(
@@ -186,6 +190,15 @@ def _lead(
                 honest = others.loc[others["mIoU"].idxmax()]
                 said.append(f"The highest of the others is {honest['mIoU']:.2f} ({honest['title']}).")
     parts = [f"<p>{escape(' '.join(said))}</p>"]
+    if left_out := [item for item in card.left_out if item.split == split]:
+        names = [one_line("/".join(filter(None, (item.video, item.frame))) or split) for item in left_out]
+        named = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+        parts.append(
+            html.notice(
+                f"The scores are of fewer frames than the split lists: {_many(len(left_out), 'frame or video')} could"
+                f" not be used and {'was' if len(left_out) == 1 else 'were'} left out ({named})."
+            )
+        )
     whole = VSPW_FRAMES.get(split)
     if card.drawn:
         parts.append(

@@ -59,8 +59,14 @@ OTHER = (
     Column("mIoU_cffm", "CFFM mIoU", "mIoU as CFFM's script: videos of more than 16 frames only", "cffm_compat.mIoU"),
     Column("VC8_cffm", "CFFM VC8", "VC8 as CFFM's script: others and void are one value", "cffm_compat.VC8"),
     Column("VC16_cffm", "CFFM VC16", "VC16 as CFFM's script", "cffm_compat.VC16"),
+    Column("VC16_dvis", "DVIS++ VC16", "windows of 8 and of 16 frames pooled, as DVIS++, VidEoMT and PMT publish VC16"),
+    Column("VEC8", "VEC8", "video effective consistency over 8 frames: IoU of what keeps its class, mean over classes"),
+    Column("VEC16", "VEC16", "the same over 16 frames"),
+    Column("mBIoU", "mBIoU", "mean boundary IoU, the boundary 2% of the image's diagonal wide"),
+    Column("trimap_acc", "trimap acc.", "share labelled right within 5 pixels of a contour of the truth"),
     Column("TC_dis", "TC (DIS)", "temporal consistency along DIS optical flow; not comparable with published TC"),
 )
+EDGES = ("low", "high")  # of the 95% interval of each of `SCORES`: table.csv has them as `mIoU_low`, `mIoU_high`
 _NONE = "\u2013"
 
 
@@ -82,10 +88,15 @@ def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os
         record = {"prediction": row["name"], "title": row["title"], "table": row.get("table")}
         for column in (*SCORES, *OTHER):
             record[column.key] = _percent(found, column.source or column.key)
+        for column in SCORES:
+            for at, edge in enumerate(EDGES):
+                interval = (found.get("intervals") or {}).get(column.key)
+                record[f"{column.key}_{edge}"] = round(100 * interval[at], 4) if interval else math.nan
         for column in PAPER:
             record[column.key] = (row.get("paper") or {}).get(column.key.removeprefix("paper_"), math.nan)
         records.append(record)
     keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER, *OTHER))]
+    keys += [f"{column.key}_{edge}" for column in SCORES for edge in EDGES]
     return pd.DataFrame(records, columns=keys).astype({"table": "Int64"})
 
 
@@ -115,6 +126,12 @@ def figure(value: float) -> str:
     return _NONE if pd.isna(value) else f"{value:.2f}"
 
 
+def interval(row: Mapping[Any, Any], key: str) -> str:
+    """Returns a figure's 95% interval in a row of the table as it is printed everywhere, empty where there is none."""
+    low, high = (row.get(f"{key}_{edge}", math.nan) for edge in EDGES)
+    return "" if pd.isna(low) or pd.isna(high) else f"[{low:.1f}, {high:.1f}]"
+
+
 def _number(value: Any) -> str:
     return _NONE if pd.isna(value) else str(int(value))
 
@@ -130,7 +147,8 @@ def markdown_table(table: pd.DataFrame) -> str:
         cells = [_number(row["table"]), _markdown_text(row["title"])]
         for column in columns:
             text = figure(row[column.key])
-            cells.append(f"**{text}**" if (position, column.key) in best else text)
+            text = f"**{text}**" if (position, column.key) in best else text
+            cells.append(" ".join(filter(None, (text, interval(row, column.key)))))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -153,7 +171,9 @@ def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER
         lines.append(f'<tr{first}><td>{group}</td><th scope="row" class="name">{name}</th>')
         for column in columns:
             mark = _html_class("paper" * _from_paper(column), "best" * ((position, column.key) in best))
-            lines.append(f"<td{mark}>{figure(row[column.key])}</td>")
+            between = interval(row, column.key)
+            between = f' <span class="interval">{between}</span>' if between else ""
+            lines.append(f"<td{mark}>{figure(row[column.key])}{between}</td>")
         lines.append("</tr>")
         before = group
     return "\n".join([*lines, "</tbody>", "</table>"])
@@ -188,9 +208,10 @@ def print_table(table_csv: str | os.PathLike) -> None:
     kinds = {"prediction": str, "title": str, "table": "Int64"}
     table = pd.read_csv(table_csv, dtype=kinds, keep_default_na=False, na_values=[""])  # "null" may be a name
     columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
-    lines = [["Table", "Prediction", *(column.heading for column in columns)]]
+    lines = [["Table", "Prediction", *(column.heading for column in columns), "mIoU, 95%"]]
     for row in table.to_dict("records"):
-        lines.append([_number(row["table"]), row["prediction"], *(figure(row[column.key]) for column in columns)])
+        figures = [figure(row[column.key]) for column in columns]
+        lines.append([_number(row["table"]), row["prediction"], *figures, interval(row, "mIoU")])
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     for line in lines:

@@ -51,6 +51,8 @@ def summarise(
     if list(counts.classes) != dataset.classes:
         raise UserError(f"{shards[0]}: counts other classes than {card}")
     summary = {"dataset": dataset.name, "drawn": dataset.drawn, **scores_with_intervals(counts)}
+    # What the index lacks because of problems: the figures are of fewer frames than the split lists.
+    summary["counts"]["left_out"] = sum(item.split == counts.split for item in dataset.left_out)
     write_json(scores, null_for_nan(summary))
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
         write_csv(path, table)
