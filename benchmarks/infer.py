@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.infer_case import SIDES, our_engine
+from benchmarks.shared import write_rows
 from benchmarks.throughput import throughput
 from vss.configs.resolve import published_settings, resolve
 from vss.core.files import write_json
@@ -61,7 +62,7 @@ def bench_infer(
             for name, views in VIEWS.items():
                 log(f"{row}, {name}: {rounds} rounds of {len(SIDES)} sides")
                 results += compare(f"{row}, {size[1]}x{size[0]}, {name}", model, images, views, rounds)
-                write_json(out, results)
+                write_rows(out, results)
     return results
 
 
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for views in VIEWS.values()
             for with_scores in (False, True)
         ]
-        write_json(options.out.with_name("infer-gpu.json"), on_gpu)
+        write_rows(options.out.with_name("infer-gpu.json"), on_gpu)
         for row in on_gpu:
             mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
             what = f"{row['row']}{', class scores written,' if row['with_scores'] else ''} on {row['device']}"

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks.shared import shared_folder
-from vss.core.files import sha256_of_file, write_json
+from benchmarks.shared import shared_folder, write_rows
+from vss.core.files import sha256_of_file
 from vss.core.images import read_raw_mask
 from vss.core.index import INDEX_COLUMNS, Card, write_card, write_index
 from vss.core.labels import VSPW
@@ -159,7 +159,7 @@ def main() -> None:
     for row in rows:
         row["unit"] = "ms per frame"
         log(f"{row['case']}: {row['ours']:.2f} against {row['peer']:.2f} ms per frame, equal: {row['equal']}")
-    write_json(options.out, rows)
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from benchmarks.shared import shared_folder
+from benchmarks.shared import shared_folder, write_rows
 from vss.core import codec
 from vss.core.confusion import confusion_matrix, mean_iou
-from vss.core.files import write_json
 from vss.core.images import read_mask
 from vss.core.labels import VSPW
 from vss.core.log import log
@@ -251,7 +250,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench/scores.json"))
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    write_json(options.out, list(_rows(np.load(options.sample), options.masks, options.frames)))
+    write_rows(options.out, list(_rows(np.load(options.sample), options.masks, options.frames)))
 
 
 if __name__ == "__main__":

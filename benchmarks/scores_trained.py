@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.shared import write_rows
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file, write_json
+from vss.core.files import sha256_of_file
 from vss.core.images import read_image, read_mask
 from vss.core.index import Card, read_card, read_index
 from vss.core.labels_file import LabelsReader
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench/scores-trained.json"))
     options = parser.parse_args()
     rows = measure(options.results, split=options.split, frames=options.frames)
-    write_json(options.out, rows)
+    write_rows(options.out, rows)
     print("| ensemble | frames | MB a frame | of dense fp16 | agrees | mIoU, stored - dense |\n" + "|---" * 6 + "|")
     for row in rows:
         change = row["miou_stored"] - row["miou_dense"]
