@@ -278,6 +278,12 @@ WORKFLOW = (
         ),
     ),
     Command(
+        "flow",
+        "vss.refine.flow:flow",
+        "Store optical flow between neighbouring frames.",
+        (*files("index", "card", "out"), option("--method", default="dis", choices=("dis",)), *SHARD),
+    ),
+    Command(
         "train-refiner",
         "vss.refine.train:train_refiner",
         "Train the small refinement network.",
@@ -291,7 +297,7 @@ WORKFLOW = (
         (
             *files("labels", "index", "card", "out"),
             option("--weights", help="of the network (default, or '': none)", **FILE_OR_NONE),
-            *files("proposals", required=False),
+            *files("proposals", "flow", required=False),
             SETTINGS,
             *SHARD,
             DEVICE,

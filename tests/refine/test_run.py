@@ -12,6 +12,8 @@ from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.core.index import read_index, shard_of
 from vss.core.labels_file import LabelsReader, LabelsWriter
+from vss.refine.flow import flow
+from vss.refine.flow_file import FlowReader
 from vss.refine.network import build_network
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import propose
@@ -91,6 +93,22 @@ def test_shards_hold_their_own_frames(dataset):
             assert {video for video, _ in set(reader.keys())} == {v for v in videos if shard_of(v, 2) == shard}
 
 
+def test_the_temporal_vote_through_the_stage(dataset):
+    """Flow of the shard, then the vote; the drawn frames of a video have nothing in common, so that none changes."""
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+    flow(method="dis", out=dataset.folder / "flow.h5", **common)
+    with FlowReader(dataset.folder / "flow.h5") as reader:
+        videos = [video for video, _ in reader.keys()]  # noqa: SIM118
+        assert len(videos) == len(set(videos)) == 2  # of two frames each
+        assert reader.provenance["flow"] == "dis"
+    refined = refine_val(dataset, {"method": "temporal"}, flow=dataset.folder / "flow.h5")
+    assert read_all(refined).keys() == dataset.predictions.keys() - {("1_a--b", "00000001"), ("1_a--b", "0 2")}
+    for key, labels in read_all(refined).items():
+        np.testing.assert_array_equal(labels, dataset.predictions[key])
+    with LabelsReader(refined) as reader:
+        assert reader.provenance["flow"]["flow"] == "dis" and reader.provenance["proposals"] is None
+
+
 def test_proposals_are_deterministic(dataset):
     with (
         ProposalsReader(propose_val(dataset, name="a.h5")) as a,
@@ -108,6 +126,8 @@ def test_proposals_are_deterministic(dataset):
         ({"method": "ssa", "settings": {"purity": 1}}, "purity"),
         ({"method": "ssa", "min_purity": 1}, "min_purity"),
         ({"method": "ssa"}, "proposals"),
+        ({"method": "temporal"}, "no flow file"),
+        ({"method": "temporal", "settings": {"radius": 3}}, "radius"),
         ({"method": "cascadepsp", "settings": {"scale": 1}}, "scale"),
     ],
 )

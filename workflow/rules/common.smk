@@ -385,8 +385,10 @@ def proposer(wildcards):
 
 
 def refiner_inputs(wildcards):
-    """Mask proposals, or the weights of the small network, which are followed through their fingerprint."""
+    """Mask proposals, optical flow, or the weights of the small network, which are followed through their fingerprint."""
     refiner = plan.refiners[wildcards.refiner]
+    if refiner["method"] == "temporal":
+        return {"flow": f"<results>/flow/dis/{wildcards.split}/{wildcards.shard}.h5"}
     if refiner["method"] != "cascadepsp":
         return {
             "proposals": proposals_file(plan.proposal_set(wildcards.refiner), wildcards)

@@ -1,4 +1,5 @@
-# Refine label maps: CascadePSP, or SSA's vote over mask proposals. Refiners chain by name.
+# Refine label maps: CascadePSP, SSA's vote over mask proposals, or a vote among neighbouring frames. Refiners chain by
+# name.
 
 
 rule train_refiner:
@@ -58,6 +59,30 @@ rule propose:
         " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
 
+rule flow:
+    input:
+        index=INDEX,
+        card=CARD,
+    output:
+        "<results>/flow/{flow}/{split}/{shard}.h5",
+    log:
+        "<results>/logs/flow/{flow}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/flow/{flow}.{split}.{shard}.tsv"
+    wildcard_constraints:
+        flow="dis",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        shards=shard_count,
+        code=code_of("flow"),
+    message:
+        "Compute optical flow ({wildcards.flow}) on {wildcards.split} shard {wildcards.shard}"
+    shell:
+        "vss flow --method {wildcards.flow} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
+        " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+
+
 rule refine:
     input:
         unpack(refiner_inputs),
@@ -77,7 +102,7 @@ rule refine:
         weights=refiner_weights,
     params:
         settings=refiner_settings("method", "settings"),
-        inputs=optional_inputs("proposals"),
+        inputs=optional_inputs("proposals", "flow"),
         published=lambda wildcards: plan.content_of(
             plan.refiners[wildcards.refiner]["weights"]
         ),

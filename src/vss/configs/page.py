@@ -31,6 +31,7 @@ _SHARED = {
     "views": "Views: tta.NAME, models.NAME.test",
     "cascadepsp": "refiners.NAME.settings, method cascadepsp",
     "ssa": "refiners.NAME.settings, method ssa",
+    "temporal": "refiners.NAME.settings, method temporal",
     "refiner_training": "refiners.NAME.training",
     "felzenszwalb": "refiners.NAME.proposals, without weights",
     "slic": "refiners.NAME.proposals, without weights, method slic",

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
+from vss.configs.schema import read_section
 from vss.core.errors import UserError
+from vss.core.frames_file import FramesReader
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
+from vss.refine.flow_file import FlowReader
 from vss.refine.parts import Part
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import one_of, with_defaults
-from vss.refine.ssa import vote_proposals
+from vss.refine.ssa import SsaSettings, vote_proposals
+from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
 from vss.weights.fingerprint import sha256_of_weights
 
 
@@ -47,12 +52,14 @@ class RefinerResources:
     Attributes:
         weights: of a network, or None.
         proposals: mask proposals of the shard, or None.
+        flow: optical flow of the shard, or None.
         classes: class names of the prediction, position = train id.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     weights: str | os.PathLike | None
     proposals: str | os.PathLike | None
+    flow: str | os.PathLike | None
     classes: list[str]
     device: str
 
@@ -63,24 +70,23 @@ class Refiner:
 
     Attributes:
         prepare: what can be done for a frame ahead of its turn, in a background thread.
-        refine: maps a frame and what `prepare` returned to its refined labels [H, W] uint8.
+        refine: maps the shard's frames, each with what `prepare` returned for it, to their refined labels [H, W] uint8,
+            in the same order; it may look at frames ahead.
         device: what it runs on, for the message.
     """
 
     prepare: Callable[[RefinerInput], Any]
-    refine: Callable[[RefinerInput, Any], np.ndarray]
+    refine: Callable[[Iterable[tuple[RefinerInput, Any]]], Iterable[np.ndarray]]
     device: str = "cpu"
 
 
 _WORKERS = 2  # frames prepared side by side
 
-SSA_DEFAULTS = {"min_purity": 0.0, "keep_area": 0}
-
 
 @contextlib.contextmanager
 def ssa(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
-    """Votes over mask proposals; settings are options of `vss.refine.ssa.vote_proposals`."""
-    options = with_defaults(settings, SSA_DEFAULTS, where="refine ssa")
+    """Votes over mask proposals; settings are those of `SsaSettings`."""
+    options = read_section(SsaSettings, "ssa", settings, where="refine ssa")
     if resources.proposals is None:
         raise UserError("refine ssa: no proposals file, run propose first")
     with ProposalsReader(resources.proposals) as reader:
@@ -89,9 +95,9 @@ def ssa(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Re
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
-            return vote_proposals(frame.labels, found, **options)
+            return vote_proposals(frame.labels, found, **asdict(options))
 
-        yield Refiner(prepare=voted, refine=lambda frame, labels: labels)
+        yield Refiner(prepare=voted, refine=lambda frames: (labels for _, labels in frames))
 
 
 @contextlib.contextmanager
@@ -106,17 +112,34 @@ def cascadepsp(settings: Mapping[str, Any], resources: RefinerResources) -> Iter
     def image_and_parts(frame: RefinerInput) -> tuple[np.ndarray, list[Part]]:
         return read_image(frame.image), refiner.parts_of(frame.labels)
 
-    def refined(frame: RefinerInput, prepared: tuple[np.ndarray, list[Part]]) -> np.ndarray:
-        image, parts = prepared
-        return refiner.refine_parts(image, frame.labels, parts)
+    def refined(frames: Iterable[tuple[RefinerInput, tuple[np.ndarray, list[Part]]]]) -> Iterator[np.ndarray]:
+        return (refiner.refine_parts(image, frame.labels, parts) for frame, (image, parts) in frames)
 
     yield Refiner(image_and_parts, refined, str(refiner.device))
+
+
+@contextlib.contextmanager
+def temporal(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
+    """Votes among neighbouring frames along optical flow; settings are those of `TemporalSettings`."""
+    options = read_section(TemporalSettings, "temporal", settings, where="refine temporal")
+    if resources.flow is None:
+        raise UserError("refine temporal: no flow file, run flow first")
+    with FlowReader(resources.flow) as reader:
+
+        def predicted(frame: RefinerInput) -> PredictedFrame:
+            grey = cv2.cvtColor(read_image(frame.image), cv2.COLOR_RGB2GRAY)
+            key = (frame.video, frame.frame)
+            flow = reader.read(*key) if key in reader else None
+            return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow)
+
+        yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), options))
 
 
 # A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
 METHODS: dict[str, Callable[[Mapping[str, Any], RefinerResources], AbstractContextManager[Refiner]]] = {
     "cascadepsp": cascadepsp,
     "ssa": ssa,
+    "temporal": temporal,
 }
 
 
@@ -131,6 +154,7 @@ def refine(
     shards: int,
     weights: str | os.PathLike | None = None,
     proposals: str | os.PathLike | None = None,
+    flow: str | os.PathLike | None = None,
     out: str | os.PathLike,
     device: str = "auto",
 ) -> None:
@@ -143,6 +167,7 @@ def refine(
         split, shard, shards: which frames.
         weights: of the refinement network (cascadepsp).
         proposals: mask proposals of this shard (ssa).
+        flow: optical flow of this shard (temporal).
         out: the refined prediction, same frames and sizes.
         device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -157,7 +182,9 @@ def refine(
     what = f"refine {method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(LabelsReader(labels))
-        resources = RefinerResources(weights=weights, proposals=proposals, classes=reader.classes, device=device)
+        resources = RefinerResources(
+            weights=weights, proposals=proposals, flow=flow, classes=reader.classes, device=device
+        )
         refiner = stack.enter_context(METHODS[method](given["settings"], resources))
         log(f"{what}: {len(rows)} frames on {refiner.device}")
         provenance = {
@@ -165,7 +192,8 @@ def refine(
             "settings": given,
             "weights_sha256": None if weights is None else sha256_of_weights(weights),
             "index_sha256": dataset.sha256,
-            "proposals": None if proposals is None else _provenance_of(proposals),
+            "proposals": None if proposals is None else _provenance_of(ProposalsReader(proposals)),
+            "flow": None if flow is None else _provenance_of(FlowReader(flow)),
             "of": reader.provenance,
         }
         writer = stack.enter_context(LabelsWriter(out, classes=reader.classes, provenance=provenance))
@@ -177,12 +205,13 @@ def refine(
             return frame, refiner.prepare(frame)
 
         ready = load_ahead(rows.itertuples(), prepared, workers=_WORKERS, ahead=2 * _WORKERS)
-        for row, ahead in track(ready, what=what, total=len(rows)):
-            writing.put(writer.write, row.video, row.frame, refiner.refine(*ahead))
+        refined = refiner.refine(ahead for _, ahead in ready)
+        for row, result in track(zip(rows.itertuples(), refined, strict=True), what=what, total=len(rows)):
+            writing.put(writer.write, row.video, row.frame, result)
 
 
-def _provenance_of(proposals: str | os.PathLike) -> dict[str, Any]:
-    with ProposalsReader(proposals) as reader:
+def _provenance_of(reader: FramesReader) -> dict[str, Any]:
+    with reader:
         return reader.provenance
 
 

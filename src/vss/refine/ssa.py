@@ -7,10 +7,20 @@ mask keep their class.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vss.core.labels import IGNORE_INDEX
 from vss.refine.proposals import Proposals
+
+
+@dataclass(frozen=True)
+class SsaSettings:
+    """Which masks vote, see `vote_proposals`; defaults and ranges are in the config's schema (`ssa`)."""
+
+    min_purity: float
+    keep_area: int
 
 
 def vote_proposals(

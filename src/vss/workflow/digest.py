@@ -27,6 +27,7 @@ ENTRY_MODULES = {
     "search": ("vss.ensemble.search",),
     "ensemble": ("vss.ensemble.run",),
     "propose": ("vss.refine.propose",),
+    "flow": ("vss.refine.flow",),
     "train_refiner": ("vss.refine.train",),
     "refine": ("vss.refine.run",),
     "score_shard": ("vss.score.shard",),
