@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vss.core.errors import UserError
 from vss.core.index import read_card
 from vss.core.labels import COCO_STUFF, LABEL_SPACES, VSPW
 from vss.prepare.drawn import draw as drawn
@@ -40,10 +42,20 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(dataset, 
 
 def test_a_video_does_not_depend_on_the_others(tmp_path) -> None:
     few = contents(drawn.draw("vspw", SMALL["vspw"], beside=tmp_path))
-    more = contents(drawn.draw("vspw", {**SMALL["vspw"], "train_videos": 3, "test_videos": 0}, beside=tmp_path))
+    more = contents(drawn.draw("vspw", {**SMALL["vspw"], "train_videos": 3, "test_videos": 2}, beside=tmp_path))
     shared = {name for name in few.keys() & more.keys() if name.startswith("data/")}
-    assert len(shared) == 2 * 2 * 2 + 2 * 3
+    assert len(shared) == 2 * 2 * 2 + 2 * 3 + 1
     assert all(few[name] == more[name] for name in shared)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(drawn, "_draw_clip", no_space)
+    with pytest.raises(UserError, match=r"drawn-\w+: No space left on device; free some space"):
+        drawn.draw("coco_stuff", SMALL["coco_stuff"], beside=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_drawn_folder_is_used_again_and_a_half_drawn_one_is_not(tmp_path, monkeypatch) -> None:
@@ -117,11 +129,11 @@ def test_every_scene_covers_its_frame_whatever_the_camera_does() -> None:
 
 
 def test_default_val_split_holds_every_class_others_and_void() -> None:
-    defaults = drawn.DEFAULTS["vspw"]
-    assert defaults["val_frames"] > 17  # VC16 needs more than 16 frames
+    defaults = drawn.read_settings("vspw", {})
+    assert defaults.val_frames > 17  # VC16 needs more than 16 frames
     counts = np.zeros(len(filming.KEYS), int)
-    for k in range(defaults["val_videos"]):
-        keys = film_keys((defaults["seed"], 0, 1, k), k, frames=2)
+    for k in range(defaults.val_videos):
+        keys = film_keys((defaults.seed, 0, 1, k), k, frames=2)
         counts += np.bincount(keys.ravel(), minlength=len(filming.KEYS))
     assert (counts > 0).all(), dict(zip(filming.KEYS, counts, strict=True))
     # No class is most of the picture: the majority class alone scores next to nothing.
@@ -137,5 +149,6 @@ def test_things_move_and_are_occluded() -> None:
 
 
 def test_sizes_differ_between_videos() -> None:
-    widths = {int(drawn.DEFAULTS["vspw"]["height"] * aspect) for aspect in drawn._VSPW_ASPECTS}
-    assert len(widths) >= 3 and min(widths) < drawn.DEFAULTS["vspw"]["height"] < max(widths)
+    height = drawn.read_settings("vspw", {}).height
+    widths = {int(height * aspect) for aspect in drawn._VSPW_ASPECTS}
+    assert len(widths) >= 3 and min(widths) < height < max(widths)

@@ -375,15 +375,14 @@ def test_a_resized_mask_with_blended_edges_stops(vspw, run_prepare) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"on_problem": "ignore"}, r"on_problem: 'ignore', allowed: stop, skip"),
-        ({"checks": "none"}, r"checks: 'none', allowed: full, fast"),
+        ({"on_problem": "ignore"}, r"data\.vspw\.on_problem: is 'ignore', must be one of 'stop', 'skip'"),
+        ({"checks": "none"}, r"checks: is 'none', must be one of 'full', 'fast'"),
         ({"chekcs": "full"}, r"unknown key 'chekcs'"),
         ({"drawn": {"sede": 1}}, r"drawn: unknown key 'sede'"),
-        ({"drawn": {"height": 8}}, r"drawn\.height: 8"),
-        ({"drawn": {"train_videos": -1}}, r"drawn\.train_videos: -1"),
-        ({"drawn": {"seed": True}}, r"drawn\.seed: True"),
-        ({"drawn": {"seed": "0"}}, r"drawn\.seed: '0'"),
-        ({"drawn": {"train_videos": 0, "val_videos": 0, "test_videos": 0}}, r"no usable frame"),
+        ({"drawn": {"height": 8}}, r"drawn\.height: is 8, must be at least 32"),
+        ({"drawn": {"train_videos": -1}}, r"drawn\.train_videos: is -1"),
+        ({"drawn": {"seed": True}}, r"drawn\.seed: is True"),
+        ({"drawn": {"seed": "0"}}, r"drawn\.seed: is '0'"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(run_prepare, settings, says) -> None:

@@ -5,26 +5,46 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from vss.configs.schema import read_section
 from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file, write_json
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.labels import LABEL_SPACES, LabelSpace
 from vss.core.log import log
-from vss.prepare.checks import CHECKS, CheckedFrame, check_frames, check_labels, check_sizes
+from vss.prepare.checks import CheckedFrame, check_frames, check_labels, check_sizes
 from vss.prepare.coco_stuff import list_coco_stuff
 from vss.prepare.drawn import draw as drawn
 from vss.prepare.listing import PROBLEM_KINDS, Listing, Problem
 from vss.prepare.vspw import list_vspw
 
 LISTERS: dict[str, Callable[[Path], Listing]] = {"vspw": list_vspw, "coco_stuff": list_coco_stuff}
-ON_PROBLEM = ("stop", "skip")
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Settings of a dataset: see `dataset` in config.schema.yaml.
+
+    Attributes:
+        root: folder in the dataset's published layout; None draws a dataset.
+        on_problem: "stop" or "skip".
+        checks: "full" or "fast".
+        drawn: what is drawn, see `drawn.draw`.
+        shards: jobs that the splits are cut into; nothing here depends on it.
+    """
+
+    root: str | None
+    on_problem: str
+    checks: str
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    shards: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare(
@@ -40,8 +60,7 @@ def prepare(
 
     Args:
         dataset: "vspw" or "coco_stuff".
-        settings: `root` (dataset folder; None draws one next to the index), `on_problem` ("stop" or "skip"), `checks`
-            ("full" or "fast"), `drawn` (settings of the drawn data, see `drawn.DEFAULTS`).
+        settings: as the user wrote them, see `PrepareSettings`; a dataset is drawn next to the index.
         index: CSV to write, see `write_index`.
         card: JSON to write, see `Card`.
         check: JSON report to write: {dataset, root, checks, on_problem, counts, problems}. Where problems stop the
@@ -53,20 +72,22 @@ def prepare(
             is "stop".
     """
     # What there is: a folder of the user's, or one that is drawn now.
-    settings = _checked_settings(dataset, settings)
+    if dataset not in LISTERS:
+        raise UserError(f"dataset: {dataset!r}, allowed: {', '.join(LISTERS)}")
     space = LABEL_SPACES[dataset]
-    root, is_drawn = _root(dataset, settings, Path(index).parent)
+    chosen = read_section(PrepareSettings, f"data.{dataset}", settings, where=f"data.{dataset}")
+    root, is_drawn = _root(dataset, chosen, Path(index).parent)
     # Before anything is read: what changes meanwhile is noticed by the next run.
     content = None if is_drawn else dataset_content(dataset, root)
     listing = LISTERS[dataset](root)
-    checked = list(check_frames(listing.frames, root=root, space=space, checks=settings["checks"], workers=workers))
+    checked = list(check_frames(listing.frames, root=root, space=space, checks=chosen.checks, workers=workers))
     check_sizes(checked, listing)
     check_labels(checked, listing)
     # What of it can be used, and whether the problems stop the run.
     problems = listing.problems + [problem for item in checked for problem in item.problems]
     kept = [item for item in checked if not any(problem.left_out for problem in item.problems)]
-    report = _report(dataset, root, settings, kept, problems)
-    _stop_if_needed(report, problems, kept, settings["on_problem"], check)
+    report = _report(dataset, root, chosen, kept, problems)
+    _stop_if_needed(report, problems, kept, chosen.on_problem, check)
     # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
     write_card(card, _card(space, root, content, kept, problems, index))
@@ -81,23 +102,11 @@ def stopped_report(check: str | os.PathLike) -> Path:
     return check.with_name(f"{check.stem}-stopped{check.suffix}")
 
 
-def _checked_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    if dataset not in LISTERS:
-        raise UserError(f"dataset: {dataset!r}, allowed: {', '.join(LISTERS)}")
-    defaults = {"root": None, "on_problem": "stop", "checks": "full", "drawn": {}}
-    if unknown := sorted(settings.keys() - defaults.keys()):
-        raise UserError(f"data.{dataset}: unknown key {unknown[0]!r}, allowed: {', '.join(defaults)}")
-    resolved = defaults | dict(settings)
-    for key, allowed in (("on_problem", ON_PROBLEM), ("checks", CHECKS)):
-        if resolved[key] not in allowed:
-            raise UserError(f"data.{dataset}.{key}: {resolved[key]!r}, allowed: {', '.join(allowed)}")
-    return resolved
-
-
-def _root(dataset: str, settings: dict[str, Any], parent: Path) -> tuple[Path, bool]:
-    if settings["root"] is None:
-        return drawn.draw(dataset, settings["drawn"] or {}, beside=parent), True
-    root = Path(settings["root"]).expanduser()
+def _root(dataset: str, settings: PrepareSettings, parent: Path) -> tuple[Path, bool]:
+    """Returns the dataset's folder, and whether it is drawn (into `parent`)."""
+    if settings.root is None:
+        return drawn.draw(dataset, settings.drawn, beside=parent), True
+    root = Path(settings.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.{dataset}.root: {root} is not a folder")
     return root, False
@@ -134,15 +143,15 @@ def _card(
 
 
 def _report(
-    dataset: str, root: Path, settings: dict[str, Any], kept: list[CheckedFrame], problems: list[Problem]
+    dataset: str, root: Path, settings: PrepareSettings, kept: list[CheckedFrame], problems: list[Problem]
 ) -> dict[str, Any]:
     videos = {(item.frame.split, item.frame.video) for item in kept}
-    stop = settings["on_problem"] == "stop"
+    stop = settings.on_problem == "stop"
     return {
         "dataset": dataset,
         "root": str(root),
-        "checks": settings["checks"],
-        "on_problem": settings["on_problem"],
+        "checks": settings.checks,
+        "on_problem": settings.on_problem,
         "counts": {
             "frames": dict(Counter(item.frame.split for item in kept)),
             "videos": dict(Counter(split for split, _ in videos)),

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,39 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vss.core.errors import UserError
-from vss.core.files import canonical_json, write_text
+from vss.configs.schema import read_section
+from vss.core.files import NO_SPACE, canonical_json, disk_full, write_text
 from vss.core.labels import IGNORE_INDEX, LABEL_SPACES, submission_palette
 from vss.core.log import track
 from vss.prepare.drawn import filming, scenes, sprites, textures
 from vss.prepare.parallel import map_in_order
 
-DEFAULTS: dict[str, dict[str, int]] = {
-    "vspw": {
-        "seed": 0,
-        "train_videos": 40,
-        "val_videos": 8,
-        "test_videos": 3,
-        "train_frames": 6,
-        "val_frames": 18,
-        "test_frames": 10,
-        "height": 108,
-    },
-    "coco_stuff": {"seed": 0, "train_images": 160, "val_images": 24, "height": 108},
-}
+
+@dataclass(frozen=True)
+class DrawnVspw:
+    """Settings of a drawn VSPW: see `drawn_vspw` in config.schema.yaml. Frames are per video, height in pixels."""
+
+    seed: int
+    train_videos: int
+    val_videos: int
+    test_videos: int
+    train_frames: int
+    val_frames: int
+    test_frames: int
+    height: int
+
+
+@dataclass(frozen=True)
+class DrawnCocoStuff:
+    """Settings of a drawn COCO-Stuff: see `drawn_coco_stuff` in config.schema.yaml. Height in pixels."""
+
+    seed: int
+    train_images: int
+    val_images: int
+    height: int
+
+
+_SETTINGS = {"vspw": DrawnVspw, "coco_stuff": DrawnCocoStuff}
 
 # Which class of each dataset a scene's key is; a key that is not here has no label there.
 CLASSES = {
@@ -87,77 +100,84 @@ def draw(dataset: str, settings: Mapping[str, Any], *, beside: str | os.PathLike
 
     Args:
         dataset: "vspw" or "coco_stuff".
-        settings: overrides of `DEFAULTS[dataset]`.
+        settings: as the user wrote them, see `DrawnVspw` and `DrawnCocoStuff`.
         beside: folder to draw into; the hash is of the settings and of the code that draws.
 
     Raises:
-        UserError: an unknown setting, or a value that is not a number of things.
+        UserError: an unknown setting, a value that is not allowed, or a full disk.
     """
-    resolved = resolve_settings(dataset, settings)
+    resolved = read_settings(dataset, settings)
     folder = Path(beside) / f"drawn-{_digest(dataset, resolved)}"
     if folder.is_dir():  # renamed when whole, so it is whole
         return folder
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
-    aside.mkdir(parents=True)
-    _draw_all(dataset, resolved, aside)
-    os.replace(aside, folder)
+    try:
+        aside.mkdir(parents=True)
+        _draw_all(dataset, resolved, aside)
+        os.replace(aside, folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if error.errno not in NO_SPACE:
+            raise
+        raise disk_full(folder, error) from None
     return folder
 
 
-def _digest(dataset: str, settings: dict[str, int]) -> str:
+def _digest(dataset: str, settings: DrawnVspw | DrawnCocoStuff) -> str:
     """Returns 12 digits that change with the settings and with the code that draws, comments left out."""
-    digest = hashlib.sha256(canonical_json([dataset, settings]).encode())
+    digest = hashlib.sha256(canonical_json([dataset, asdict(settings)]).encode())
     for path in (__file__, filming.__file__, scenes.__file__, sprites.__file__, textures.__file__):
         digest.update(ast.dump(ast.parse(Path(path).read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()[:12]
 
 
-def resolve_settings(dataset: str, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the settings with defaults filled in; refuses unknown keys and impossible values."""
-    defaults = DEFAULTS[dataset]
-    where = f"data.{dataset}.drawn"
-    for key, value in settings.items():
-        if key not in defaults:
-            raise UserError(f"{where}: unknown key {key!r}, allowed: {', '.join(defaults)}")
-        least = 32 if key == "height" else 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{where}.{key}: {value!r}, allowed: a whole number of at least {least}")
-    return {**defaults, **settings}
+def read_settings(dataset: str, given: Mapping[str, Any]) -> DrawnVspw | DrawnCocoStuff:
+    """Returns the settings of a drawn dataset, defaults of the schema filled in.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    return read_section(_SETTINGS[dataset], f"drawn_{dataset}", given, where=f"data.{dataset}.drawn")
 
 
-def _draw_all(dataset: str, settings: dict[str, int], folder: Path) -> None:
-    clips = _vspw_clips(settings, folder) if dataset == "vspw" else _coco_clips(settings)
-    task = partial(_draw_clip, dataset=dataset, height=settings["height"], folder=str(folder))
+def _draw_all(dataset: str, settings: DrawnVspw | DrawnCocoStuff, folder: Path) -> None:
+    clips = _vspw_clips(settings, folder) if isinstance(settings, DrawnVspw) else _coco_clips(settings)
+    task = partial(_draw_clip, dataset=dataset, height=settings.height, folder=str(folder))
     noun = "video" if dataset == "vspw" else "image"
     drawn = map_in_order(task, clips, worth=_CLIPS_WORTH_PROCESSES)
     for _ in track(drawn, what=f"draw {dataset}", total=len(clips), unit=noun):
         pass
 
 
-def _vspw_clips(settings: dict[str, int], folder: Path) -> list[_Clip]:
+def _vspw_clips(settings: DrawnVspw, folder: Path) -> list[_Clip]:
     clips = []
-    for number, split in enumerate(_SPLITS):
+    counts = (
+        ("train", settings.train_videos, settings.train_frames),
+        ("val", settings.val_videos, settings.val_frames),
+        ("test", settings.test_videos, settings.test_frames),
+    )
+    for number, (split, num_videos, num_frames) in enumerate(counts):
         videos = []
-        for k in range(settings[f"{split}_videos"]):
+        for k in range(num_videos):
             video = f"{1000 * (number + 1) + k}_drawn-{scenes.SCENES[k % len(scenes.SCENES)].__name__}"
-            frames = [f"{8 * t + 1:08d}" for t in range(settings[f"{split}_frames"])]
+            frames = [f"{8 * t + 1:08d}" for t in range(num_frames)]
             images = tuple(f"data/{video}/origin/{frame}" for frame in frames)
             masks = tuple(f"data/{video}/mask/{frame}" for frame in frames) if split != "test" else ()
             aspect = _VSPW_ASPECTS[k % len(_VSPW_ASPECTS)]
-            clips.append(_Clip((settings["seed"], 0, number, k), k, aspect, images, masks))
+            clips.append(_Clip((settings.seed, 0, number, k), k, aspect, images, masks))
             videos.append(video)
         write_text(folder / f"{split}.txt", "".join(f"{video}\n" for video in videos))
     return clips
 
 
-def _coco_clips(settings: dict[str, int]) -> list[_Clip]:
+def _coco_clips(settings: DrawnCocoStuff) -> list[_Clip]:
     clips = []
-    for number, split in enumerate(("train", "val")):
-        for k in range(settings[f"{split}_images"]):
+    for number, (split, num_images) in enumerate((("train", settings.train_images), ("val", settings.val_images))):
+        for k in range(num_images):
             stem = f"{split}2017/{100000 * (number + 1) + 7 * k:012d}"
             aspect = _COCO_ASPECTS[k % len(_COCO_ASPECTS)]
-            seed = (settings["seed"], 1, number, k)
+            seed = (settings.seed, 1, number, k)
             clips.append(_Clip(seed, k, aspect, (f"images/{stem}",), (f"stuffthingmaps/{stem}",)))
     return clips
 
