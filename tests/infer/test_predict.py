@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
-import wave
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -201,13 +202,50 @@ def test_a_phone_s_video_is_turned_upright(tmp_path):
 def test_a_video_without_frames_or_pictures_is_one_line(nano_model, tmp_path):
     with video_writer(tmp_path / "none.mp4", (32, 48), 12):
         pass
-    with wave.open(str(tmp_path / "sound.mp4"), "wb") as sound:
-        sound.setparams((1, 2, 8000, 0, "NONE", ""))
-        sound.writeframes(bytes(1000))
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux([*stream.encode(silence), *stream.encode()])
     for name, said in (("none.mp4", "none.mp4: "), ("sound.mp4", "sound.mp4: holds no video, only audio")):
         with pytest.raises(UserError, match=said) as error:
             predict(inputs=[tmp_path / name], model=nano_model, out_dir=tmp_path / "out", device="cpu")
         assert "\n" not in str(error.value)
+
+
+def test_pipes_and_loops_of_links_are_passed_over(tmp_path, capsys):
+    write_image(tmp_path / "in" / "1.png")
+    os.mkfifo(tmp_path / "in" / "2.png")
+    (tmp_path / "in" / "up").symlink_to("..")
+    (source,) = find_sources([tmp_path / "in"], tmp_path / "out")
+    assert [name for name, _ in source.files] == ["1"]
+    assert "links to folders (1), pipes or devices (1)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"2\.png: neither a file nor a folder"):
+        find_sources([tmp_path / "in" / "2.png"], tmp_path / "out")
+
+
+PLAYLISTS = {
+    "concat": "ffconcat version 1.0\nfile {clip}\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_playlist_named_as_a_video_opens_no_other_file(tmp_path, kind):
+    with video_writer(tmp_path / "clip.mp4", (32, 48), 12) as write:
+        write(np.zeros((32, 48, 3), np.uint8), 0.0)
+    (tmp_path / "list.mp4").write_text(PLAYLISTS[kind].format(clip="clip.mp4"))
+    with pytest.raises(UserError, match=r"list\.mp4: not a video"), open_video(tmp_path / "list.mp4"):
+        pass
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with video_writer(tmp_path / "clip.mp4", (32, 48), 12) as write:
+        write(np.zeros((32, 48, 3), np.uint8), 0.0)
+    (tmp_path / "clip.mp4").rename("10:00.mp4")
+    with open_video("10:00.mp4") as (header, frames):
+        assert header.size == (32, 48) and len(list(frames)) == 1
 
 
 def test_no_name_leads_out_of_the_output_folder(nano_model, tmp_path):

@@ -56,6 +56,8 @@ def _find_source(path: Path, out_dir: Path) -> Source:
         return _folder(path, out_dir)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise UserError(f"{path}: neither a file nor a folder")
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         # The stem of "...mp4" is "..", which as a folder leads out of the output folder.
@@ -96,6 +98,8 @@ def _images(folder: Path, out_dir: Path, passed: collections.Counter[str]) -> It
                 passed["folders of VSPW masks"] += 1
             else:
                 yield from _images(path, out_dir, passed)
+        elif path.exists() and not path.is_file():
+            passed["links to folders" if path.is_dir() else "pipes or devices"] += 1
         elif path.suffix.lower() in IMAGE_SUFFIXES and not (own and entry.name == "legend.png"):
             yield path
         elif entry.name != WRITTEN:

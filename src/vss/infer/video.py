@@ -18,6 +18,11 @@ from vss.core.log import log
 
 _TIME_BASE = Fraction(1, 90_000)  # seconds per tick, as MPEG counts
 _DEFAULT_FPS = 25.0
+# FFmpeg looks at the content and not at the suffix: a playlist named .mp4 would have it read other files and addresses.
+_FILES_ONLY = {
+    "format_whitelist": "avi,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,webm",
+    "protocol_whitelist": "file",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[VideoHeader, Iterator[
     import av
 
     try:
-        container = av.open(os.fspath(path))
+        # "file:", because FFmpeg takes what stands before a colon for a protocol.
+        container = av.open(f"file:{os.fspath(path)}", options=_FILES_ONLY)
     except (av.FFmpegError, ValueError) as error:
         raise UserError(f"{path}: not a video that can be decoded ({_reason(error)})") from None
     with container:
