@@ -48,8 +48,8 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
         result |= {"only_first": sorted(names - others), "only_second": sorted(others - names)}
         pairs = [(name, one / "score" / name / split, other / "score" / name / split) for name in common]
     else:
-        folders = [_score_folder(path, split) for path in (one, other)]
-        pairs = [(" -> ".join(dict.fromkeys(folder.parent.name for folder in folders)), *folders)]
+        before, after = _score_folder(one, split), _score_folder(other, split)
+        pairs = [(" -> ".join(dict.fromkeys((before.parent.name, after.parent.name))), before, after)]
     return null_for_nan(result | {"predictions": [_compare(*pair) for pair in pairs]})
 
 
