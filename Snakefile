@@ -33,5 +33,5 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        score_file("scores.json"),
-        all_submissions(),
+        scored(rules.score.output.scores),
+        expand(rules.submit.output, prediction=plan.submitted()),

@@ -19,6 +19,7 @@ from typing import Any
 from vss import __version__
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import how_to_install
+from vss.core.files import read_json
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
@@ -71,8 +72,11 @@ def files(*names: str, **settings: Any) -> tuple[Option, ...]:
 
 
 def json_object(text: str) -> Arguments:
+    """Returns a JSON object from the command line, or from the file that it names."""
     try:
-        value = json.loads(text)
+        value = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -85,12 +89,18 @@ def path_or_none(text: str) -> Path | None:
 
 
 def with_code(stage: str) -> Callable[[Arguments], Arguments]:
-    """Returns an adapter that adds the digest of a stage's code, for the fingerprint."""
+    """Returns an adapter that joins a training's settings and adds the digest of its code, for the fingerprint."""
 
     def adapt(arguments: Arguments) -> Arguments:
         from vss.workflow.digest import stage_digest
+        from vss.workflow.jobs import settings_of
 
-        return {**arguments, "code": stage_digest(stage)}
+        settings, running = settings_of(arguments["settings"]), arguments.pop("running", None)
+        if running is not None and (running or settings is not arguments["settings"]):
+            from vss.configs.result_settings import joined_settings
+
+            settings = joined_settings(settings, running)
+        return {**arguments, "settings": settings, "code": stage_digest(stage)}
 
     return adapt
 
@@ -110,7 +120,7 @@ def without_separator(arguments: Arguments) -> Arguments:
 
 
 JSON = {"type": json_object, "metavar": "JSON"}
-SETTINGS = option("--settings", required=True, help="settings as a JSON object", **JSON)
+SETTINGS = option("--settings", required=True, help="settings: a JSON object, or a file that holds one", **JSON)
 SPLIT = option("--split", required=True, choices=("train", "val", "test"))
 SHARDS = option("--shards", required=True, type=int)
 SHARD = (SPLIT, option("--shard", required=True, type=int), SHARDS)
@@ -136,6 +146,7 @@ TRAINING = (
         "--retrain-on-code-change", action="store_true", help="train again where the weights were trained by other code"
     ),
     SETTINGS,
+    option("--running", default={}, help="settings that change where and how it runs, not what it computes", **JSON),
 )
 
 PEOPLE = (
@@ -203,7 +214,7 @@ PEOPLE = (
     ),
     Command(
         "drop-scores",
-        "vss.ensemble.drop:drop_scores",
+        "vss.workflow.drop:drop_scores",
         "Delete stored class scores that no ensemble of the config needs.",
         (
             *files("config", dest="config_file", help="the config file whose ensembles are kept"),

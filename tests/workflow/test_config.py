@@ -11,9 +11,9 @@ import yaml
 
 from vss import configs
 from vss.core.errors import UserError
-from vss.workflow.config import check_keys, read_config
+from vss.workflow.config import check_keys, load_config, read_config
 from vss.workflow.plan import Plan, any_of
-from vss.workflow.settings import check_soups, check_views, counted_settings, training_digests
+from vss.workflow.settings import check_soups, check_views, counted_settings, resolved_rows, training_digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = ("upernet_small", "mask2former_small", "mask2former_small_coco")
@@ -68,7 +68,7 @@ MISTAKES = [
     ("data/coco_stuff/root", "no/such/coco", ["data.coco_stuff.root", "no folder"]),
     ("data/vspw/on_problem", "ignore", ["data.vspw.on_problem", "'ignore'", "'stop', 'skip'"]),
     ("data/vspw/shards/val", 0, ["data.vspw.shards.val", "0", "at least 1"]),
-    ("data/vspw/shards/val", 101, ["data.vspw.shards.val", "101", "at most 100"]),
+    ("data/vspw/shards/val", 1001, ["data.vspw.shards.val", "1001", "at most 1000"]),
     ("models/a/finetune/micro_batch", 1, ["'micro_batch' is a setting of the row", "cfg_options: {micro_batch: 1}"]),
     ("data/vspw/shards/valid", 2, ["data.vspw.shards", "unknown key 'valid'"]),
     ("data/vspw/drawn", {"frames": 18}, ["data.vspw.drawn", "unknown key 'frames'", "allowed: height"]),
@@ -109,8 +109,8 @@ MISTAKES = [
     ("refiners/ssa/proposals", {"segments": [9]}, ["refiners.ssa.proposals", "unknown key 'segments'"]),
     ("refiners/ssa/proposals", {"method": "slic", "scales": [9]}, ["refiners.ssa.proposals", "unknown key 'scales'"]),
     ("refiners/ssa/proposals", {"method": "sam"}, ["refiners.ssa.proposals.method", "'felzenszwalb', 'slic'"]),
-    ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only beside method cascadepsp"]),
-    ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only beside method ssa"]),
+    ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only next to method cascadepsp"]),
+    ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only next to method ssa"]),
     ("refiners/cascadepsp/training", {"crop": 33}, ["refiners.cascadepsp.training.crop: is 33", "a multiple of 8"]),
     ("refiners/cascadepsp/settings", {"L": 65}, ["refiners.cascadepsp.settings.L: is 65", "at least 66"]),
     ("refiners/cascadepsp/settings", {"mode": "double_pass"}, ["settings.mode: is 'double_pass'", "'scene_parsing'"]),
@@ -251,7 +251,7 @@ def test_a_refiner_with_weights_is_not_trained(config: dict[str, Any], tmp_path:
     (tmp_path / "weights").touch()
     config["refiners"]["cascadepsp"] |= {"weights": str(tmp_path / "weights"), "training": {"max_iters": 9}}
     with pytest.raises(
-        UserError, match=r"^config: refiners.cascadepsp.training: allowed only beside .* without weights"
+        UserError, match=r"^config: refiners.cascadepsp.training: allowed only next to .* without weights"
     ):
         plan_of(config)
 
@@ -263,7 +263,7 @@ def default_config() -> dict[str, Any]:
 def resolved_plan(config: dict[str, Any]) -> Plan:
     """What the Snakefile asks before any rule is defined."""
     plan = Plan(read_config(config), row_names=configs.names())
-    training_digests(plan)
+    resolved_rows(plan)
     check_soups(plan)
     check_views(plan)
     return plan
@@ -330,7 +330,8 @@ def test_settings_of_how_a_training_runs_do_not_count() -> None:
     other = resolved_plan(config)
     assert other.training_settings("finetune", "swin") != plan.training_settings("finetune", "swin")
     assert counted_settings(other, "finetune", "swin") == counted_settings(plan, "finetune", "swin")
-    assert training_digests(other) == training_digests(plan)
+    for name in ("finetune/swin", "pretrain/internimage-h-m2f-coco"):
+        assert training_digest(other, name) == training_digest(plan, name)
 
 
 @pytest.mark.parametrize(
@@ -384,3 +385,70 @@ def test_any_of_matches_names_exactly() -> None:
 )
 def test_every_config_in_the_tree_fits_the_schema(path: Path) -> None:
     read_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("results", "-rf", ["results: is '-rf'", "write ./-rf"]),
+        ("results", "/", ["results: is '/'", "must be a folder of its own"]),
+        ("results", ".", ["results: is '.'", "must be a folder of its own"]),
+        ("work", "..", ["work: is '..'", "must be a folder of its own"]),
+        ("results", "src", ["results: is 'src'", "the project's own folder src"]),
+        ("results", "workflow/rules/out", ["results: is 'workflow/rules/out'", "folder workflow"]),
+        ("results", "work", ["neither may be or hold the other"]),
+        ("work", "results/work", ["neither may be or hold the other"]),
+        ("results", "a_file", ["results: is 'a_file', which is a file"]),
+        ("results", "nul\0", ["results: is 'nul\\x00'"]),
+        ("report/title", "two\nlines", ["report.title: is 'two\\nlines', must be text without line breaks"]),
+        ("report/overlay_alpha", float("nan"), ["report.overlay_alpha: is nan, must be a finite number"]),
+        ("ensembles/both/members/a.single", float("inf"), ["ensembles.both.members.a.single: is inf"]),
+        ("models/a/cfg_options", {"ema": float("nan")}, ["models.a.cfg_options.ema: is nan"]),
+        ("models/c\n", {"finetune": {"config": "upernet_small"}}, ["models: is 'c\\n', must be text"]),
+        (f"models/{'n' * 101}", {"finetune": {"config": "upernet_small"}}, ["at most 100 characters; has 101"]),
+        (f"predictions/{'.'.join(['both', *['ssa'] * 50])}", {}, ["has 204 bytes", "at most 180"]),
+    ],
+)
+def test_what_would_harm_or_hang_is_one_line(
+    config: dict[str, Any], path: str, value: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 400
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [" * 20_000, "is nested more than 100 levels deep"),
+        (b"a: \xe9", "is not UTF-8 text (byte 3)"),
+        (b"a: {b: 1", "is not valid YAML"),
+        (b"a: 1\na: 2\n", "line 2: key 'a' is there twice"),
+        (b"- 1\n", "is no map of keys"),
+        (b"a: &a [*a]\n", "nested more than 40 levels deep"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(b"%c: &%c [%b]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(8)),
+            "holds more than 200,000 values",
+        ),
+    ],
+    ids=["nested", "latin-1", "open", "twice", "list", "endless", "anchors"],
+)
+def test_a_file_that_is_no_config_is_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "config.yaml")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_than_a_hundred_shards_have_three_digits(config: dict[str, Any]) -> None:
+    config["data"]["vspw"]["shards"] = {"train": 100, "val": 101}
+    plan = plan_of(config)
+    assert (plan.shards("train")[-1], plan.shards("val")[0], plan.shards("val")[-1]) == ("99", "000", "100")

@@ -52,3 +52,17 @@ def test_trainings_with_other_code_are_told_and_broken_fingerprints_passed_over(
         (tmp_path / "finetune" / name / "fingerprint.json").write_text(text)
     names = [f"finetune/{name}" for name in (*texts, "absent")]
     assert digest.trained_with_other_code(tmp_path, names) == ["finetune/other"]
+
+
+def test_the_sources_of_the_operators_count(tmp_path) -> None:
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    (tmp_path / "compiled.py").write_text("x = 1\n")
+    kernel = tmp_path / "csrc" / "cuda" / "kernel.cu"
+    seen = set()
+    for text in ("a", "b"):
+        kernel.write_text(text)
+        digest._file_digest.cache_clear()
+        digest._native_digest.cache_clear()
+        seen.add(digest._file_digest(tmp_path / "compiled.py"))
+    assert len(seen) == 2
+    assert any(module.startswith("vss_ops.") for module in digest.modules_of("infer"))

@@ -76,6 +76,7 @@ def drop_ensemble(config: dict) -> None:
 
 
 # What follows a change, whole: of everything inferred, and of the ensemble `both` alone.
+REPORT = {"report_settings": 1, "report": 1}
 AFTER_INFER = {"ensemble": 3, "refine": 4, "score_shard": 8, "score": 4, "submit": 1, "report": 1}
 FROM_INFER = {"infer": 6, "infer_labels": 2, **AFTER_INFER}
 FROM_BOTH = {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1}
@@ -86,16 +87,16 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_max_iters, {"settings": 1, "finetune": 1, "infer": 3, "infer_labels": 2, **AFTER_INFER}),
     (change_pretrain, {"settings": 1, "pretrain": 1, "finetune": 1, "infer": 3, **FROM_BOTH}),
     (change_ensemble_weight, FROM_BOTH),
-    (change_colour, {"report": 1}),
-    (change_report_title, {"report": 1}),
-    (change_paper_figure, {"report": 1}),
+    (change_colour, REPORT),
+    (change_report_title, REPORT),
+    (change_paper_figure, REPORT),
     (change_data, {"prepare": 1, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_gpus, {}),
     (change_how_a_training_runs, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
-    (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, "report": 1}),
+    (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, **REPORT}),
     # what no longer feeds an ensemble keeps its labels and is not run again
-    (drop_ensemble, {"report": 1}),
+    (drop_ensemble, REPORT),
 ]
 
 

@@ -1,32 +1,63 @@
 # Average stored class scores; optionally choose the weights on val first.
 
 
+def member_scores(split):
+    """The members' score files of a shard, or of all shards, member by member."""
+    return lambda wildcards: [
+        file
+        for member in plan.members(wildcards.ensemble)
+        for file in expand(
+            rules.infer.output.scores,
+            member=member,
+            split=split or wildcards.split,
+            shard=plan.shards(split) if split else wildcards.shard,
+        )
+    ]
+
+
+def searched_scores(wildcards, input):
+    """The same as options, `--scores` once per member."""
+    each = len(plan.shards("val"))
+    starts = range(0, len(input.scores), each)
+    return " ".join(
+        f"--scores {braced(input.scores[start : start + each], 'val')}"
+        for start in starts
+    )
+
+
+def chosen_weights(wildcards):
+    if not plan.searches(wildcards.ensemble):
+        return {}
+    return {"chosen": expand(rules.search.output.chosen, ensemble=wildcards.ensemble)}
+
+
 rule search:
     input:
-        scores=member_scores("val", None),
+        scores=member_scores("val"),
         index=INDEX,
         card=CARD,
     output:
-        "<results>/ensemble/{ensemble}/chosen.json",
+        chosen="<results>/ensemble/{ensemble}/chosen.json",
     log:
         "<results>/logs/ensemble/{ensemble}.search.log",
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=search_settings,
-        shards=shards("val"),
-        code=code_of("search"),
+        settings=asked(of_plan(jobs.search_settings), "ensemble"),
+        scores=searched_scores,
+        shards=len(plan.shards("val")),
+        code=stage_digest("search"),
     message:
         "Choose the weights of {wildcards.ensemble} on val"
     shell:
-        "vss search --settings {params.settings:q} --scores {input.scores:q} --index {input.index:q}"
+        "vss search --settings {params.settings:q} {params.scores} --index {input.index:q}"
         " --card {input.card:q} --split val --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
 
 rule ensemble:
     input:
         unpack(chosen_weights),
-        scores=member_scores(None, "one"),
+        scores=member_scores(None),
         index=INDEX,
     output:
         labels="<results>/predictions/{ensemble}/{split}/{shard}.labels.h5",
@@ -35,12 +66,10 @@ rule ensemble:
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=ensemble_settings,
-        chosen=lambda wildcards, input: (
-            ["--chosen", input.chosen] if "chosen" in input.keys() else []
-        ),
+        settings=asked(of_plan(jobs.ensemble_settings), "ensemble"),
+        chosen=optional("chosen"),
         shards=shard_count,
-        code=code_of("ensemble"),
+        code=stage_digest("ensemble"),
     message:
         "Ensemble {wildcards.ensemble} on {wildcards.split} shard {wildcards.shard}"
     shell:

@@ -1,18 +1,32 @@
 # Get weights for VSPW's classes: by training, from a published checkpoint, or as the average of other models' weights.
 
 
+def pretrained(wildcards):
+    """The pretrained weights of a model with a pretrain: `ancient`, since their content is followed by the fingerprint."""
+    if wildcards.model not in plan.pretrained():
+        return {}
+    return {
+        "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
+        "init_card": ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
+        "init_fingerprint": expand(
+            rules.pretrain.output.fingerprint, model=wildcards.model
+        ),
+    }
+
+
+def soup_parts(pattern):
+    return lambda wildcards: expand(pattern, model=plan.models[wildcards.model]["soup"])
+
+
 rule finetune:
     input:
-        unpack(finetune_init),
+        unpack(pretrained),
         index=ancient(INDEX),
         card=ancient(CARD),
         settings="<results>/finetune/{model}/settings.json",
     output:
-        weights="<results>/finetune/{model}/weights.safetensors",
-        config="<results>/finetune/{model}/config.json",
+        **weights_of("finetune"),
         log="<results>/finetune/{model}/log.jsonl",
-        audit="<results>/finetune/{model}/audit.json",
-        fingerprint="<results>/finetune/{model}/fingerprint.json",
     log:
         "<results>/logs/finetune/{model}.log",
     benchmark:
@@ -23,19 +37,19 @@ rule finetune:
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=training_gpus("finetune"),
-        # What the job takes: Snakemake does not compare resources. What it compares are the params.
-        settings=training_settings("finetune"),
-        init=init_path("finetune"),
+        gpu=asked(of_plan(Plan.training_gpus, "finetune"), "model"),
     params:
-        settings=training_settings_that_count("finetune"),
-        options=training_options("finetune"),
+        init=uncompared(of_plan(jobs.init_weights, "finetune"), "model"),
+        running=uncompared(of_plan(settings.running_settings, "finetune"), "model"),
+        retrain=["--retrain-on-code-change"] * config["retrain_on_code_change"],
+        init_card=optional("init_card"),
         work_dir=work_dir("finetune/{model}"),
     message:
         "Finetune {wildcards.model} on VSPW"
     shell:
-        "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {resources.settings:q}"
-        " --index {input.index:q} --card {input.card:q} --init={resources.init:q} {params.options:q} --gpus {resources.gpu}"
+        "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {input.settings:q}"
+        " --running {params.running:q} --index {input.index:q} --card {input.card:q} --init={params.init:q}"
+        " {params.init_card:q} {params.retrain:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
         + KEEP_LOG
@@ -43,43 +57,37 @@ rule finetune:
 
 rule import_weights:
     output:
-        weights="<results>/finetune/{model}/weights.safetensors",
-        config="<results>/finetune/{model}/config.json",
-        audit="<results>/finetune/{model}/audit.json",
-        fingerprint="<results>/finetune/{model}/fingerprint.json",
+        **weights_of("finetune"),
     log:
         "<results>/logs/finetune/{model}.log",
     wildcard_constraints:
         model=any_of(plan.imported()),
     conda:
         "../../envs/vss.yaml"
-    resources:
-        checkpoint=lambda wildcards: plan.models[wildcards.model]["weights"],
     params:
-        settings=import_settings,
-        row=lambda wildcards: ROWS[f"import/{wildcards.model}"],
-        published=lambda wildcards: plan.content_of(
-            plan.models[wildcards.model]["weights"]
-        ),
-        code=code_of("import"),
+        # Published weights are known by their content: another file of the same name is noticed, another place is not.
+        checkpoint=uncompared(plan.published_weights, "model"),
+        content=asked(plan.published_content, "model"),
+        settings=asked(of_plan(settings.counted_settings, "import"), "model"),
+        row=asked(of_plan(settings.training_digest, "import"), "model"),
+        code=stage_digest("import"),
     message:
         "Import the weights of {wildcards.model}"
     shell:
-        "vss import-checkpoint {resources.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
+        "vss import-checkpoint {params.checkpoint:q} --model {wildcards.model} --settings {params.settings:q}"
         " --weights {output.weights:q} --config {output.config:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"
 
 
 rule soup:
     input:
-        fingerprints=soup_parts("fingerprint.json"),
-        configs=soup_parts("config.json"),
-        weights=lambda wildcards: ancient(soup_parts("weights.safetensors")(wildcards)),
+        fingerprints=soup_parts(rules.finetune.output.fingerprint),
+        configs=soup_parts(rules.finetune.output.config),
+        weights=lambda wildcards: ancient(
+            soup_parts(rules.finetune.output.weights)(wildcards)
+        ),
     output:
-        weights="<results>/finetune/{model}/weights.safetensors",
-        config="<results>/finetune/{model}/config.json",
-        audit="<results>/finetune/{model}/audit.json",
-        fingerprint="<results>/finetune/{model}/fingerprint.json",
+        **weights_of("finetune"),
     log:
         "<results>/logs/finetune/{model}.log",
     wildcard_constraints:
@@ -87,7 +95,7 @@ rule soup:
     conda:
         "../../envs/vss.yaml"
     params:
-        code=code_of("soup"),
+        code=stage_digest("soup"),
     message:
         "Average the weights of {wildcards.model}"
     shell:

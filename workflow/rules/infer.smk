@@ -1,11 +1,17 @@
 # Run a model over a shard of videos. `{member}` is `model.tta`.
 
 
+def of_model(pattern):
+    return lambda wildcards: expand(pattern, model=wildcards.member.split(".")[0])
+
+
 rule infer:
     input:
-        fingerprint=model_file("fingerprint.json"),
-        config=model_file("config.json"),
-        weights=lambda wildcards: ancient(model_file("weights.safetensors")(wildcards)),
+        fingerprint=of_model(rules.finetune.output.fingerprint),
+        config=of_model(rules.finetune.output.config),
+        weights=lambda wildcards: ancient(
+            of_model(rules.finetune.output.weights)(wildcards)
+        ),
         index=INDEX,
         card=CARD,
     output:
@@ -23,9 +29,9 @@ rule infer:
     resources:
         gpu=1,
     params:
-        settings=infer_settings,
+        settings=asked(of_plan(jobs.infer_settings), "member"),
         shards=shard_count,
-        code=code_of("infer"),
+        code=stage_digest("infer"),
     message:
         "Infer {wildcards.member} on {wildcards.split} shard {wildcards.shard}"
     shell:
@@ -41,4 +47,4 @@ use rule infer as infer_labels with:
         labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
         config="<results>/predictions/{member}/{split}/{shard}.config.json",
     wildcard_constraints:
-        member=any_of(set(MEMBERS) - set(plan.with_scores())),
+        member=any_of(set(plan.members_possible()) - set(plan.with_scores())),

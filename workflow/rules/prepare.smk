@@ -3,7 +3,7 @@
 
 rule prepare:
     input:
-        split_lists,
+        lambda wildcards: plan.split_lists(wildcards.dataset),
     output:
         index="<results>/prepare/{dataset}/index.csv",
         card="<results>/prepare/{dataset}/dataset.json",
@@ -14,11 +14,15 @@ rule prepare:
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=prepare_settings,
-        content=prepare_content,
-        code=code_of("prepare"),
+        settings=asked(plan.data_settings, "dataset"),
+        content=asked(plan.data_content, "dataset"),
+        code=stage_digest("prepare"),
     message:
         "Prepare {wildcards.dataset}"
     shell:
         "vss prepare --dataset {wildcards.dataset} --settings {params.settings:q}"
         " --index {output.index:q} --card {output.card:q} --check {output.check:q} > {log:q} 2>&1"
+
+
+INDEX = expand(rules.prepare.output.index, dataset="vspw")
+CARD = expand(rules.prepare.output.card, dataset="vspw")

@@ -3,39 +3,35 @@
 
 rule pretrain:
     input:
-        index=ancient("<results>/prepare/coco_stuff/index.csv"),
-        card=ancient("<results>/prepare/coco_stuff/dataset.json"),
+        index=ancient(expand(rules.prepare.output.index, dataset="coco_stuff")),
+        card=ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
         settings="<results>/pretrain/{model}/settings.json",
     output:
-        weights="<results>/pretrain/{model}/weights.safetensors",
-        config="<results>/pretrain/{model}/config.json",
+        **weights_of("pretrain"),
         log="<results>/pretrain/{model}/log.jsonl",
-        audit="<results>/pretrain/{model}/audit.json",
-        fingerprint="<results>/pretrain/{model}/fingerprint.json",
     log:
         "<results>/logs/pretrain/{model}.log",
     benchmark:
         "<results>/benchmarks/pretrain/{model}.tsv"
     wildcard_constraints:
         model=any_of(plan.pretrained()),
-    # The longest chain begins here: everything else fits beside it.
+    # The longest chain begins here: everything else fits next to it.
     priority: 2
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=training_gpus("pretrain"),
-        # What the job takes: Snakemake does not compare resources. What it compares are the params.
-        settings=training_settings("pretrain"),
-        init=init_path("pretrain"),
+        gpu=asked(of_plan(Plan.training_gpus, "pretrain"), "model"),
     params:
-        settings=training_settings_that_count("pretrain"),
-        options=training_options("pretrain"),
+        init=uncompared(of_plan(jobs.init_weights, "pretrain"), "model"),
+        running=uncompared(of_plan(settings.running_settings, "pretrain"), "model"),
+        retrain=["--retrain-on-code-change"] * config["retrain_on_code_change"],
         work_dir=work_dir("pretrain/{model}"),
     message:
         "Pretrain {wildcards.model} on COCO-Stuff"
     shell:
-        "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {resources.settings:q}"
-        " --index {input.index:q} --card {input.card:q} --init={resources.init:q} {params.options:q} --gpus {resources.gpu}"
+        "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {input.settings:q}"
+        " --running {params.running:q} --index {input.index:q} --card {input.card:q} --init={params.init:q}"
+        " {params.retrain:q} --gpus {resources.gpu}"
         " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
         + KEEP_LOG

@@ -2,6 +2,24 @@
 # name.
 
 
+def refiner_inputs(wildcards):
+    """Mask proposals, optical flow, or the weights of the small network, which are followed by their fingerprint."""
+    name = wildcards.refiner
+    if plan.trains_refiner(name):
+        return {
+            "weights": ancient(
+                expand(rules.train_refiner.output.weights, refiner=name)
+            ),
+            "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
+        }
+    if plan.refiners[name]["method"] == "cascadepsp":
+        return {}
+    if plan.refiners[name]["method"] == "temporal":
+        return {"flow": expand(rules.flow.output, flow="dis", **wildcards)}
+    proposals = plan.proposal_set(name)
+    return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}
+
+
 rule train_refiner:
     input:
         index=ancient(INDEX),
@@ -20,14 +38,11 @@ rule train_refiner:
     resources:
         gpu=1,
     params:
-        settings=lambda wildcards: canonical_json(
-            plan.refiners[wildcards.refiner]["training"]
-        ),
         work_dir=work_dir("refine/{refiner}"),
     message:
         "Train the refinement network of {wildcards.refiner}"
     shell:
-        "vss lease {resources.gpu} -- vss train-refiner --settings {params.settings:q} --index {input.index:q}"
+        "vss lease {resources.gpu} -- vss train-refiner --settings {input.settings:q} --index {input.index:q}"
         " --card {input.card:q} --weights {output.weights:q} --fingerprint {output.fingerprint:q}"
         " --log {output.log:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
         + KEEP_LOG
@@ -44,17 +59,17 @@ rule propose:
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=lambda wildcards: int(proposer(wildcards)["weights"] is not None),
-        weights=lambda wildcards: proposer(wildcards)["weights"] or "",
+        gpu=asked(plan.proposals_gpu, "proposals"),
     params:
-        settings=lambda wildcards: canonical_json(proposer(wildcards)["proposals"]),
-        published=lambda wildcards: plan.content_of(proposer(wildcards)["weights"]),
+        weights=uncompared(of_plan(jobs.proposals_weights), "proposals"),
+        content=asked(plan.proposals_content, "proposals"),
+        settings=asked(of_plan(jobs.proposals_settings), "proposals"),
         shards=shard_count,
-        code=code_of("propose"),
+        code=stage_digest("propose"),
     message:
         "Propose masks ({wildcards.proposals}) on {wildcards.split} shard {wildcards.shard}"
     shell:
-        "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} --weights={resources.weights:q}"
+        "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} --weights={params.weights:q}"
         " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"
         " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
@@ -75,7 +90,7 @@ rule flow:
         "../../envs/vss.yaml"
     params:
         shards=shard_count,
-        code=code_of("flow"),
+        code=stage_digest("flow"),
     message:
         "Compute optical flow ({wildcards.flow}) on {wildcards.split} shard {wildcards.shard}"
     shell:
@@ -86,7 +101,7 @@ rule flow:
 rule refine:
     input:
         unpack(refiner_inputs),
-        labels="<results>/predictions/{prediction}/{split}/{shard}.labels.h5",
+        labels=LABELS,
         index=INDEX,
         card=CARD,
     output:
@@ -98,19 +113,18 @@ rule refine:
     conda:
         "../../envs/vss.yaml"
     resources:
-        gpu=refiner_gpu,
-        weights=refiner_weights,
+        gpu=asked(plan.refiner_gpu, "refiner"),
     params:
-        settings=refiner_settings("method", "settings"),
-        inputs=optional_inputs("proposals", "flow"),
-        published=lambda wildcards: plan.content_of(
-            plan.refiners[wildcards.refiner]["weights"]
-        ),
+        weights=uncompared(of_plan(jobs.refiner_weights), "refiner"),
+        content=asked(plan.published_content, "refiner"),
+        settings=asked(of_plan(jobs.refine_settings), "refiner"),
+        proposals=optional("proposals"),
+        flow=optional("flow"),
         shards=shard_count,
-        code=code_of("refine"),
+        code=stage_digest("refine"),
     message:
         "Refine {wildcards.prediction} by {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss lease {resources.gpu} -- vss refine --settings {params.settings:q} --labels {input.labels:q}"
-        " --weights={resources.weights:q} {params.inputs:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
+        " --weights={params.weights:q} {params.proposals:q} {params.flow:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
         " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"

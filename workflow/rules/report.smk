@@ -1,20 +1,40 @@
 import time
 
-# The paper's tables beside ours, figures and one HTML page.
+# The paper's tables next to ours, figures and one HTML page.
+
+
+def scored(pattern):
+    return expand(pattern, prediction=plan.scored(), split=plan.split)
+
+
+# What the report shows, in files: as words of a command line it would be thousands of characters.
+rule report_settings:
+    output:
+        settings="<results>/report/settings.json",
+        inputs="<results>/report/inputs.json",
+    localrule: True
+    params:
+        settings=canonical_json(jobs.report_settings(plan)),
+        inputs=canonical_json(jobs.report_inputs(plan)),
+    message:
+        "Note what the report shows"
+    run:
+        for name in ("settings", "inputs"):
+            Path(output[name]).write_text(params[name] + "\n", encoding="utf-8")
 
 
 rule report:
     input:
-        scores=score_file("scores.json"),
-        per_class=score_file("per_class.csv"),
-        chosen=expand(
-            "<results>/ensemble/{ensemble}/chosen.json", ensemble=plan.searched()
-        ),
+        settings=rules.report_settings.output.settings,
+        inputs=rules.report_settings.output.inputs,
+        scores=scored(rules.score.output.scores),
+        per_class=scored(rules.score.output.per_class),
+        chosen=expand(rules.search.output.chosen, ensemble=plan.searched()),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=[
             path
             for prediction in plan.shown()
-            for path in labels_of(prediction, plan.split)
+            for path in of_shards(LABELS, prediction=prediction, split=plan.split)
         ],
         index=INDEX,
         card=CARD,
@@ -56,24 +76,21 @@ rule report:
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=lambda wildcards: report_settings(),
-        inputs=report_inputs,
         out=lambda wildcards, output: canonical_json(dict(output.items())),
-        code=code_of("report"),
+        code=stage_digest("report"),
     message:
         "Write the report"
     shell:
-        "vss report --settings {params.settings:q} --inputs {params.inputs:q} --out {params.out:q}"
+        "vss report --settings {input.settings:q} --inputs {input.inputs:q} --out {params.out:q}"
         " --index {input.index:q} --card {input.card:q} > {log:q} 2>&1"
 
 
 started = time.time()
 
 
-# What a run that failed has to say, in a line a job; Snakemake's own last word is that something failed.
+# What a run that failed has to say, in a line per job; Snakemake's own last word is that something failed.
 onerror:
-    for job_log in failed_logs(log):
-        print(f"failed: {job_log}: {last_line(job_log)}", file=sys.stderr)
+    print(*failures.failure_lines(log), sep="\n", file=sys.stderr)
 
 
 # The table where this run wrote it: other targets leave an older one alone.

@@ -3,11 +3,11 @@
 
 rule score_shard:
     input:
-        labels="<results>/predictions/{prediction}/{split}/{shard}.labels.h5",
+        labels=LABELS,
         index=INDEX,
         card=CARD,
     output:
-        "<results>/score/{prediction}/{split}/{shard}.npz",
+        counts="<results>/score/{prediction}/{split}/{shard}.npz",
     log:
         "<results>/logs/score/{prediction}.{split}.{shard}.log",
     conda:
@@ -15,7 +15,7 @@ rule score_shard:
     params:
         shards=shard_count,
         flow=["--flow", config["targets"]["flow"]] if config["targets"]["flow"] else [],
-        code=code_of("score_shard"),
+        code=stage_digest("score_shard"),
     message:
         "Count {wildcards.prediction} on {wildcards.split} shard {wildcards.shard}"
     shell:
@@ -26,11 +26,7 @@ rule score_shard:
 
 rule score:
     input:
-        counts=lambda wildcards: expand(
-            "<results>/score/{prediction}/{split}/{shard}.npz",
-            shard=plan.shards(wildcards.split),
-            **wildcards,
-        ),
+        counts=lambda wildcards: of_shards(rules.score_shard.output.counts, **wildcards),
         card=CARD,
     output:
         scores="<results>/score/{prediction}/{split}/scores.json",
@@ -41,9 +37,10 @@ rule score:
     conda:
         "../../envs/vss.yaml"
     params:
-        code=code_of("score"),
+        counts=lambda wildcards, input: braced(input.counts, wildcards.split),
+        code=stage_digest("score"),
     message:
         "Score {wildcards.prediction} on {wildcards.split}"
     shell:
-        "vss score-split --counts {input.counts:q} --card {input.card:q} --scores {output.scores:q}"
+        "vss score-split --counts {params.counts} --card {input.card:q} --scores {output.scores:q}"
         " --per-class {output.per_class:q} --per-video {output.per_video:q} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-# What every training depends on, in a small file of its own. The training takes the index as `ancient`, so that new code of
+# What every training depends on, in a small file of its own, which the training reads. It takes the index as `ancient`, so that new code of
 # `prepare` costs no weeks; but Snakemake looks at no other reason of a job below one that runs, `ancient` or not. A change
 # of the training's own settings therefore has to come from a job that has nothing above it: this one.
 
@@ -16,7 +16,7 @@ rule settings:
     conda:
         "../../envs/vss.yaml"
     params:
-        settings=what_a_training_is,
+        settings=asked(of_plan(jobs.training_provenance), "training", "name"),
     message:
         "Note the settings of {wildcards.training} {wildcards.name}"
     shell:

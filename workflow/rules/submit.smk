@@ -3,7 +3,7 @@
 
 rule submit:
     input:
-        labels=lambda wildcards: labels_of(wildcards.prediction, "test"),
+        labels=lambda wildcards: of_shards(LABELS, split="test", **wildcards),
         index=INDEX,
         card=CARD,
     output:
@@ -13,10 +13,11 @@ rule submit:
     conda:
         "../../envs/vss.yaml"
     params:
+        labels=lambda wildcards, input: braced(input.labels, "test"),
         fill=["--fill", config["submit"]["fill"]] if config["submit"]["fill"] else [],
-        code=code_of("submit"),
+        code=stage_digest("submit"),
     message:
         "Zip the submission {wildcards.prediction}"
     shell:
-        "vss submit --labels {input.labels:q} --index {input.index:q} --card {input.card:q} --out {output:q} {params.fill:q}"
+        "vss submit --labels {params.labels} --index {input.index:q} --card {input.card:q} --out {output:q} {params.fill:q}"
         " > {log:q} 2>&1"

@@ -44,3 +44,20 @@ def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if options := {key: value for key, value in options.items() if key not in ignored}:
         counted["cfg_options"] = options
     return counted
+
+
+def running_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `result_settings` leaves out: what changes only where and how a training runs."""
+    counted = result_settings(settings)
+    options, kept = settings.get("cfg_options") or {}, counted.get("cfg_options", {})
+    running = {key: value for key, value in settings.items() if key not in counted and key != "cfg_options"}
+    if options := {key: value for key, value in options.items() if key not in kept}:
+        running["cfg_options"] = options
+    return running
+
+
+def joined_settings(counted: Mapping[str, Any], running: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns whole training settings from their `result_settings` and `running_settings`, keys sorted."""
+    options = {**counted.get("cfg_options", {}), **running.get("cfg_options", {})}
+    whole = {**counted, **running, "cfg_options": dict(sorted(options.items()))}
+    return dict(sorted(whole.items()))

@@ -1,7 +1,8 @@
 """Digests of a stage's code and of a config row: content decides what reruns, never a file's time.
 
 The code digest covers the syntax trees, without comments and docstrings, of the modules a stage imports (followed
-through `vss` and `vss_ops`, imports inside functions included) and of the data files beside them.
+through `vss` and `vss_ops`, imports inside functions included), of the data files next to them and of the operators'
+C++ and CUDA sources.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import ast
 import functools
 import hashlib
 import importlib.util
-import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from vss.core.code import code_without_prose
 
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
@@ -41,6 +42,8 @@ _PACKAGES = ("vss", "vss_ops")
 # What they do cannot change a result: messages and exceptions.
 _WITHOUT_EFFECT = ("vss.core.errors", "vss.core.log")
 _DATA_SUFFIXES = (".css", ".html", ".js")
+# The operators' C++ and CUDA sources, which the module next to this folder compiles or loads.
+_NATIVE_FOLDER = "csrc"
 
 
 def stage_digest(stage: str) -> str:
@@ -118,39 +121,23 @@ def _file_digest(path: Path) -> str:
         for data in sorted(path.parent.iterdir()):
             if data.suffix in _DATA_SUFFIXES:
                 digest.update(data.read_bytes())
+    digest.update(_native_digest(path.parent / _NATIVE_FOLDER))
     return digest.hexdigest()
 
 
-def code_without_prose(source: str) -> str:
-    """Returns the dump of a source's syntax tree without docstrings; comments and layout are not in a tree."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:]
-    return _dump(tree)
-
-
-def _dump(node: Any) -> str:
-    """Returns a syntax tree as text that every Python writes alike.
-
-    Later ones know more fields, mostly empty; 3.12 leaves pieces of an f-string apart, or empty, that others join.
-    """
-    if isinstance(node, ast.JoinedStr):
-        values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
-        groups = itertools.groupby(values, key=lambda value: isinstance(value, ast.Constant))
-        pieces = [["".join(text.value for text in group)] if plain else list(group) for plain, group in groups]
-        return f"JoinedStr({_dump([piece for group in pieces for piece in group])})"
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
-        return f"{type(node).__name__}({','.join(f'{name}={_dump(value)}' for name, value in fields)})"
-    return f"[{','.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
+@functools.cache
+def _native_digest(folder: Path) -> bytes:
+    """Returns a digest of all C++ and CUDA sources of a folder, empty where there is no such folder."""
+    if not folder.is_dir():
+        return b""
+    digest = hashlib.sha256()
+    for source in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{source.relative_to(folder)} ".encode() + source.read_bytes())
+    return digest.digest()
 
 
 def content_mark(path: str | Path) -> str:
-    """Returns 16 hexadecimal digits that tell a large file's content: its size, its first and its last megabyte.
+    """Returns 16 hexadecimal digits that identify a large file's content: its size, its first and its last megabyte.
 
     Cheap enough for every dry run; a digest of 13 GB is not. A header of names and offsets comes first or last in
     safetensors and zip archives, and tensors of different trainings differ throughout.

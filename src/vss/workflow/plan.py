@@ -16,6 +16,8 @@ from vss.core.files import canonical_json
 from vss.core.labels import VSPW
 from vss.workflow.digest import content_mark
 
+_LONGEST_PREDICTION = 180  # bytes, of the 255 that file systems allow a name
+
 
 class Plan:
     """A checked config, asked what has to be made and with which settings.
@@ -79,12 +81,21 @@ class Plan:
         return {**chosen, "protocol": self.config["protocol"]}
 
     def training_gpus(self, stage: str, model: str) -> int:
-        """Returns how many GPUs a training asks for."""
+        """Returns how many GPUs a training requests."""
         return self.models[model][stage]["gpus"]
 
     def published_init(self, stage: str, model: str) -> str | None:
         """Returns the path of published weights that a training starts from."""
         return self.models[model][stage].get("init")
+
+    def published_weights(self, name: str) -> str:
+        """Returns the path of the finished weights that the config gives a model or a refiner; empty for none."""
+        table = self.models if name in self.models else self.refiners
+        return table[name].get("weights") or ""
+
+    def published_content(self, name: str) -> str | None:
+        """Returns a mark of the content of those weights, None for none."""
+        return self.content_of(self.published_weights(name) or None)
 
     def title(self, name: str) -> str:
         """Returns the report's name of a model, ensemble, refiner or prediction."""
@@ -98,7 +109,7 @@ class Plan:
         return name
 
     def _is_plain(self, name: str) -> bool:
-        """Tells whether a name is that of a tta with one unflipped view at the model's own scale."""
+        """Returns whether a name is that of a tta with one unflipped view at the model's own scale."""
         views = self.tta.get(name)
         return views is not None and (views.get("img_ratios", [1.0]), views.get("flip", False)) == ([1.0], False)
 
@@ -156,8 +167,9 @@ class Plan:
         return self.config["targets"]["submit"]
 
     def shards(self, split: str) -> list[str]:
-        """Returns the shard names of a split: "00", "01", ..."""
-        return [f"{shard:02d}" for shard in range(self.config["data"]["vspw"]["shards"][split])]
+        """Returns the shard names of a split: "00", "01", ..., with three digits where there are more than 100."""
+        count = self.config["data"]["vspw"]["shards"][split]
+        return [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
 
     def members(self, ensemble: str) -> list[str]:
         """Returns the members of an ensemble as `model.tta`."""
@@ -193,12 +205,16 @@ class Plan:
         used = {self.base(name) for name in (*self.scored(), *self.submitted())} & set(self.ensembles)
         return sorted({member for name in used for member in self.members(name)})
 
+    def members_possible(self) -> list[str]:
+        """Returns every `model.tta` of the config, used or not."""
+        return [f"{model}.{tta}" for model in self.models for tta in self.tta]
+
     def views(self, model: str, tta: str) -> dict[str, Any]:
         """Returns the view settings of a prediction: the model's own, overridden by the tta's."""
         return {**self.models[model].get("test", {}), **self.tta[tta]}
 
     def searches(self, ensemble: str) -> bool:
-        """Tells whether an ensemble's weights or temperatures are chosen on val."""
+        """Returns whether an ensemble's weights or temperatures are chosen on val."""
         return self.ensembles[ensemble]["search_weights"] or self.ensembles[ensemble]["fit_temperature"]
 
     def searched(self) -> list[str]:
@@ -207,7 +223,7 @@ class Plan:
         return [name for name in used if name in self.ensembles and self.searches(name)]
 
     def trains_refiner(self, refiner: str) -> bool:
-        """Tells whether a refiner's small network is trained here."""
+        """Returns whether a refiner's small network is trained here."""
         return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None
 
     def proposal_set(self, refiner: str) -> str:
@@ -226,6 +242,18 @@ class Plan:
     def proposal_sets(self) -> dict[str, str]:
         """Returns every set of mask proposals with a refiner that uses it."""
         return {self.proposal_set(name): name for name, chosen in self.refiners.items() if chosen["method"] == "ssa"}
+
+    def proposals_content(self, proposals: str) -> str | None:
+        """Returns a mark of the content of the weights that a set of mask proposals needs, None for none."""
+        return self.published_content(self.proposal_sets()[proposals])
+
+    def proposals_gpu(self, proposals: str) -> int:
+        """Returns how many GPUs making a set of mask proposals requests: superpixels are made on the CPU."""
+        return int(bool(self.published_weights(self.proposal_sets()[proposals])))
+
+    def refiner_gpu(self, refiner: str) -> int:
+        """Returns how many GPUs a refiner requests: the vote over segments is counted on the CPU."""
+        return int(self.refiners[refiner]["method"] == "cascadepsp")
 
     def shown(self) -> list[str]:
         """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
@@ -255,11 +283,11 @@ class Plan:
                 found = " and ".join(sources) if sources else "none"
                 raise UserError(f"config: models.{name}: needs exactly one of finetune, weights, soup; found {found}")
             if "pretrain" in model and "finetune" not in model:
-                raise UserError(f"config: models.{name}.pretrain: allowed only beside finetune")
+                raise UserError(f"config: models.{name}.pretrain: allowed only next to finetune")
             if "weights" in model and "config" not in model:
                 raise UserError(f"config: models.{name}.config: is missing; weights need the row they belong to")
             if "config" in model and "weights" not in model:
-                raise UserError(f"config: models.{name}.config: allowed only beside weights; name the row in finetune")
+                raise UserError(f"config: models.{name}.config: allowed only next to weights; name the row in finetune")
             if "pretrain" in model and "init" in model["finetune"]:
                 raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
             for part in model.get("soup", []):
@@ -295,6 +323,11 @@ class Plan:
                 raise UserError(f"config: report.overlays: {name!r} is not among predictions")
 
     def _check_prediction(self, key: str, name: str) -> None:
+        if len(name.encode()) > _LONGEST_PREDICTION:
+            raise UserError(
+                f"config: {key}: {name[:40]!r}... has {len(name.encode())} bytes; file names hold it, so at most"
+                f" {_LONGEST_PREDICTION}"
+            )
         base = self.base(name)
         if base not in self.ensembles:
             self._check_model_tta(key, base, whole=name)
@@ -324,10 +357,10 @@ class Plan:
         for name, refiner in self.refiners.items():
             if refiner["training"] and not self.trains_refiner(name):
                 raise UserError(
-                    f"config: refiners.{name}.training: allowed only beside method cascadepsp without weights"
+                    f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights"
                 )
             if refiner["proposals"] and refiner["method"] != "ssa":
-                raise UserError(f"config: refiners.{name}.proposals: allowed only beside method ssa")
+                raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa")
             for key in ("classes", "background"):
                 for found in refiner["settings"].get(key, []):
                     self._check_class(f"refiners.{name}.settings.{key}", found)
@@ -377,7 +410,7 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(sorted(re.escape(name) for name in names)) or "(?!)"
 
 
-def lead_jobs_to(repository: Path) -> None:
+def export_paths_to_jobs(repository: Path) -> None:
     """Makes jobs find this interpreter and this checkout, through PATH and PYTHONPATH.
 
     The project need not be installed where jobs run (a conda environment has its dependencies only), and its

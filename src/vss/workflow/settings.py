@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from vss import configs
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
+from vss.workflow.config import check_keys, read_config
 from vss.workflow.plan import Plan
 
 # Of the view settings, those that say how the engine computes and not what.
@@ -17,8 +21,26 @@ ENGINE_SETTINGS = ("precision", "compile")
 _DATASETS = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 
 
-def training_digests(plan: Plan) -> dict[str, str]:
-    """Returns by "stage/model" (and "import/model") a digest of what the settings resolve to.
+def read_plan(config: Mapping[str, Any], files: Iterable[str | Path]) -> Plan:
+    """Returns the plan of a config, checked as far as it can be before anything runs.
+
+    Args:
+        config: as Snakemake has read and merged it.
+        files: the config files it was read from.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    check_keys(files)
+    plan = Plan(read_config(config), row_names=configs.names())
+    resolved_rows(plan)
+    check_soups(plan)
+    check_views(plan)
+    return plan
+
+
+def training_digest(plan: Plan, name: str) -> str:
+    """Returns a digest of what the settings of "stage/model" (or "import/model") resolve to.
 
     It changes exactly when a value that the result depends on changes, wherever that value is written: the config, the
     row's file, a base of it, or the table of model sizes.
@@ -28,19 +50,27 @@ def training_digests(plan: Plan) -> dict[str, str]:
     """
     from vss.configs.result_settings import result_config
 
-    return {
-        name: hashlib.sha256(canonical_json(result_config(row)).encode()).hexdigest()[:16]
-        for name, row in resolved_rows(plan).items()
-    }
+    stage, model = name.split("/")
+    row = _resolved(stage, model, canonical_json(_settings_of(plan, stage, model)))
+    return hashlib.sha256(canonical_json(result_config(row)).encode()).hexdigest()[:16]
+
+
+def _settings_of(plan: Plan, stage: str, model: str) -> dict[str, Any]:
+    return plan.import_settings(model) if stage == "import" else plan.training_settings(stage, model)
 
 
 def counted_settings(plan: Plan, stage: str, model: str) -> dict[str, Any]:
     """Returns the settings of a training (or "import") without what changes only where and how a training runs."""
     from vss.configs.result_settings import result_settings
 
-    if stage == "import":
-        return result_settings(plan.import_settings(model))
-    return result_settings(plan.training_settings(stage, model))
+    return result_settings(_settings_of(plan, stage, model))
+
+
+def running_settings(plan: Plan, stage: str, model: str) -> dict[str, Any]:
+    """Returns the settings of a training that change only where and how it runs: what `counted_settings` leaves out."""
+    from vss.configs import result_settings
+
+    return result_settings.running_settings(plan.training_settings(stage, model))
 
 
 def check_soups(plan: Plan) -> None:
@@ -115,6 +145,5 @@ def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: a setting that the row does not have, or a value that it does not allow.
     """
-    settings = {name: plan.training_settings(*name.split("/")) for name in plan.trainings()}
-    settings |= {f"import/{name}": plan.import_settings(name) for name in plan.imported()}
-    return {name: _resolved(*name.split("/"), canonical_json(chosen)) for name, chosen in settings.items()}
+    names = [*plan.trainings(), *(f"import/{model}" for model in plan.imported())]
+    return {name: _resolved(*name.split("/"), canonical_json(_settings_of(plan, *name.split("/")))) for name in names}

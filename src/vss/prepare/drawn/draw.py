@@ -6,7 +6,6 @@ the same bytes, whatever the number of processes, since each video has a generat
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import shutil
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vss.configs.schema import read_section
+from vss.core.code import code_without_prose
 from vss.core.files import NO_SPACE, canonical_json, disk_full, write_text
 from vss.core.labels import IGNORE_INDEX, LABEL_SPACES, submission_palette
 from vss.core.log import track
@@ -128,7 +128,7 @@ def _digest(dataset: str, settings: DrawnVspw | DrawnCocoStuff) -> str:
     """Returns 12 digits that change with the settings and with the code that draws, comments left out."""
     digest = hashlib.sha256(canonical_json([dataset, asdict(settings)]).encode())
     for path in (__file__, filming.__file__, scenes.__file__, sprites.__file__, textures.__file__):
-        digest.update(ast.dump(ast.parse(Path(path).read_text(encoding="utf-8"))).encode())
+        digest.update(code_without_prose(Path(path).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:12]
 
 

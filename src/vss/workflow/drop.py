@@ -7,10 +7,8 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import yaml
-
-from vss.core.errors import UserError
 from vss.core.log import log
+from vss.workflow.config import load_config
 
 _SUFFIX = ".scores.h5"
 
@@ -25,10 +23,12 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
         yes: delete; otherwise only list.
 
     Raises:
-        UserError: the config file is missing, is not YAML, or its ensembles have no members.
+        UserError: the config file is missing, or a mistake in it: what is not understood must not delete anything.
     """
-    results, needed, shards = _needed(Path(config_file))
-    drop_unneeded(results / "predictions", needed, shards=shards, delete=yes)
+    config = load_config(config_file)
+    needed = {member for ensemble in config["ensembles"].values() for member in ensemble["members"]}
+    folder = Path(config["results"], "predictions")
+    drop_unneeded(folder, needed, shards=config["data"]["vspw"]["shards"], delete=yes)
 
 
 def drop_unneeded(
@@ -67,33 +67,6 @@ def drop_unneeded(
             path.unlink()
         log(f"{len(files)} files, {total} deleted")
     return files
-
-
-def _needed(config_file: Path) -> tuple[Path, set[str], dict[str, int]]:
-    """Returns the results folder of a config, the names of all members of its ensembles, and the shards by split."""
-    try:
-        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{config_file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{config_file}: not valid YAML ({' '.join(str(error).split())})") from None
-    # A config that is not understood must not be taken for one that needs nothing.
-    ensembles = config.get("ensembles", {}) if isinstance(config, dict) and "models" in config else None
-    if not isinstance(ensembles, dict):
-        raise UserError(f"{config_file}: not a config of this workflow (needs models, and ensembles as a map)")
-    needed = set()
-    for name, ensemble in ensembles.items():
-        members = ensemble.get("members") if isinstance(ensemble, dict) else None
-        if not isinstance(members, dict) or not members:
-            raise UserError(f"{config_file}: ensembles.{name}.members: must be a map of model.tta -> weight")
-        needed |= set(members)
-    try:
-        shards = {split: int(count) for split, count in (config["data"]["vspw"]["shards"] or {}).items()}
-    except KeyError:
-        shards = {}
-    except (TypeError, ValueError, AttributeError):
-        raise UserError(f"{config_file}: data.vspw.shards: must be a map of split -> number") from None
-    return Path(config.get("results", "results")), needed, shards
 
 
 def _readable(size: int) -> str:

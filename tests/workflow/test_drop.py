@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 
 from vss.core.errors import UserError
-from vss.ensemble.drop import drop_scores, drop_unneeded
+from vss.workflow.drop import drop_scores, drop_unneeded
 
 CONFIG = """
 results: {results}
+data: {{vspw: {{shards: {{val: 2, test: 4}}}}}}
 models: {{swin: {{}}, convnext: {{}}}}
+tta: {{single: {{}}}}
+predictions: {{both: {{}}}}
 ensembles:
   both: {{members: {{swin.single: 1, convnext.single: 2}}}}
 """
+
+VALID = "data: {vspw: {}}\nmodels: {swin: {}}\ntta: {single: {}}\npredictions: {swin.single: {}}\n"
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def names(results: Path) -> set[str]:
     return {str(path.relative_to(results / "predictions")) for path in results.rglob("*.h5")}
 
 
-def test_lists_first_deletes_when_told(results, tmp_path, capsys) -> None:
+def test_lists_first_and_deletes_when_requested(results, tmp_path, capsys) -> None:
     before = names(results)
     drop_scores(config_file=tmp_path / "config.yaml", yes=False)
     assert names(results) == before
@@ -54,7 +59,7 @@ def test_returns_the_files(results) -> None:
 
 def test_shards_that_a_split_no_longer_has_go(results, tmp_path) -> None:
     path, before = tmp_path / "config.yaml", names(results)
-    path.write_text(path.read_text() + "data: {vspw: {shards: {val: 1, test: 4}}}\n")
+    path.write_text(path.read_text().replace("val: 2", "val: 1"))
     drop_scores(config_file=path, yes=True)
     gone = {"swin.six/val/00.scores.h5", *(f"{name}/val/01.scores.h5" for name in ("swin.six", "swin.single"))}
     assert before - names(results) == gone | {"convnext.single/val/01.scores.h5"}
@@ -71,12 +76,11 @@ def test_what_is_being_written_stays(results, tmp_path) -> None:
     ("text", "says"),
     [
         (None, "No such file"),
-        ("{", "not valid YAML"),
-        ("", "not a config"),
-        ("ensembles: {}", "not a config"),
-        ("models: {}\nensembles: [a]", "not a config"),
-        ("models: {}\nensembles: {both: {}}", r"ensembles\.both\.members"),
-        ("models: {}\nensembles: {}\ndata: {vspw: {shards: 3}}", r"data\.vspw\.shards"),
+        ("{", "is not valid YAML"),
+        ("", "is no map of keys"),
+        ("ensembles: {}", "key 'data' is missing"),
+        (f"{VALID}ensembles: [a]", r"ensembles: is \['a'\] \(a list\), must be a map"),
+        (f"{VALID}ensembles: {{both: {{}}}}", r"ensembles\.both: key 'members' is missing"),
     ],
 )
 def test_a_config_that_is_not_understood_deletes_nothing(results, tmp_path, text, says) -> None:

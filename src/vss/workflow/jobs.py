@@ -1,0 +1,189 @@
+"""What the jobs of a plan are given: settings, files of weights, notes before a run, short words of commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vss.core.errors import UserError
+from vss.core.files import read_json
+from vss.workflow.digest import stage_digest, trained_with_other_code
+from vss.workflow.plan import Plan
+from vss.workflow.settings import counted_settings, training_digest
+
+_PROVENANCE = {"settings", "row", "data", "init", "code"}
+
+# ---- training
+
+
+def training_code(plan: Plan, stage: str) -> str:
+    """Returns the digest of a training's code, which costs weeks: only where the config demands it."""
+    return stage_digest(stage) if plan.config["retrain_on_code_change"] else "kept"
+
+
+def training_provenance(plan: Plan, stage: str, name: str) -> dict[str, Any]:
+    """Returns all that a training's weights depend on, but for other trainings: settings, data, published files, code.
+
+    Args:
+        stage: "pretrain", "finetune" or "refine".
+        name: the model's, or the refiner's.
+    """
+    if stage == "refine":
+        settings, row, published = plan.refiners[name]["training"], None, None
+    else:
+        settings, row = counted_settings(plan, stage, name), training_digest(plan, f"{stage}/{name}")
+        published = plan.published_init(stage, name)
+    return {
+        "settings": settings,
+        "row": row,
+        "data": plan.training_data(stage, name),
+        "init": plan.content_of(published),
+        "code": training_code(plan, "train_refiner" if stage == "refine" else stage),
+    }
+
+
+def settings_of(noted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a training's settings from what `rule settings` has noted (`training_provenance`), or as they are."""
+    return noted["settings"] if noted.keys() == _PROVENANCE else noted
+
+
+def trained_with_other_settings(plan: Plan) -> list[str]:
+    """Returns the finished trainings whose settings are not those that `rule settings` noted; code does not count."""
+    refiners = [f"refine/{name}" for name in plan.refiners if plan.trains_refiner(name)]
+    found = []
+    for training in [*plan.trainings(), *refiners]:
+        folder = Path(plan.config["results"], training)
+        if not all((folder / name).exists() for name in ("settings.json", "fingerprint.json")):
+            continue
+        today = training_provenance(plan, *training.split("/"))
+        try:
+            noted = read_json(folder / "settings.json")
+        except UserError:
+            noted = {}  # damaged: nothing is known, and the rule writes it again
+        if not isinstance(noted, dict) or noted | {"code": None} != today | {"code": None}:
+            found.append(training)
+    return found
+
+
+def notes(plan: Plan) -> list[str]:
+    """Returns what a user should know before a run: finished weights that today's code or settings did not make."""
+    lines = []
+    names = trained_with_other_code(plan.config["results"], plan.trainings())
+    if names and not plan.config["retrain_on_code_change"]:
+        lines.append(
+            "note: training code has changed since these weights were made, which are kept"
+            f" (retrain_on_code_change: true retrains): {', '.join(names)}"
+        )
+    if names := trained_with_other_settings(plan):
+        lines.append(
+            f"note: settings have changed since these were trained: {', '.join(names)}. They are trained again"
+            " where Snakemake knows how they were made; where .snakemake was lost, add --forcerun settings"
+        )
+    return lines
+
+
+def init_weights(plan: Plan, stage: str, model: str) -> str:
+    """Returns where the weights are that a training starts from; empty where it starts from none."""
+    if stage == "finetune" and model in plan.pretrained():
+        return os.path.join(plan.config["results"], "pretrain", model, "weights.safetensors")
+    return plan.published_init(stage, model) or ""
+
+
+# ---- predictions
+
+
+def infer_settings(plan: Plan, member: str) -> dict[str, Any]:
+    """Returns the settings of running `model.tta`."""
+    model, tta = member.split(".")
+    return {"prediction": member, "tta": plan.views(model, tta), "protocol": plan.config["protocol"]}
+
+
+def ensemble_settings(plan: Plan, ensemble: str) -> dict[str, Any]:
+    """Returns the settings of averaging an ensemble's members."""
+    return {"prediction": ensemble, "members": plan.member_settings(ensemble)}
+
+
+def search_settings(plan: Plan, ensemble: str) -> dict[str, Any]:
+    """Returns the settings of the search of an ensemble's weights."""
+    chosen = plan.ensembles[ensemble]
+    switches = {key: chosen[key] for key in ("search_weights", "fit_temperature")}
+    return {**ensemble_settings(plan, ensemble), **switches}
+
+
+def proposals_settings(plan: Plan, proposals: str) -> dict[str, Any]:
+    """Returns the settings of a set of mask proposals, which all refiners that use it share."""
+    return plan.refiners[plan.proposal_sets()[proposals]]["proposals"]
+
+
+def proposals_weights(plan: Plan, proposals: str) -> str:
+    """Returns the weights that a set of mask proposals needs; empty where it needs none."""
+    return plan.refiners[plan.proposal_sets()[proposals]]["weights"] or ""
+
+
+def refine_settings(plan: Plan, refiner: str) -> dict[str, Any]:
+    """Returns the settings of a refiner."""
+    return {key: plan.refiners[refiner][key] for key in ("method", "settings")}
+
+
+def refiner_weights(plan: Plan, refiner: str) -> str:
+    """Returns where CascadePSP's weights are, published or trained here; empty where none are needed."""
+    chosen = plan.refiners[refiner]
+    if chosen["method"] != "cascadepsp":
+        return ""
+    return chosen["weights"] or os.path.join(plan.config["results"], "refine", refiner, "weights.safetensors")
+
+
+# ---- report
+
+
+def report_settings(plan: Plan) -> dict[str, Any]:
+    """Returns the settings of the report: its rows, titles and order, and the config's section of it."""
+    rows = [
+        {"name": name, "title": plan.title(name), "table": row.get("table"), "paper": row.get("paper", {})}
+        for name, row in plan.predictions.items()
+    ]
+    return {
+        **plan.config["report"],
+        "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles)},
+        "protocol": plan.config["protocol"],
+        "split": plan.split,
+        "rows": rows,
+        "shown": plan.shown(),
+        "trainings": plan.trainings(),
+    }
+
+
+def report_inputs(plan: Plan) -> dict[str, Any]:
+    """Returns the report's input files by kind, and by the name of what they belong to."""
+    results, split = plan.config["results"], plan.split
+    return {
+        "scores": {name: f"{results}/score/{name}/{split}/scores.json" for name in plan.scored()},
+        "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
+        "logs": {name: f"{results}/{name}/log.jsonl" for name in plan.trainings()},
+        "chosen": {name: f"{results}/ensemble/{name}/chosen.json" for name in plan.searched()},
+        "labels": {
+            name: [f"{results}/predictions/{name}/{split}/{shard}.labels.h5" for shard in plan.shards(split)]
+            for name in plan.shown()
+        },
+    }
+
+
+# ---- command lines
+
+
+def braced(files: list[str], shards: list[str]) -> str:
+    """Returns shell words for one file per shard, in bash's short form: `folder/{00..39}.npz`.
+
+    Args:
+        files: which differ in the shard's name only, in the order of `shards`.
+        shards: names of equal length that count up by one.
+    """
+    first = files[0]
+    if len(files) == 1:
+        return shlex.quote(first)
+    start = first.rindex(shards[0])
+    end = start + len(shards[0])
+    return f"{shlex.quote(first[:start])}{{{shards[0]}..{shards[-1]}}}{shlex.quote(first[end:])}"

@@ -1,0 +1,91 @@
+"""What jobs are given: settings that join again, notes that nothing blocks, commands that stay short."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vss import configs
+from vss.configs.result_settings import joined_settings
+from vss.core.files import canonical_json
+from vss.workflow import jobs
+from vss.workflow.config import read_config
+from vss.workflow.failures import failure_lines
+from vss.workflow.plan import Plan
+from vss.workflow.settings import counted_settings, running_settings
+
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    config = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    return {**config, "results": str(tmp_path / "results"), "work": str(tmp_path / "work")}
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    return Plan(read_config(config), row_names=configs.names())
+
+
+def test_settings_of_a_training_join_again(config) -> None:
+    config["models"]["m2f"]["cfg_options"] = {"num_workers": 1, "ema": 0.1}
+    config["models"]["m2f"]["finetune"]["checkpoint_interval"] = 7
+    plan = plan_of(config)
+    running = running_settings(plan, "finetune", "m2f")
+    assert running == {"checkpoint_interval": 7, "cfg_options": {"num_workers": 1}}
+    whole = joined_settings(counted_settings(plan, "finetune", "m2f"), running)
+    assert canonical_json(whole) == canonical_json(plan.training_settings("finetune", "m2f"))
+    assert list(whole) == sorted(whole) and list(whole["cfg_options"]) == ["ema", "num_workers"]
+
+
+def test_a_training_reads_what_the_rule_has_noted(config) -> None:
+    noted = jobs.training_provenance(plan_of(config), "finetune", "convnext")
+    assert jobs.settings_of(noted)["max_iters"] == 3
+    assert jobs.settings_of({"config": "a", "max_iters": 4}) == {"config": "a", "max_iters": 4}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b'{"settings": 1}'])
+def test_damaged_notes_of_settings_block_nothing(config, damage) -> None:
+    plan = plan_of(config)
+    folder = Path(config["results"], "finetune", "convnext")
+    folder.mkdir(parents=True)
+    (folder / "fingerprint.json").write_text("{}")
+    (folder / "settings.json").write_text(json.dumps(jobs.training_provenance(plan, "finetune", "convnext")))
+    assert jobs.trained_with_other_settings(plan) == []
+    (folder / "settings.json").write_bytes(damage)
+    assert jobs.trained_with_other_settings(plan) == ["finetune/convnext"]
+    assert "finetune/convnext" in jobs.notes(plan)[-1]
+
+
+def test_the_report_is_given_every_file_by_name(config) -> None:
+    inputs = jobs.report_inputs(plan_of(config))
+    results = config["results"]
+    assert inputs["labels"]["convnext.single"][1] == f"{results}/predictions/convnext.single/val/01.labels.h5"
+    assert list(inputs["scores"]) == list(config["predictions"])
+    assert inputs["logs"]["pretrain/m2f"] == f"{results}/pretrain/m2f/log.jsonl"
+    assert inputs["chosen"] == {}
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 2), (40, 2), (120, 3)])
+def test_bash_reads_the_short_form_as_the_files(count, width) -> None:
+    shards = [f"{shard:0{width}d}" for shard in range(count)]
+    files = [f"a folder/it's 00/val/{shard}.npz" for shard in shards]
+    short = jobs.braced(files, shards)
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {short}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == files
+    assert len(short) < 80
+
+
+def test_a_failed_run_is_a_line_per_job(tmp_path: Path) -> None:
+    log = tmp_path / "infer.log"
+    log.write_text("Traceback\nvss infer: key: wrong\n\n")
+    other = tmp_path / "gone.log"
+    words = "(check log file(s) for error details)"
+    (tmp_path / "run.log").write_text(f"    log: {log} {words}\n    log: {other} {words}\n    log: {log} {words}\n")
+    lines = failure_lines([tmp_path / "run.log", tmp_path / "none.log"])
+    assert lines == [f"failed: {log}: vss infer: key: wrong", f"failed: {other}: empty"]
