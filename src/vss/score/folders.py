@@ -45,7 +45,7 @@ def score_folder(
             another size.
     """
     counts = count_folder(Path(predicted), Path(dataset_root), split=split)
-    return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts)})
+    return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts, left_out=0)})
 
 
 def print_scores(

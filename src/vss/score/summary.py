@@ -50,9 +50,8 @@ def summarise(
         raise UserError(f"score shards: {missing[0]} of 0..{counts.shards - 1} is missing")
     if list(counts.classes) != dataset.classes:
         raise UserError(f"{shards[0]}: counts other classes than {card}")
-    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **scores_with_intervals(counts)}
-    # What the index lacks because of problems: the figures are of fewer frames than the split lists.
-    summary["counts"]["left_out"] = sum(item.split == counts.split for item in dataset.left_out)
+    left_out = sum(item.split == counts.split for item in dataset.left_out)
+    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **scores_with_intervals(counts, left_out=left_out)}
     write_json(scores, null_for_nan(summary))
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
         write_csv(path, table)
@@ -119,10 +118,17 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     return result
 
 
-def scores_with_intervals(counts: Counts) -> dict[str, Any]:
-    """Returns `overall_scores` and, under `intervals`, the 95% interval of each headline figure."""
+def scores_with_intervals(counts: Counts, *, left_out: int) -> dict[str, Any]:
+    """Returns `overall_scores` and, under `intervals`, the 95% interval of each headline figure.
+
+    Args:
+        counts: of all shards of a split.
+        left_out: frames or videos that the split lists and that could not be used; noted under `counts`.
+    """
     drawn = {"videos": len(counts.videos), "draws": DRAWS, "seed": SEED, "level": LEVEL}
-    return {**overall_scores(counts), "intervals": intervals(counts), "bootstrap": drawn}
+    scores = overall_scores(counts)
+    scores["counts"]["left_out"] = left_out
+    return {**scores, "intervals": intervals(counts), "bootstrap": drawn}
 
 
 def frame_scores(confusion: np.ndarray) -> dict[str, float]:
