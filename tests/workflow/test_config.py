@@ -159,6 +159,14 @@ def test_a_mistake_is_one_line_that_names_it(config: dict[str, Any], path: str, 
         assert word in line
 
 
+@pytest.mark.parametrize("written", ["no", "8", "~", "on"])
+def test_names_that_yaml_takes_for_something_else(config: dict[str, Any], written: str) -> None:
+    (name,) = yaml.safe_load(f"{written}: 1")
+    config["models"][name] = config["models"]["a"]
+    with pytest.raises(UserError, match=r"^config: models: name .* must be text; put it in quotes$"):
+        plan_of(config)
+
+
 def test_defaults_are_filled_in_and_the_users_values_kept(config: dict[str, Any]) -> None:
     before = copy.deepcopy(config)
     filled = read_config(config)
