@@ -59,18 +59,22 @@ def _folder_digest(folder: Path) -> bytes:
     """Returns a digest of names, sizes and times of a folder's images; links are followed."""
     facts = []
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(_SUFFIXES):
-                    facts.append((os.fsencode(entry.name), *_size_and_time(entry)))
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return b"absent"
-    return hashlib.sha256(repr(sorted(facts)).encode()).digest()
+    try:
+        with os.scandir(handle) as entries:  # relative to the folder: its path is not resolved again for every file
+            for entry in entries:
+                if entry.name.lower().endswith(_SUFFIXES):
+                    facts.append(f"{entry.name}/{_size_and_time(entry)}")
+    finally:
+        os.close(handle)
+    return hashlib.sha256("\n".join(sorted(facts)).encode("utf-8", "surrogateescape")).digest()
 
 
-def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
+def _size_and_time(entry: os.DirEntry) -> str:
     try:
         stat = entry.stat()
-    except OSError:  # a link to nothing
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+    except OSError:
+        return "link to nothing"
+    return f"{stat.st_size}/{stat.st_mtime_ns}"
