@@ -78,6 +78,13 @@ def test_json_of_others_has_no_checksum(tmp_path) -> None:
     assert read_json(tmp_path / "x.json") == [1]
 
 
+def test_json_keeps_names_that_are_not_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"fr\xe4me.jpg")
+    write_json(tmp_path / "a.json", {"files": [name, "\u00e4"]})
+    assert read_json(tmp_path / "a.json") == {"files": [name, "\u00e4"]}
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").count("\\udce4") == 1
+
+
 def test_sha256_of_file(tmp_path) -> None:
     Path(tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.

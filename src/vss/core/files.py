@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 import time
@@ -20,6 +21,8 @@ from vss.core.errors import UserError
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.
 _ABANDONED_SECONDS = 24 * 3600
+# In a string of Python they stand for the bytes of a file's name that is not UTF-8; a text file holds them as escapes.
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _LONGEST_SUFFIX = 20
 _SEAL, _SEAL_START = "checksum", "sha256-16:"
 
@@ -123,7 +126,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
     """Writes a JSON object with sorted keys, two-space indent, no NaN, and its checksum (`sealed`)."""
-    write_text(path, json.dumps(sealed(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(sealed(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
