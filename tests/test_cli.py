@@ -90,3 +90,18 @@ def test_every_command_calls_a_function_with_the_arguments_that_it_takes(command
         given = given - {"running"} | {"code"}  # joined with the settings
     required = {key for key, parameter in taken.items() if parameter.default is parameter.empty}
     assert required <= given | set(command.fixed) <= set(taken)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"{", "not valid JSON"), (None, "no such file")])
+def test_a_damaged_file_of_settings_is_one_line(content, said, tmp_path, capsys) -> None:
+    file = tmp_path / "settings.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert cli.main(["search", "--settings", str(file)]) == cli.EXIT_USER_ERROR
+    line = capsys.readouterr().err
+    assert line.startswith(f"vss search: {file}: {said}") and line.count("\n") == 1
+
+
+def test_settings_may_stand_in_a_file(tmp_path) -> None:
+    (tmp_path / "settings.json").write_text('{"a": 1}')
+    assert cli.json_object(str(tmp_path / "settings.json")) == cli.json_object('{"a": 1}') == {"a": 1}

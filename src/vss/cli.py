@@ -75,8 +75,6 @@ def json_object(text: str) -> Arguments:
     """Returns a JSON object from the command line, or from the file that it names."""
     try:
         value = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -377,7 +375,11 @@ def main(words: Sequence[str] | None = None) -> int:
             f"vss: no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; `vss --help` lists them", file=sys.stderr
         )
         return EXIT_USER_ERROR
-    arguments = vars(_parser().parse_args(words))
+    try:
+        arguments = vars(_parser().parse_args(words))
+    except UserError as error:  # of a file that stands for its content
+        print(f"vss {words[0]}: {error}; fix it, or delete it and rerun", file=sys.stderr)
+        return EXIT_USER_ERROR
     command = COMMANDS[arguments.pop("_name")]
     # mmcv without compiled operators warns at every import that its own deformable attention is missing; ours is used.
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")

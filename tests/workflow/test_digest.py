@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from vss.core.code import code_without_prose
 from vss.workflow import digest
 
 
 def test_comments_docstrings_and_layout_do_not_count() -> None:
     plain = "def f(x):\n    return x + 1\n"
     prose = '"""Module."""\n# why\ndef f(x):\n    """Adds one."""\n\n    return (x +\n            1)  # one\n'
-    assert digest.code_without_prose(plain) == digest.code_without_prose(prose)
+    assert code_without_prose(plain) == code_without_prose(prose)
 
 
 def test_a_changed_value_counts() -> None:
-    assert digest.code_without_prose("x = 1") != digest.code_without_prose("x = 2")
+    assert code_without_prose("x = 1") != code_without_prose("x = 2")
 
 
 def test_a_string_that_is_no_docstring_counts() -> None:
-    assert digest.code_without_prose("x = 'a'") != digest.code_without_prose("x = 'b'")
+    assert code_without_prose("x = 'a'") != code_without_prose("x = 'b'")
 
 
 @pytest.mark.parametrize("stage", sorted(digest.ENTRY_MODULES))

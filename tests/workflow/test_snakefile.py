@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,3 +147,31 @@ def test_real_sample_is_planned_whole(project: Project, real_data: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "finetune" in done.stdout + done.stderr
+
+
+def printed_commands(project: Project) -> dict[str, str]:
+    """Returns a shell command by rule, as a dry run prints it."""
+    text = project.snakemake("--dry-run", "--forceall", "--printshellcmds").stdout
+    commands = re.findall(r"^Shell command: (.+)$", text, re.MULTILINE)
+    return {re.sub(r"^vss lease \d -- ", "", command).split()[1]: command for command in commands if "vss " in command}
+
+
+def test_no_command_is_long(project: Project) -> None:
+    commands = printed_commands(project)
+    assert {"prepare", "finetune", "infer", "score-split", "report"} <= set(commands)
+    assert max(map(len, commands.values())) < 1100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prepare", "score-split", "ensemble", "report"])
+def test_a_printed_command_can_be_run_by_hand(finished: Project, name: str) -> None:
+    command = printed_commands(finished)[name]
+    paths = [str(finished.folder / "src"), str(finished.folder / "cuda_ops")]
+    environment = finished.environment() | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=finished.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, command

@@ -9,7 +9,11 @@ from typing import Any
 
 def code_without_prose(source: str) -> str:
     """Returns the dump of a source's syntax tree without docstrings; comments and layout are not in a tree."""
-    tree = ast.parse(source)
+    return tree_without_prose(ast.parse(source))
+
+
+def tree_without_prose(tree: ast.Module) -> str:
+    """Returns the dump of a syntax tree, out of which the docstrings are taken."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from vss.core.code import code_without_prose
+from vss.core.code import tree_without_prose
 
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
@@ -72,7 +72,7 @@ def modules_of(stage: str) -> tuple[str, ...]:
 def imports_of(module: str) -> frozenset[str]:
     """Returns the project's modules that a module's source imports, wherever in it the import stands."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(_source_of(module).read_bytes())):
+    for node in ast.walk(_tree(_source_of(module))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -115,8 +115,14 @@ def _package_folder(package: str) -> Path | None:
 
 
 @functools.cache
+def _tree(path: Path) -> ast.Module:
+    """Returns a file's syntax tree, parsed once for its imports and its digest."""
+    return ast.parse(path.read_bytes())
+
+
+@functools.cache
 def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256(code_without_prose(path.read_text(encoding="utf-8")).encode())
+    digest = hashlib.sha256(tree_without_prose(_tree(path)).encode())
     if path.name != "__init__.py":
         for data in sorted(path.parent.iterdir()):
             if data.suffix in _DATA_SUFFIXES:
@@ -157,11 +163,8 @@ def trained_with_other_code(results: str | Path, trainings: Iterable[str]) -> li
     Of weights that are not there, that were imported, or whose fingerprint cannot be read, nothing is known; the stages
     that use such a fingerprint refuse it by name.
     """
-    return [
-        name
-        for name in trainings
-        if _recorded_code(Path(results, name, "fingerprint.json")) not in (None, stage_digest(name.split("/")[0]))
-    ]
+    recorded = {name: _recorded_code(Path(results, name, "fingerprint.json")) for name in trainings}
+    return [name for name, code in recorded.items() if code is not None and code != stage_digest(name.split("/")[0])]
 
 
 def _recorded_code(fingerprint: Path) -> str | None:
