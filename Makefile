@@ -65,6 +65,9 @@ bench-score: $(READY)  ## scoring against the official evaluator's loop
 bench-scores: $(READY)  ## stored class scores against dense ones
 	$(RUN)/python -m benchmarks.scores
 
+gpu-check: $(READY)  ## all that only a GPU can show, in under 8 minutes (REHEARSE=--rehearse: on the CPU)
+	$(RUN)/python -m benchmarks.gpu_check $(REHEARSE)
+
 plan: $(READY)  ## draw which room imports which, with line counts
 	$(RUN)/python tools/imports.py
 

@@ -1,7 +1,7 @@
 """Frames per second and model FLOP utilisation of the engine: what a GPU makes of a full-size model.
 
-FLOPs are those of the network's matrix products and convolutions (torch's FlopCounterMode, one multiply-add = 2); the
-sampling inside DCNv3 and deformable attention is not counted. MFU = FLOPs a frame x frames a second / peak of the card.
+FLOPs are those that `vss.models.flops` counts: convolutions, matrix products and deformable sampling, one multiply-add
+being two. MFU = FLOPs per frame x frames per second / peak of the card.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vss.configs.resolve import published_settings, resolve
 from vss.configs.tta import parse_tta
@@ -29,7 +28,8 @@ from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.run import labels_and_scores, labels_only
 from vss.infer.stream import WriteBehind
 from vss.infer.views import views_of
-from vss.models.build import build_segmentor
+from vss.models.build import build_on_meta, build_segmentor
+from vss.models.flops import count_flops
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 
 # Dense bf16 tensor-core peak by a part of the product name, FLOP/s (NVIDIA's data sheets, without sparsity).
@@ -62,10 +62,12 @@ def throughput(
     `mfu` is None on a device whose peak is not known.
     """
     config = published_settings(resolve({"config": row}))
-    segmentor = build_segmentor({key: value for key, value in config["model"].items() if key != "auxiliary_head"})
+    model = {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
+    segmentor, counted = build_segmentor(model), build_on_meta(model)
     tta = parse_tta(views)
     engine = Engine(segmentor, tta=tta, mean=IMAGE_MEAN, std=IMAGE_STD, device=device, precision=precision)
-    flops = sum(_flops(engine, segmentor, view.padded) for view in views_of(*size, tta, "paper"))
+    sizes = [view.padded for view in views_of(*size, tta, "paper")]
+    flops = sum(count_flops(counted, height=height, width=width) for height, width in sizes)
     with tempfile.TemporaryDirectory() as folder:
         run = functools.partial(_run, engine, Path(folder), size, frames, config["classes"], with_scores)
         run()
@@ -74,7 +76,7 @@ def throughput(
         fps = frames / (time.perf_counter() - start)
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
     peak = next((peak for part, peak in _PEAKS.items() if part in name), None)
-    log(f"{row}, {name}, {precision}: {fps:.2f} frames/s, {flops / 1e12:.2f} TFLOPs a frame")
+    log(f"{row}, {name}, {precision}: {fps:.2f} frames/s, {flops / 1e12:.2f} TFLOPs per frame")
     return {
         "row": row,
         "device": name,
@@ -110,11 +112,3 @@ def _run(
             writing.put(labels_writer.write, "video", str(number), labels)
             if with_scores:
                 writing.put(scores_writer.write_encoded, "video", str(number), encoded)
-
-
-def _flops(engine: Engine, segmentor: torch.nn.Module, size: tuple[int, int]) -> int:
-    """Returns the FLOPs of one view of (height, width)."""
-    images = torch.zeros(1, 3, *size, device=engine.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        segmentor.class_logits(images)
-    return counter.get_total_flops()
