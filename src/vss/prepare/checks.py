@@ -24,7 +24,6 @@ from vss.core.log import track
 from vss.prepare.listing import FRAME_SKIPPED, PROBLEM_KINDS, Listing, Problem, RawFrame
 from vss.prepare.parallel import map_in_order
 
-CHECKS = ("full", "fast")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 64
 # Below these, starting processes takes longer than the work: a full check takes 4 ms per frame, a fast one 0.1 ms.
