@@ -6,13 +6,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# A config file given on the command line stands alone: config.yaml is read only where none is given, because Snakemake
-# would merge the two and the default's small models would leak into the other run.
-if not workflow.config_settings.configfiles:
-
-    configfile: f"{workflow.basedir}/config.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 

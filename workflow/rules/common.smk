@@ -14,6 +14,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
 from vss.workflow import failures, jobs, settings
+from vss.workflow.config import check_keys
 from vss.workflow.digest import stage_digest
 from vss.workflow.plan import Plan, any_of, export_paths_to_jobs
 from vss.workflow.signals import pass_on_to_jobs
@@ -26,11 +27,22 @@ if workflow.remote_exec:
     # hears SIGTERM: it too waits for what it runs, and keeps the log.
     shell.prefix("set -euo pipefail; trap '' USR1; trap : TERM; ")
 
+CONFIG_FILES = workflow.config_settings.configfiles or [REPOSITORY / "config.yaml"]
 try:
-    plan = settings.read_plan(
-        config,
-        workflow.config_settings.configfiles or [f"{workflow.basedir}/config.yaml"],
-    )
+    check_keys(CONFIG_FILES)
+except UserError as mistake:
+    sys.exit(str(mistake))
+
+
+# A config file given on the command line stands alone: config.yaml is read only where none is given, because Snakemake
+# would merge the two and the default's small models would leak into the other run.
+if not workflow.config_settings.configfiles:
+
+    configfile: REPOSITORY / "config.yaml"
+
+
+try:
+    plan = settings.read_plan(config)
     config.update(plan.config)
     if not workflow.remote_exec:
         print(*jobs.notes(plan), sep="\n", end="", file=sys.stderr)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from vss import configs
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
-from vss.workflow.config import check_keys, read_config
+from vss.workflow.config import read_config
 from vss.workflow.plan import Plan
 
 # Of the view settings, those that say how the engine computes and not what.
@@ -21,17 +20,12 @@ ENGINE_SETTINGS = ("precision", "compile")
 _DATASETS = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 
 
-def read_plan(config: Mapping[str, Any], files: Iterable[str | Path]) -> Plan:
-    """Returns the plan of a config, checked as far as it can be before anything runs.
-
-    Args:
-        config: as Snakemake has read and merged it.
-        files: the config files it was read from.
+def read_plan(config: Mapping[str, Any]) -> Plan:
+    """Returns the plan of a config as Snakemake has read it, checked as far as it can be before anything runs.
 
     Raises:
         UserError: the first mistake.
     """
-    check_keys(files)
     plan = Plan(read_config(config), row_names=configs.names())
     resolved_rows(plan)
     check_soups(plan)
