@@ -17,6 +17,7 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
+from vss.models.config_types import check_types
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.weights.checkpoints import load_weights
 
@@ -59,6 +60,7 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     config = read_json(config_file)
     if "model" not in config:
         raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
+    check_types(config["model"], where=f"{config_file}: model")
     return plan_inference(config, settings, device)
 
 
