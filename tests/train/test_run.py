@@ -247,6 +247,38 @@ def test_an_error_of_a_loading_process_is_one_line(tmp_path: Path) -> None:
         next(waiting)
 
 
+def test_a_batch_that_never_comes_and_a_process_that_died_are_one_line() -> None:
+    class Stuck:
+        def __init__(self, message: str) -> None:
+            self.message = message
+
+        def __next__(self) -> dict:
+            raise RuntimeError(self.message)
+
+    waits: list[int] = []
+    stuck = TimedIterator(Stuck("DataLoader timed out after 5 seconds"), patience=0, on_wait=lambda: waits.append(1))
+    with pytest.raises(UserError, match=r"no batch came .*num_workers lower") as error:
+        next(stuck)
+    assert waits == [1] and "\n" not in str(error.value)
+    killed = TimedIterator(Stuck("DataLoader worker (pid 7) is killed by signal: Bus error.\nIt is possible"))
+    with pytest.raises(UserError, match=r"a loading process ended .*Bus error") as error:
+        next(killed)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wait_that_the_loader_gave_up_is_taken_up_again() -> None:
+    class Slow:
+        calls = 0
+
+        def __next__(self) -> dict:
+            self.calls += 1
+            if self.calls < 3:
+                raise RuntimeError("DataLoader timed out after 5 seconds")
+            return {"inputs": []}
+
+    assert next(TimedIterator(Slow())) == {"inputs": []}
+
+
 def test_finetuning_takes_over_what_fits(run_train: Train) -> None:
     coco = run_train("mask2former_internimage-nano-h_coco_stuff", max_iters=1, to="coco", work="coco-work")
     files = run_train(MASK2FORMER, max_iters=1, init=coco["weights"])

@@ -178,25 +178,41 @@ class StopOnSignalHook(Hook):
     priority = "LOWEST"
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
 
     def before_run(self, runner: Any) -> None:
         """Installs the handlers, before anything slow starts."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._request)
 
-    def _ask(self, number: int, frame: Any) -> None:
-        self._asked = True
+    def _request(self, number: int, frame: Any) -> None:
+        self._requested = True
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Leaves if a signal came."""
-        asked = torch.tensor(int(self._asked))
+        requested = torch.tensor(int(self._requested))
         if get_world_size() > 1:
-            asked = asked.to(next(runner.model.parameters()).device)
-            all_reduce(asked, op="max")
+            requested = requested.to(next(runner.model.parameters()).device)
+            all_reduce(requested, op="max")
         done = batch_idx + 1
-        if not asked or done == runner.max_iters:
+        if requested and done != runner.max_iters:
+            self._leave(runner, done)
+
+    def leave_without_batch(self, runner: Any) -> None:
+        """Leaves if a signal came while a batch is waited for.
+
+        One process writes a checkpoint. Several cannot agree on one, as the others wait for this one's gradients: the
+        newest checkpoint stays.
+        """
+        if not self._requested:
             return
+        if get_world_size() == 1 and runner.iter:
+            self._leave(runner, runner.iter)
+        log(f"stopped by a signal while waiting for a batch after iteration {runner.iter}; run again to continue")
+        os._exit(STOPPED)
+
+    @staticmethod
+    def _leave(runner: Any, done: int) -> None:
         checkpoints = next(hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook))
         checkpoints.save(runner, done)
         if is_main_process():

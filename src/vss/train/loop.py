@@ -7,8 +7,9 @@ model in pieces that fit.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from mmseg.registry import LOOPS
 
 from vss.core.errors import UserError
 from vss.train.checkpoint import bare
-from vss.train.hooks import not_finite
+from vss.train.hooks import StopOnSignalHook, not_finite
 
 Batch = dict[str, list]
+
+POLL_SECONDS = 5  # after which the loader gives up a wait for a batch, which is then taken up again
+PATIENCE_SECONDS = 600.0  # slow storage may take minutes for a batch; a lost one never comes
 
 
 @LOOPS.register_module()
@@ -48,7 +52,10 @@ class MicroBatchLoop(IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Trains and returns the model."""
         self._count_from(self._iter)
-        self.dataloader_iterator = TimedIterator(self.dataloader_iterator)
+        on_wait = next(hook.leave_without_batch for hook in self.runner.hooks if isinstance(hook, StopOnSignalHook))
+        self.dataloader_iterator = TimedIterator(
+            self.dataloader_iterator, on_wait=functools.partial(on_wait, self.runner)
+        )
         try:
             return super().run()
         finally:
@@ -94,26 +101,60 @@ class MicroBatchLoop(IterBasedTrainLoop):
 
 
 class TimedIterator:
-    """Batches of a data loader, and how long each was waited for.
+    """Batches of a data loader, with a deadline, and how long each was waited for.
+
+    The loader gives up a wait after `POLL_SECONDS`, so that a signal is heard while no batch comes.
+
+    Args:
+        batches: the loader's iterator.
+        patience: seconds after which a batch is taken for lost.
+        on_wait: called after every `POLL_SECONDS` without a batch.
 
     Attributes:
         waited: seconds, of the last batch.
     """
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches, self.waited = batches, 0.0
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        *,
+        patience: float = PATIENCE_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._batches, self._patience, self._on_wait = batches, patience, on_wait
+        self.waited = 0.0
 
     def __getattr__(self, name: str) -> Any:  # the rest is the loader's
         return getattr(self._batches, name)
 
     def __next__(self) -> Batch:
+        """Returns the next batch.
+
+        Raises:
+            UserError: of a loading process; or one has died, or no batch came within the deadline.
+        """
         start = time.monotonic()
         try:
-            return next(self._batches)
+            while True:
+                try:
+                    return next(self._batches)
+                except RuntimeError as error:
+                    if not str(error).startswith("DataLoader"):
+                        raise
+                    self._wait_on_or_raise(str(error), time.monotonic() - start)
         except UserError as error:  # of a loading process: torch makes its whole traceback the message
             raise UserError(str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()) from None
         finally:
             self.waited = time.monotonic() - start
+
+    def _wait_on_or_raise(self, message: str, waited: float) -> None:
+        """Returns where the loader only gave up a wait that may go on."""
+        cure = "see the lines above; where /dev/shm or memory is short, set num_workers lower, or 0"
+        if not message.startswith("DataLoader timed out"):
+            raise UserError(f"a loading process ended ({' '.join(message.split())[:120]}); {cure}") from None
+        self._on_wait()
+        if waited >= self._patience:
+            raise UserError(f"no batch came from the loading processes for {waited:.0f} s; {cure}") from None
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:

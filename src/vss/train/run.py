@@ -112,12 +112,14 @@ def _train_in(
     code: str,
 ) -> None:
     from vss.train.checkpoint import checkpoints, discard_damaged, remove
+    from vss.train.shared_memory import check_shared_memory
     from vss.train.worker import Job, work, write_job
 
     # What cannot work is refused before anything is written.
     _check_gpus(gpus)
     gpus = _even_share(gpus, resolved["training"]["batch_size"])
     _check_running(resolved["training"], gpus)
+    check_shared_memory(resolved["training"], processes=max(gpus, 1))
     discard_damaged(folder)
     write_json(folder / CONFIG, resolved)
     job = Job(

@@ -38,6 +38,8 @@ from vss.core.log import log
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
 from vss.train.disk_space import full_disk_is_one_line
+from vss.train.loop import POLL_SECONDS
+from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
 from vss.weights.checkpoints import Audit, load_weights
 
@@ -82,7 +84,7 @@ def _train(job: Job) -> None:
     torch.manual_seed(training["seed"])
     model = build_segmentor(job.config["model"])
     _initialise(model, job)
-    _join_the_others(job)
+    init_process_group(job)
     runner = _TrainRunner(
         model=model,
         work_dir=str(folder / "mmengine"),
@@ -140,8 +142,8 @@ def _initialise(model: nn.Module, job: Job) -> None:
         log(f"{job.what}: weights from {audit.summary()}")
 
 
-def _join_the_others(job: Job) -> None:
-    """Sets up the process group; MMEngine's own set-up asks for a GPU even where none takes part."""
+def init_process_group(job: Job) -> None:
+    """Sets up the process group of several ranks; MMEngine's own set-up requires a GPU even where none takes part."""
     if _processes(job) > 1:
         if job.gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -163,10 +165,11 @@ def _dataloader(job: Job) -> dict[str, Any]:
     return dict(
         batch_size=training["batch_size"] // _processes(job),
         num_workers=workers,
+        **({"prefetch_factor": PREFETCH, "timeout": POLL_SECONDS} if workers else {}),
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
         dataset=dict(type="SeededDataset", dataset=dataset, seed=training["seed"]),
-        worker_init_fn=dict(type=_leave_signals_to_the_parent),
+        worker_init_fn=dict(type=ignore_signals_in_worker),
     )
 
 
@@ -175,7 +178,7 @@ def _with_tuples(transform: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in transform.items()}
 
 
-def _leave_signals_to_the_parent(worker_id: int) -> None:
+def ignore_signals_in_worker(worker_id: int) -> None:
     # A batch system signals every process of a job; loaders that die first would take the checkpoint with them.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
