@@ -28,7 +28,7 @@ PARTS = ("cpu", "cuda")
 def build_folder() -> Path:
     """Returns the folder builds are written to: $VSS_OPS_BUILD_DIR, else the package's own, else the user's cache."""
     if folder := os.environ.get("VSS_OPS_BUILD_DIR"):
-        return Path(folder).expanduser()
+        return Path(os.path.expanduser(folder))
     return _inside_package() if os.access(PACKAGE, os.W_OK) else _cache()
 
 
@@ -103,4 +103,6 @@ def _inside_package() -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vss_ops"
+    """Returns the user's cache; the package's own folder for a user without a home, as in some containers."""
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return _inside_package() if cache.startswith("~") else Path(cache) / "vss_ops"

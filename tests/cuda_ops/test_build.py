@@ -245,3 +245,11 @@ def _machine_code(library: bytes) -> set[int]:
                 found.add(struct.unpack_from("<I", library, entry + 28)[0])
             entry += head + payload
     return found
+
+
+def test_a_user_without_a_home_builds_next_to_the_package(monkeypatch) -> None:
+    from vss_ops import library
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(library.os.path, "expanduser", lambda path: path)  # what it returns where no home is known
+    assert library._cache() == library._inside_package()

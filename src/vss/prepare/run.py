@@ -106,7 +106,7 @@ def _root(dataset: str, settings: PrepareSettings, parent: Path) -> tuple[Path, 
     """Returns the dataset's folder, and whether it is drawn (into `parent`)."""
     if settings.root is None:
         return drawn.draw(dataset, settings.drawn, beside=parent), True
-    root = Path(settings.root).expanduser()
+    root = Path(os.path.expanduser(settings.root))
     if not root.is_dir():
         raise UserError(f"data.{dataset}.root: {root} is not a folder")
     return root, False
