@@ -18,7 +18,7 @@ ORDER = (
 )
 # Rooms with a rule of their own: what the Snakefile asks imports no stage, and no stage imports the doors.
 WORKFLOW_IMPORTS = {"core", "configs"}
-DOORS = {"cli", "__main__"}
+DOORS = {"api", "cli", "__main__"}
 LIGHT = (
     "prepare.run",
     "score.shard",
