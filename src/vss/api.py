@@ -14,7 +14,7 @@ from vss.infer.engine import Engine
 from vss.infer.load import InferencePlan, build_engine, load_segmentor, plan_inference
 from vss.infer.model_files import ModelFiles, find_model
 from vss.infer.predictions import FrameCallbacks, predictions
-from vss.infer.video import open_video
+from vss.infer.video import VideoFrame, open_video
 
 Frame = np.ndarray | str | os.PathLike
 
@@ -64,7 +64,7 @@ class Model:
 
         Args and errors as `predict`; needs the extra `video`.
         """
-        callbacks = FrameCallbacks(
+        callbacks: FrameCallbacks[VideoFrame, np.ndarray] = FrameCallbacks(
             read=lambda frame: frame.image,
             finish=lambda frame, labels, _: labels,
             name=lambda frame: f"{path}, frame {frame.number}",
