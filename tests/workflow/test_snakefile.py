@@ -55,8 +55,8 @@ def test_why_a_training_failed_outlives_the_next_try(tmp_path: Path) -> None:
     assert done.returncode != 0
     kept = (project.folder / "work" / "finetune" / "convnext" / "failed.log").read_text()
     assert kept.count("batch norm alone on one device cannot train on 1 image") == 2
-    told = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert len(told) == 1 and told[0].startswith("failed: results/logs/finetune/convnext.log: vss finetune: ")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 1 and lines[0].startswith("failed: results/logs/finetune/convnext.log: vss finetune: ")
 
 
 def test_a_config_file_stands_alone(project: Project) -> None:
@@ -89,9 +89,9 @@ def test_a_mistake_stops_the_run_in_one_line(project: Project, mistake: str, wor
         command, cwd=project.folder, env=project.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("config: ")]
-    assert len(told) == 1, done.stderr
-    assert words in told[0]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("config: ")]
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
     assert "Building DAG" not in done.stderr
 
 

@@ -153,7 +153,7 @@ def iterations(training: Mapping[str, Any]) -> int:
 
 
 def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what is written beside the weights: everything inference and a reader need, as plain JSON values.
+    """Returns what is written next to the weights: everything inference and a reader need, as plain JSON values.
 
     Keys: row, protocol, dataset, classes (names, position = train id), model (MMEngine config), test (how a frame is
     fitted, see _base_/vspw.py), normalisation {mean, std} of RGB 0..255, training (every other key of the config).

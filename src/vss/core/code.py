@@ -34,6 +34,11 @@ def _dump(node: Any) -> str:
         pieces = [["".join(text.value for text in group)] if plain else list(group) for plain, group in groups]
         return f"JoinedStr({_dump([piece for group in pieces for piece in group])})"
     if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
-        return f"{type(node).__name__}({','.join(f'{name}={_dump(value)}' for name, value in fields)})"
+        # A plain loop: every dry run comes here some hundred thousand times.
+        fields = []
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is not None and value != []:
+                fields.append(f"{name}={_dump(value)}")
+        return f"{type(node).__name__}({','.join(fields)})"
     return f"[{','.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
