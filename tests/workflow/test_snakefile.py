@@ -25,6 +25,16 @@ def test_a_dry_run_plans_every_stage(project: Project) -> None:
     assert stages <= set(project.planned())
 
 
+def test_a_dry_run_plans_weights_that_are_already_trained(project: Project) -> None:
+    (project.folder / "published.safetensors").write_bytes(b"weights")
+
+    def use_them(config: dict) -> None:
+        config["models"]["done"] = {"weights": "published.safetensors", "config": "upernet_convnext-nano_vspw"}
+
+    with project.changed_config(use_them):
+        assert project.planned("results/finetune/done/weights.safetensors") == {"import_weights": 1}
+
+
 def test_the_workstation_profile_is_found(project: Project) -> None:
     done = project.snakemake("--dry-run")
     assert "Using workflow specific profile" in done.stdout + done.stderr

@@ -69,7 +69,9 @@ rule import_weights:
         checkpoint=uncompared(plan.published_weights, "model"),
         content=asked(plan.published_content, "model"),
         settings=asked(of_plan(settings.counted_settings, "import"), "model"),
-        row=asked(of_plan(settings.training_digest, "import"), "model"),
+        row=asked(
+            lambda model: settings.training_digest(plan, f"import/{model}"), "model"
+        ),
         code=stage_digest("import"),
     message:
         "Import the weights of {wildcards.model}"
