@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
+import json
 import os
 import pickle
+import sys
+import types
 from collections import OrderedDict
 from pathlib import Path
 
@@ -137,3 +142,58 @@ def test_a_file_without_tensors_and_no_file_are_told(tmp_path):
         read_tensor_file(tmp_path / "empty.pth")
     with pytest.raises(UserError, match="no such weights file"):
         read_tensor_file(tmp_path / "absent.pth")
+
+
+def test_what_trainers_of_today_leave_beside_the_weights_is_read(tmp_path) -> None:
+    counts = collections.defaultdict(list, {"loss": [1.0]})
+    content = {
+        "state_dict": {"w": torch.arange(3.0)},
+        "history": counts,
+        "last": collections.deque([1, 2], maxlen=5),
+        "date": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+        "took": datetime.timedelta(seconds=3),
+    }
+    torch.save(content, tmp_path / "new.pth")
+    assert read_tensor_file(tmp_path / "new.pth").tensors["w"].tolist() == [0, 1, 2]
+
+
+def test_a_path_saved_under_python_3_13_is_read(tmp_path) -> None:
+    class PosixPath:
+        def __reduce__(self) -> tuple:
+            return PosixPath, ("work", "run")
+
+    PosixPath.__module__, PosixPath.__qualname__ = "pathlib._local", "PosixPath"
+    local = types.ModuleType("pathlib._local")
+    local.PosixPath = PosixPath
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pathlib._local", local)
+        torch.save({"model": {"w": torch.ones(2)}, "folder": PosixPath()}, tmp_path / "new.pth")
+    assert read_tensor_file(tmp_path / "new.pth").tensors["w"].tolist() == [1, 1]
+
+
+def sharded(folder: Path) -> Path:
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    for name, part in parts.items():
+        save_file({name: torch.ones(2)}, folder / part)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 16}, "weight_map": parts}))
+    return index
+
+
+def test_sharded_safetensors_are_read_by_their_index(tmp_path) -> None:
+    assert sorted(read_tensor_file(sharded(tmp_path)).tensors) == ["a", "b"]
+
+
+def test_sharded_safetensors_that_are_not_whole_are_named(tmp_path) -> None:
+    index = sharded(tmp_path)
+    with pytest.raises(UserError, match=r"part 1 of 2 of the weights; name .*index\.json instead"):
+        read_tensor_file(tmp_path / "model-00001-of-00002.safetensors")
+    for weight_map, says in (
+        ({"a": "../secret.safetensors"}, "no file next to it"),
+        ({"a": "model-00003-of-00002.safetensors"}, "no file next to it"),
+        ({"c": "model-00001-of-00002.safetensors"}, "tensor 'c' is not in the part"),
+        ({}, "'weight_map' is missing or empty"),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=says):
+            read_tensor_file(index)

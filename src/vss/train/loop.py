@@ -100,6 +100,9 @@ class MicroBatchLoop(IterBasedTrainLoop):
         self._iter += 1
 
 
+_LOADER_CURE = "see the lines above; where /dev/shm or memory is short, set num_workers lower, or 0"
+
+
 class TimedIterator:
     """Batches of a data loader, with a deadline, and how long each was waited for.
 
@@ -149,12 +152,16 @@ class TimedIterator:
 
     def _wait_on_or_raise(self, message: str, waited: float) -> None:
         """Returns where the loader only gave up a wait that may go on."""
-        cure = "see the lines above; where /dev/shm or memory is short, set num_workers lower, or 0"
         if not message.startswith("DataLoader timed out"):
-            raise UserError(f"a loading process ended ({' '.join(message.split())[:120]}); {cure}") from None
+            raise loading_process_ended(message) from None
         self._on_wait()
         if waited >= self._patience:
-            raise UserError(f"no batch came from the loading processes for {waited:.0f} s; {cure}") from None
+            raise UserError(f"no batch came from the loading processes for {waited:.0f} s; {_LOADER_CURE}") from None
+
+
+def loading_process_ended(message: str) -> UserError:
+    """Returns the refusal of a training one of whose loading processes ended; `message` is torch's."""
+    return UserError(f"a loading process ended ({' '.join(message.split())[:120]}); {_LOADER_CURE}")
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:

@@ -38,7 +38,7 @@ from vss.core.log import log
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
 from vss.train.disk_space import full_disk_is_one_line
-from vss.train.loop import POLL_SECONDS
+from vss.train.loop import POLL_SECONDS, loading_process_ended
 from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
 from vss.weights.checkpoints import Audit, load_weights
@@ -106,7 +106,12 @@ def _train(job: Job) -> None:
         randomness=dict(seed=training["seed"]),
         cfg=Config(_wrapping(job)),
     )
-    runner.train()
+    try:
+        runner.train()
+    except RuntimeError as error:  # raised wherever this process is when the kernel reports the death
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise loading_process_ended(str(error)) from None
     _save_result(runner, training, folder)
 
 

@@ -20,10 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vss.core.errors import UserError
+from vss.core.files import read_json
 
 _ALLOWED_FILES = "allowed: safetensors, or a dictionary of tensors as torch.save writes it by default"
 # Where checkpoints keep their tensors: the first of these keys, else the top level itself.
 _TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
+# Sharded safetensors, as Hugging Face's libraries write them.
+_INDEX_SUFFIX = ".safetensors.index.json"
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 class _Inert:
@@ -39,6 +43,16 @@ class _Inert:
         pass
 
 
+def _plain_dict(*args: Any) -> dict[Any, Any]:
+    """Stands for a `defaultdict`, whatever would make missing items: torch fills plain dictionaries only."""
+    return {}
+
+
+def _plain_list(*args: Any) -> list[Any]:
+    """Stands for a `deque`: torch appends its items to a list only."""
+    return []
+
+
 # What trainers leave in their checkpoints. Each name is answered by something harmless, so the real class is neither
 # needed nor run: MMEngine's log history, numpy scalars and arrays (best score, palette), configs of Swin, ConvNeXt and
 # InternImage classifiers, MMCV and MMEngine.
@@ -46,7 +60,11 @@ _ALLOWED = [
     (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_Inert, "builtins.getattr"),  # the history's methods, by name
     (_Inert, "argparse.Namespace"),
-    (_Inert, "pathlib.PosixPath"),
+    *((_Inert, f"pathlib{local}.{system}Path") for local in ("", "._local") for system in ("Posix", "Windows")),
+    *((_Inert, f"datetime.{name}") for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    (_plain_dict, "collections.defaultdict"),
+    *((_Inert, f"builtins.{name}") for name in ("int", "float", "str", "list", "dict", "tuple")),  # what it would make
+    (_plain_list, "collections.deque"),
     (_Inert, "numpy.ndarray"),
     (_Inert, "numpy.dtype"),
     *((_Inert, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -69,18 +87,22 @@ class TensorFile:
 
 
 def read_tensor_file(path: str | os.PathLike) -> TensorFile:
-    """Reads safetensors or anything that torch.load reads with weights_only=True, to the CPU; told apart by content.
+    """Reads safetensors or anything that torch.load reads with weights_only=True, to the CPU, by content not by name.
+
+    Sharded safetensors are named by their index (`model.safetensors.index.json`); the parts lie next to it.
 
     Raises:
         UserError: no such file, not readable, no tensors in it, or a pickle that names code outside a short list.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file")
+    if str(path).endswith(_INDEX_SUFFIX):
+        return TensorFile(_read_parts(Path(path)), None)
     if _is_safetensors(path):
-        try:
-            return TensorFile(load_file(path), None)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+        if part := _PART.search(Path(path).name):
+            index = Path(path).with_name(Path(path).name[: part.start()] + _INDEX_SUFFIX)
+            raise UserError(f"{path}: part {int(part[1])} of {int(part[2])} of the weights; name {index} instead")
+        return TensorFile(_load_safetensors(path), None)
     content = _unpickle(path)
     tensors = _tensors_of(content)
     if not tensors:
@@ -88,8 +110,35 @@ def read_tensor_file(path: str | os.PathLike) -> TensorFile:
     return TensorFile(tensors, _classes_of(content))
 
 
+def _load_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Reads sharded safetensors: every part that the index names, from the folder of the index and no other.
+
+    Raises:
+        UserError: the index or a part cannot be read, or a part lacks a tensor that the index announces.
+    """
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(places, Mapping) or not places:
+        raise UserError(f"{index}: no index of sharded safetensors; key 'weight_map' is missing or empty")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted({str(place) for place in places.values()}):
+        if name != Path(name).name or not (index.parent / name).is_file():
+            raise UserError(f"{index}: names the part {name!r}, which is no file next to it")
+        tensors.update(_load_safetensors(index.parent / name))
+    if absent := next((name for name in places if name not in tensors), None):
+        raise UserError(f"{index}: tensor {absent!r} is not in the part that should hold it")
+    return tensors
+
+
 def _is_safetensors(path: str | os.PathLike) -> bool:
-    """Tells safetensors: eight bytes with the header's length, then the header, which is JSON."""
+    """Returns whether a file is safetensors: eight bytes with the header's length, then the header, which is JSON."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
