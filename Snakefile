@@ -26,5 +26,5 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        scored(rules.score.output.scores),
+        rules.report.input.scores,
         expand(rules.submit.output, prediction=plan.submitted()),

@@ -81,6 +81,12 @@ def test_bash_reads_the_short_form_as_the_files(count, width) -> None:
     assert len(short) < 80
 
 
+def test_scores_are_given_once_per_member() -> None:
+    files = [f"r/{member}/val/{shard}.scores.h5" for member in ("a", "b") for shard in ("00", "01")]
+    expected = "--scores r/a/val/{00..01}.scores.h5 --scores r/b/val/{00..01}.scores.h5"
+    assert jobs.scores_options(files, ["00", "01"]) == expected
+
+
 def test_a_failed_run_is_a_line_per_job(tmp_path: Path) -> None:
     log = tmp_path / "infer.log"
     log.write_text("Traceback\nvss infer: key: wrong\n\n")

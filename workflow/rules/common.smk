@@ -127,3 +127,62 @@ def of_shards(pattern, **names):
 def braced(files, split):
     """Those files as short words of a command line."""
     return jobs.braced(files, plan.shards(split))
+
+
+def pretrained(wildcards):
+    """The pretrained weights of a model with a pretrain: `ancient`, since their content is followed by the fingerprint."""
+    if wildcards.model not in plan.pretrained():
+        return {}
+    return {
+        "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
+        "init_card": ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
+        "init_fingerprint": expand(
+            rules.pretrain.output.fingerprint, model=wildcards.model
+        ),
+    }
+
+
+def soup_parts(pattern):
+    return lambda wildcards: expand(pattern, model=plan.models[wildcards.model]["soup"])
+
+
+def of_model(pattern):
+    return lambda wildcards: expand(pattern, model=wildcards.member.split(".")[0])
+
+
+def member_scores(split):
+    """The members' score files of a shard, or of all shards, member by member."""
+    return lambda wildcards: [
+        file
+        for member in plan.members(wildcards.ensemble)
+        for file in expand(
+            rules.infer.output.scores,
+            member=member,
+            split=split or wildcards.split,
+            shard=plan.shards(split) if split else wildcards.shard,
+        )
+    ]
+
+
+def chosen_weights(wildcards):
+    if not plan.searches(wildcards.ensemble):
+        return {}
+    return {"chosen": expand(rules.search.output.chosen, ensemble=wildcards.ensemble)}
+
+
+def refiner_inputs(wildcards):
+    """Mask proposals, optical flow, or the weights of the small network, which are followed by their fingerprint."""
+    name = wildcards.refiner
+    if plan.trains_refiner(name):
+        return {
+            "weights": ancient(
+                expand(rules.train_refiner.output.weights, refiner=name)
+            ),
+            "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
+        }
+    if plan.refiners[name]["method"] == "cascadepsp":
+        return {}
+    if plan.refiners[name]["method"] == "temporal":
+        return {"flow": expand(rules.flow.output, flow="dis", **wildcards)}
+    proposals = plan.proposal_set(name)
+    return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}

@@ -1,36 +1,6 @@
 # Average stored class scores; optionally choose the weights on val first.
 
 
-def member_scores(split):
-    """The members' score files of a shard, or of all shards, member by member."""
-    return lambda wildcards: [
-        file
-        for member in plan.members(wildcards.ensemble)
-        for file in expand(
-            rules.infer.output.scores,
-            member=member,
-            split=split or wildcards.split,
-            shard=plan.shards(split) if split else wildcards.shard,
-        )
-    ]
-
-
-def searched_scores(wildcards, input):
-    """The same as options, `--scores` once per member."""
-    each = len(plan.shards("val"))
-    starts = range(0, len(input.scores), each)
-    return " ".join(
-        f"--scores {braced(input.scores[start : start + each], 'val')}"
-        for start in starts
-    )
-
-
-def chosen_weights(wildcards):
-    if not plan.searches(wildcards.ensemble):
-        return {}
-    return {"chosen": expand(rules.search.output.chosen, ensemble=wildcards.ensemble)}
-
-
 rule search:
     input:
         scores=member_scores("val"),
@@ -44,7 +14,9 @@ rule search:
         "../../envs/vss.yaml"
     params:
         settings=asked(of_plan(jobs.search_settings), "ensemble"),
-        scores=searched_scores,
+        scores=lambda wildcards, input: jobs.scores_options(
+            input.scores, plan.shards("val")
+        ),
         shards=len(plan.shards("val")),
         code=stage_digest("search"),
     message:

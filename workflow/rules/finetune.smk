@@ -1,23 +1,6 @@
 # Get weights for VSPW's classes: by training, from a published checkpoint, or as the average of other models' weights.
 
 
-def pretrained(wildcards):
-    """The pretrained weights of a model with a pretrain: `ancient`, since their content is followed by the fingerprint."""
-    if wildcards.model not in plan.pretrained():
-        return {}
-    return {
-        "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
-        "init_card": ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
-        "init_fingerprint": expand(
-            rules.pretrain.output.fingerprint, model=wildcards.model
-        ),
-    }
-
-
-def soup_parts(pattern):
-    return lambda wildcards: expand(pattern, model=plan.models[wildcards.model]["soup"])
-
-
 rule finetune:
     input:
         unpack(pretrained),

@@ -1,10 +1,6 @@
 # Run a model over a shard of videos. `{member}` is `model.tta`.
 
 
-def of_model(pattern):
-    return lambda wildcards: expand(pattern, model=wildcards.member.split(".")[0])
-
-
 rule infer:
     input:
         fingerprint=of_model(rules.finetune.output.fingerprint),

@@ -2,24 +2,6 @@
 # name.
 
 
-def refiner_inputs(wildcards):
-    """Mask proposals, optical flow, or the weights of the small network, which are followed by their fingerprint."""
-    name = wildcards.refiner
-    if plan.trains_refiner(name):
-        return {
-            "weights": ancient(
-                expand(rules.train_refiner.output.weights, refiner=name)
-            ),
-            "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
-        }
-    if plan.refiners[name]["method"] == "cascadepsp":
-        return {}
-    if plan.refiners[name]["method"] == "temporal":
-        return {"flow": expand(rules.flow.output, flow="dis", **wildcards)}
-    proposals = plan.proposal_set(name)
-    return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}
-
-
 rule train_refiner:
     input:
         index=ancient(INDEX),

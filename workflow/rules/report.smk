@@ -3,15 +3,13 @@ import time
 # The paper's tables next to ours, figures and one HTML page.
 
 
-def scored(pattern):
-    return expand(pattern, prediction=plan.scored(), split=plan.split)
-
-
 # What the report shows, in files: as words of a command line it would be thousands of characters.
 rule report_settings:
     output:
         settings="<results>/report/settings.json",
         inputs="<results>/report/inputs.json",
+    log:
+        "<results>/logs/report.settings.log",
     localrule: True
     params:
         settings=canonical_json(jobs.report_settings(plan)),
@@ -27,8 +25,12 @@ rule report:
     input:
         settings=rules.report_settings.output.settings,
         inputs=rules.report_settings.output.inputs,
-        scores=scored(rules.score.output.scores),
-        per_class=scored(rules.score.output.per_class),
+        scores=expand(
+            rules.score.output.scores, prediction=plan.scored(), split=plan.split
+        ),
+        per_class=expand(
+            rules.score.output.per_class, prediction=plan.scored(), split=plan.split
+        ),
         chosen=expand(rules.search.output.chosen, ensemble=plan.searched()),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=[

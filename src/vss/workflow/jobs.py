@@ -187,3 +187,14 @@ def braced(files: list[str], shards: list[str]) -> str:
     start = first.rindex(shards[0])
     end = start + len(shards[0])
     return f"{shlex.quote(first[:start])}{{{shards[0]}..{shards[-1]}}}{shlex.quote(first[end:])}"
+
+
+def scores_options(files: list[str], shards: list[str]) -> str:
+    """Returns `--scores` once per member, each with that member's files in bash's short form.
+
+    Args:
+        files: of all members, member by member, each in the order of `shards`.
+        shards: names of the shards.
+    """
+    starts = range(0, len(files), len(shards))
+    return " ".join(f"--scores {braced(files[start : start + len(shards)], shards)}" for start in starts)
