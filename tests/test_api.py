@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def test_what_is_public():
-    assert vss.__all__ == ["Engine", "Model", "UserError", "__version__", "compare", "load", "score"]
+    assert vss.__all__ == ["Engine", "Model", "UserError", "__version__", "compare", "load", "models", "score"]
     assert all(callable(getattr(vss, name)) for name in vss.__all__ if name != "__version__")
     assert set(vss.__all__) <= set(dir(vss))
     with pytest.raises(AttributeError, match="no attribute 'lode'"):

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Model", "UserError", "__version__", "compare", "load", "score"]
+__all__ = ["Engine", "Model", "UserError", "__version__", "compare", "load", "models", "score"]
 
 _MODULES = {
     "Engine": "vss.infer.engine",
@@ -19,8 +19,8 @@ _MODULES = {
     "compare": "vss.score.compare",
     "load": "vss.api",
 }
-# A package that can be called, see `vss.core.callable_package`.
-_PACKAGES = ("score",)
+# Packages that can be called, see `vss.core.callable_package`.
+_PACKAGES = ("models", "score")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
+from mmengine.config import Config
 
-from vss import cli, configs
-from vss.configs.table import Row, describe, table_lines
+from vss import configs
+from vss.configs.table import Row, describe, model_rows, table_lines
 from vss.core.errors import UserError
 
 
@@ -39,9 +42,19 @@ def test_the_table_has_a_line_for_every_row_and_every_further_file():
     assert lines[3].index("another") == lines[2].index("one file")
 
 
-def test_the_command_prints_every_row(monkeypatch, capsys):
-    monkeypatch.setattr(configs, "names", lambda: ["upernet_swin-nano_vspw", "mask2former_internimage-nano-h_vspw"])
-    assert cli.main(["models", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_the_committed_counts_are_those_of_the_rows():
+    rows = {row.row: row for row in model_rows()}
+    assert list(rows) == configs.names()
+    for name in ("upernet_swin-nano_vspw", "mask2former_internimage-nano-h_vspw", "upernet_convnext-xl_vspw"):
+        assert describe(name) == rows[name], "count again: python -m vss.configs.table"
+    for name, row in rows.items():
+        raw = Config.fromfile(configs.FOLDER / f"{name}.py")
+        assert (row.paper_miou, row.published_weights) == (dict(raw["paper_miou"]), list(raw["published_weights"]))
+
+
+def test_the_command_prints_every_row_without_torch():
+    code = "import sys; from vss import cli; sys.exit(cli.main(['models', '--json']) or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
     assert [row["row"] for row in found] == configs.names()
     assert all(row["flops"] > 0 and row["parameters"] > 0 for row in found)

@@ -1,20 +1,22 @@
-"""`vss models`: every row with its size, its cost, the published weights it accepts and the paper's mIoU."""
+"""`vss models`: every row with its size, its cost, the published weights it accepts and the paper's mIoU.
+
+Building and counting all rows takes a minute, so the numbers lie in `models.json`; after a change of a row or a model,
+`python -m vss.configs.table` counts again and writes them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from vss import configs
-from vss.configs.resolve import load
+from vss.core.files import read_json, write_json
 from vss.core.log import track
-from vss.models.build import build_on_meta
-from vss.models.flops import count_flops
 
+COUNTED = Path(__file__).with_name("models.json")
 FRAME = (480, 853)  # height, width of most frames of VSPW
 _HEAD = ("row", "parameters", "GFLOPs", "paper mIoU", "published weights it starts from")
 _LEGEND = (
@@ -45,12 +47,23 @@ class Row:
     published_weights: list[str]
 
 
+def model_rows() -> list[Row]:
+    """Returns what is known of every row, sorted by name, from the committed counts."""
+    return [Row(row=name, **counts) for name, counts in read_json(COUNTED).items()]
+
+
 def describe(name: str) -> Row:
     """Builds a row's model without data and counts.
 
     Raises:
         UserError: there is no such row.
     """
+    from mmengine.config import Config
+
+    from vss.configs.resolve import load
+    from vss.models.build import build_on_meta
+    from vss.models.flops import count_flops
+
     segmentor = build_on_meta(load(name).model.to_dict())
     raw: Mapping[str, Any] = Config.fromfile(configs.FOLDER / f"{name}.py")
     return Row(
@@ -63,8 +76,8 @@ def describe(name: str) -> Row:
 
 
 def print_models(*, as_json: bool = False) -> None:
-    """Prints all rows, as a table or as a JSON list; progress goes to standard error."""
-    rows = [describe(name) for name in track(configs.names(), what="models: build and count", unit="row")]
+    """Prints all rows, as a table or as a JSON list."""
+    rows = model_rows()
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -85,3 +98,13 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
         for name, size, flops, miou, weights in cells
     ]
     return [*lines, "", *_LEGEND]
+
+
+def write_counts() -> None:
+    """Builds every row and writes `COUNTED`; progress goes to standard error."""
+    rows = [asdict(describe(name)) for name in track(configs.names(), what="models: build and count", unit="row")]
+    write_json(COUNTED, {row.pop("row"): row for row in rows})
+
+
+if __name__ == "__main__":
+    write_counts()
