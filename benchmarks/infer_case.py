@@ -89,7 +89,7 @@ class _Images(torch.utils.data.Dataset):
 
 
 def measure(side: str, model: Path, images: Sequence[Path], views: dict[str, Any], out: Path) -> None:
-    """Runs one side and writes its label maps [N, H, W], seconds a frame and peak MB to `out` (npz).
+    """Runs one side and writes its label maps [N, H, W], seconds per frame and peak MB to `out` (npz).
 
     One frame is run before the clock starts: it pays for what only the first one costs.
     """

@@ -44,7 +44,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Case:
-    """One layer: its name, its float tensors (made when asked for, the last are logits) and the models' call."""
+    """One layer: its name, its float tensors (made when requested, the last are logits) and the models' call."""
 
     name: str
     tensors: Callable[[torch.device, torch.dtype], list[Tensor]]
@@ -53,7 +53,7 @@ class Case:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Times the cases asked for; returns 0, or 1 where a result differs."""
+    """Times the cases requested; returns 0, or 1 where a result differs."""
     options = _options(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     torch.set_num_threads(options.threads)

@@ -128,7 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.results, split=options.split, frames=options.frames)
     write_rows(options.out, rows)
-    print("| ensemble | frames | MB a frame | of dense fp16 | agrees | mIoU, stored - dense |\n" + "|---" * 6 + "|")
+    print("| ensemble | frames | MB per frame | of dense fp16 | agrees | mIoU, stored - dense |\n" + "|---" * 6 + "|")
     for row in rows:
         change = row["miou_stored"] - row["miou_dense"]
         print(

@@ -81,7 +81,7 @@ def path_for(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def log_once(about: str, message: str, *arguments: str) -> None:
-    """Logs a line, once a process for everything it is `about`."""
+    """Logs a line, once per process for everything it is `about`."""
     if about not in _logged:
         _logged.add(about)
         _log.warning(message, *arguments)

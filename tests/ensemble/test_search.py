@@ -69,7 +69,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def members_of(scene: Scene, truth_shares: list[float]) -> list[list[Path]]:
-    """One scores file a member: a mixture of what gives the truth and of something else."""
+    """One scores file per member: a mixture of what gives the truth and of something else."""
     files = []
     for m, share in enumerate(truth_shares):
         frames = {

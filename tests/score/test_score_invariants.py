@@ -153,7 +153,7 @@ def test_a_video_counts_the_confusion_of_its_frames(videos):
 
 
 def test_flow_follows_a_moving_picture(score):
-    """A picture that moves three pixels a frame with its labels: TC along the flow is far above TC without."""
+    """A picture that moves three pixels per frame with its labels: TC along the flow is far above TC without."""
     rng = np.random.default_rng(0)
     texture = np.repeat(np.repeat(rng.integers(0, 256, (24, 40, 3), np.uint8), 4, 0), 4, 1)
     labels = (np.indices((96, 160)).sum(axis=0) // 12 % 5).astype(np.uint8)

@@ -115,7 +115,7 @@ def test_published_label_shift_by_hand() -> None:
 def test_label_shift_is_for_training_only(done) -> None:
     labels = build(done, pipeline=LOADING, label_shift=True)[0]["gt_seg_map"]
     assert labels[:4, 0].tolist() == [255, 255, 255, 122]
-    with pytest.raises(UserError, match="label_shift: asked for on split 'val'"):
+    with pytest.raises(UserError, match="label_shift: requested on split 'val'"):
         build(done, "val", label_shift=True)
 
 

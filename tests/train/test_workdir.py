@@ -12,7 +12,7 @@ from vss.configs.result_settings import ABSENT, result_config, result_settings
 from vss.core.files import canonical_json
 from vss.train import workdir
 
-# Of the paper's rows. One that changes starts every training of it anew, from iteration 0: where a new setting's
+# Of the paper's rows. One that changes starts every training of it again, from iteration 0: where a new setting's
 # default means what was there before, `vss.configs.result_settings.ABSENT` is its place, and these stay.
 DIGESTS = {
     "mask2former_internimage-h_coco_stuff": "9309a84ae733",

@@ -147,5 +147,5 @@ def test_a_file_describes_its_own_model(old_file):
     kind = kind_of(names)
     assert str(kind) == "Mask2Former InternImage-nano-h, 171 classes, 64-d, 24 queries (names of mmdet 2)"
     assert set(described_model(kind)) == set(todays_names(names).values())
-    with pytest.raises(UserError, match="sizes of no row"):
+    with pytest.raises(UserError, match="no model row has these sizes; pass --settings"):
         described_model(dataclasses.replace(kind, head_size=None))

@@ -15,7 +15,7 @@ from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.slow
 
-# One job of each stage, in the order of the flow: what is asked for, and the log that shows the job at work.
+# One job of each stage, in the order of the flow: what is requested, and the log that shows the job at work.
 JOBS = {
     "prepare": ("prepare/vspw/index.csv", "prepare/vspw.log"),
     "pretrain": ("pretrain/m2f/fingerprint.json", "pretrain/m2f.log"),

@@ -1,4 +1,4 @@
-# Read the datasets, or draw them: one index row a frame, a card that says what labels mean, and a check report.
+# Read the datasets, or draw them: one index row per frame, a card that says what labels mean, and a check report.
 
 
 rule prepare:

@@ -34,7 +34,7 @@ class ForwardBudget:
         return max(1, min(frames, int((self._available() - fixed) // (per_pixel * pixels))))
 
     def _line(self) -> tuple[float, float]:
-        """Returns bytes of any forward and bytes a pixel: a line that no forward so far was above."""
+        """Returns bytes of any forward and bytes per pixel: a line that no forward so far was above."""
         (fewest, least), (most, largest) = min(self._used.items()), max(self._used.items())
         if largest <= least or most < 1.5 * fewest:  # no line through two sizes that are nearly one
             return 0.0, max(used / pixels for pixels, used in self._used.items())

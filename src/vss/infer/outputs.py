@@ -1,4 +1,4 @@
-"""The files of a prediction, told apart by how their names end."""
+"""The files of a prediction, known by how their names end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LABELS, SCORES, CONFIG = ".labels.h5", ".scores.h5", ".config.json"
 
 
 def outputs_by_kind(out: Sequence[str | os.PathLike], *, optional: Sequence[str]) -> dict[str, Path]:
-    """Returns the output paths by kind: always `LABELS`, and those of the `optional` kinds that are asked for.
+    """Returns the output paths by kind: always `LABELS`, and those of the `optional` kinds that are requested.
 
     Raises:
         UserError: no label file, two files of one kind, or a file of another kind.

@@ -59,7 +59,7 @@ def predictions(
 
     Args:
         engine: what predicts.
-        items: one a frame.
+        items: one per frame.
         callbacks: what is done with each.
         workers: None = torch's number of threads, on a GPU 4 to 8 of them.
         batch_frames: neighbouring frames of one size that a GPU may work on at once; None = 8.

@@ -180,7 +180,7 @@ def backbone_channels(name: str) -> list[int]:
 def ohem_sampler(*, thresh: float, min_kept: int) -> Config:
     """Returns MMSegmentation's online hard example mining: pixels whose true class has a probability below `thresh`.
 
-    `min_kept` pixels an image are always kept.
+    `min_kept` pixels per image are always kept.
     """
     return dict(type="OHEMPixelSampler", thresh=thresh, min_kept=min_kept)
 

@@ -2,7 +2,7 @@
 
 Source: arXiv 2112.01527, sections 3.2.3 and 4.1; PointRend's sampling (arXiv 1912.08193, section 3.1); numerically
 mmdet 3.3 `mask2former_head.py`. All of it runs in float32, whatever autocast says. The order of random draws is fixed:
-for each prediction layer one set of matching points an image, then the oversampled points, then the uniform ones.
+for each prediction layer one set of matching points per image, then the oversampled points, then the uniform ones.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SetLoss:
 
     Args:
         num_classes: C; index C is "no object".
-        num_points: P, points a mask, both for matching and for the losses.
+        num_points: P, points per mask, both for matching and for the losses.
         oversample_ratio: P times this many candidates are drawn, of which the most uncertain are kept.
         importance_sample_ratio: share of P that is chosen by uncertainty; the rest is uniform.
         weights: of the class, mask and dice terms, in the matching cost as in the loss.
@@ -146,7 +146,7 @@ class SetLoss:
         Args:
             class_logits: one [N, Q, C + 1] a prediction layer.
             mask_logits: one [N, Q, h, w] a prediction layer.
-            targets: one an image.
+            targets: one per image.
             denominators: where this is a piece of a batch; None: those of these images.
         """
         losses = {}

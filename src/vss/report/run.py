@@ -75,7 +75,7 @@ def report(
     """Writes tables, figures and the page.
 
     Args:
-        settings: `title` of the page; `protocol` and `split` of the run; `rows`, one a prediction in order (name,
+        settings: `title` of the page; `protocol` and `split` of the run; `rows`, one per prediction in order (name,
             title, table, paper: mIoU in percent by val, test1, test); `shown`, the predictions in the overlays;
             `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `titles`, names of
             models in the training curves; `trainings`, their order. All but `rows` and `split` may be absent.
@@ -266,7 +266,7 @@ def _facts(settings: Mapping[str, Any], card: Card) -> dict[str, str]:
 
 
 def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Returns one row a training, as text: iterations, loss over the last tenth, seconds an iteration, memory."""
+    """Returns one row per training, as text: iterations, loss over the last tenth, seconds per iteration, memory."""
     rows = []
     for title, history in logs.items():
         train = figures.losses(history)

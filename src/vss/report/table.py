@@ -71,7 +71,7 @@ _NONE = "\u2013"
 
 
 def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
-    """Returns one row a prediction: prediction, title, table, our scores and the paper's, all in percent.
+    """Returns one row per prediction: prediction, title, table, our scores and the paper's, all in percent.
 
     Args:
         rows: name, title, table (number in the paper, None where it has none) and paper (mIoU in percent by set).

@@ -1,4 +1,4 @@
-"""What a shard's score is: integers, which add. One file a shard: npz without pickles."""
+"""What a shard's score is: integers, which add. One file per shard: npz without pickles."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Counts:
         cells: non-zero cells of each video's confusion matrix [K, 4] int64, columns `CELL_COLUMNS`.
         flow_cells: likewise between each prediction and the next one, warped.
         windows: [W, 10] int64, columns `WINDOW_COLUMNS`.
-        persistent: one row a window and class that persists in it [K, 7] int64, columns `PERSISTENT_COLUMNS`.
+        persistent: one row per window and class that persists in it [K, 7] int64, columns `PERSISTENT_COLUMNS`.
         boundary: pixels of each video's classes in boundary bands [K, 5] int64, columns `BOUNDARY_COLUMNS`.
         trimap: labelled pixels of each video near a contour of the truth, and those labelled right [V, 2] int64.
     """

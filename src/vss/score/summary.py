@@ -32,7 +32,7 @@ def summarise(
     per_class: str | os.PathLike,
     per_video: str | os.PathLike,
 ) -> None:
-    """Sums score shards and writes the scores of a prediction: one JSON, one row a class, one row a video (CSV).
+    """Sums score shards and writes the scores of a prediction: one JSON, one row per class, one row per video (CSV).
 
     All scores are fractions 0..1; one that has no pixel to stand on is null. The keys are those of `overall_scores`.
 
@@ -147,7 +147,7 @@ def frame_scores(confusion: np.ndarray) -> dict[str, float]:
 
 
 def class_table(counts: Counts) -> pd.DataFrame:
-    """Returns one row a class: IoU, boundary IoU, recall, precision (NaN where undefined), pixels of either.
+    """Returns one row per class: IoU, boundary IoU, recall, precision (NaN where undefined), pixels of either.
 
     `pixels_predicted` counts only where the truth has a class. mIoU is the mean of `iou` over rows with
     `pixels_truth` > 0.
@@ -172,7 +172,7 @@ def class_table(counts: Counts) -> pd.DataFrame:
 
 
 def video_table(counts: Counts) -> pd.DataFrame:
-    """Returns one row a video: frames, frame scores, VC (mean over the video's windows)."""
+    """Returns one row per video: frames, frame scores, VC (mean over the video's windows)."""
     rows = []
     for number, video in enumerate(counts.videos):
         confusion = counts.confusion([number])

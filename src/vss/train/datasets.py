@@ -30,7 +30,7 @@ class IndexDataset(BaseSegDataset):
     """A split of a prepared dataset.
 
     Only four strings a row are kept, serialised by MMEngine into one array that the loader's workers share; paths are
-    joined and the label map is added when a row is asked for.
+    joined and the label map is added when a row is requested.
 
     Args:
         index: dataset index, see `read_index`.
@@ -42,7 +42,7 @@ class IndexDataset(BaseSegDataset):
         kwargs: of `BaseSegDataset`: pipeline, indices, test_mode, lazy_init, max_refetch, serialize_data.
 
     Raises:
-        UserError: the split has no row, or `label_shift` is asked for outside training.
+        UserError: the split has no row, or `label_shift` is requested outside training.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class IndexDataset(BaseSegDataset):
         self.index, self.split = index, split
         self.card = read_card(card)
         if label_shift and split != "train":
-            raise UserError(f"label_shift: asked for on split {split!r}, allowed on 'train' only")
+            raise UserError(f"label_shift: requested on split {split!r}, allowed on 'train' only")
         self.raw_to_train = label_map(self.card.label_map, shift=label_shift)
         classes = self.card.classes
         palette = overlay_palette()[: len(classes)].tolist()

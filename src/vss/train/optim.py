@@ -84,7 +84,7 @@ class FiniteOptimWrapper(OptimWrapper):
     """
 
     def step(self, **kwargs: object) -> None:
-        """Clips where it is asked for, and takes the step.
+        """Clips where it is requested, and takes the step.
 
         Raises:
             FloatingPointError: the norm of all gradients is not finite.

@@ -62,7 +62,7 @@ def train(
         index, card: the prepared dataset that is trained on.
         init: safetensors or published checkpoint to start from.
         init_card: card of the dataset that `init` was trained on here, for init_classes "copy"; None for published
-            weights, whose classes are told by the file or by their number.
+            weights, whose classes follow from the file or from their number.
         weights, fingerprint, config, log_file, audit: files to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
         gpus: 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
@@ -281,7 +281,7 @@ def _check_gpus(gpus: int) -> None:
     import torch
 
     if gpus and torch.cuda.device_count() < gpus:
-        raise UserError(f"{gpus} GPUs asked for, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
+        raise UserError(f"{gpus} GPUs requested, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
 
 
 def _check_classes(resolved: dict[str, Any], dataset: Card, card: StrPath) -> None:

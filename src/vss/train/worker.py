@@ -1,6 +1,6 @@
 """One process of a training: builds what the job says and hands it to MMEngine's Runner.
 
-`run.train` calls `work` in its own process, or starts one process a GPU with `python -m vss.train.worker JOB`.
+`run.train` calls `work` in its own process, or starts one process per GPU with `python -m vss.train.worker JOB`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from vss.weights.checkpoints import Audit, load_weights
 
 @dataclass(frozen=True)
 class Job:
-    """What one training process is told.
+    """What one training process is given.
 
     Attributes:
         what: starts the progress lines: stage and model.

@@ -160,7 +160,7 @@ class _ClassRows:
         return cls(classes, names)
 
     def concern(self, name: str) -> bool:
-        """Tells whether rows of this tensor have to be moved even if its shape fits."""
+        """Returns whether rows of this tensor have to be moved even if its shape fits."""
         return self._moved and _CLASS_LAYER.search(name) is not None
 
     def fill(self, name: str, source: Tensor, fresh: Tensor) -> tuple[Tensor | None, str]:

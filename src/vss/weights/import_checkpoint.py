@@ -50,7 +50,7 @@ def import_checkpoint(
 
     Raises:
         UserError: the file cannot be read, its kind is not known or not the row's, fewer than 99 % of a backbone's
-            tensors are in it, a part of the head that predicts is not, or outputs are asked for that its kind does not
+            tensors are in it, a part of the head that predicts is not, or outputs are requested that its kind does not
             have.
     """
     file = read_tensor_file(checkpoint)
@@ -127,7 +127,7 @@ def described_model(kind: Kind) -> dict[str, Tensor]:
         UserError: its backbone or head has sizes that no row has.
     """
     if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
-        raise UserError(f"{kind}: sizes of no row, so the model cannot be told; name a row in --settings")
+        raise UserError(f"{kind}: no model row has these sizes; pass --settings")
     if kind.head == "Mask2Former":
         heads = mask2former_config(kind.name, num_classes=kind.num_classes, size=kind.head_size)
     else:

@@ -48,7 +48,7 @@ _IGNORABLE = (
     (r"^(conv_head|dcnv3_head_x[34]|clip_projector|fc_norm)\.", "part of InternImage's classification head"),
     (r"^(backbone\.|cls_)?head\.", "classification head"),
     (r"^(backbone\.)?norm\.", "final norm of the classifier; the segmentor has its own norms"),
-    (r"\.attn_mask$", "mask of shifted windows, computed anew"),
+    (r"\.attn_mask$", "mask of shifted windows, recomputed"),
 )
 
 
@@ -63,12 +63,12 @@ def todays_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_official_swin(names: Iterable[str]) -> bool:
-    """Tells whether a file has the names of the Swin authors' own files."""
+    """Returns whether a file has the names of the Swin authors' own files."""
     return any(_IS_OFFICIAL_SWIN.search(name) for name in names)
 
 
 def is_official_convnext(names: Iterable[str]) -> bool:
-    """Tells whether a file has the names of the ConvNeXt authors' own files."""
+    """Returns whether a file has the names of the ConvNeXt authors' own files."""
     return any(_IS_OFFICIAL_CONVNEXT.search(name) for name in names)
 
 

@@ -10,7 +10,7 @@
 //  - a thread takes 16 bytes of channels, so that a warp's load moves 512 bytes in one instruction;
 //  - a block covers a tile of neighbouring pixels of few groups: neighbours sample the same table rows, so that a row
 //    enters the first-level cache once a block, about 4 times a tile pixel instead of 36;
-//  - positions and weights are found once a sample (not once a thread) and handed to the threads of a row through
+//  - positions and weights are found once per sample (not once per thread) and handed to the threads of a row through
 //    shared memory, ready to be added to a pointer; offsets and masks are read once;
 //  - every corner is loaded, whatever its weight: a condition would cost more than the load;
 //  - the softmax over a row's weights happens here too: logits are read once and the weights never exist in memory.

@@ -106,7 +106,7 @@ __device__ __forceinline__ void locate_samples(const View& view, const O* coordi
       });
 }
 
-// Where the corners of a sample lie in the table, in vectors from pixel 0 of its image. Found once a sample and handed
+// Where the corners of a sample lie in the table, in vectors from pixel 0 of its image. Found once per sample and handed
 // through shared memory to the threads of the row, which are spared the arithmetic.
 struct __align__(8) Place {
   uint32_t first, steps;  // steps: down << 1 | right

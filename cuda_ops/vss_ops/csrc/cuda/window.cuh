@@ -3,7 +3,7 @@
 // A row adds to 36 table rows. Added to global memory one by one they are 4.6 KB of atomic traffic a row of
 // InternImage-H (9 points, 32 channels), most of it to few pixels, since neighbouring outputs sample the same ones.
 // So the additions of a tile are gathered in shared memory first, in a window of the image around it, and leave it
-// once a window pixel: 2.6 global atomics a tile pixel and channel instead of 36 (8 x 8 tile, 13 x 13 window).
+// once per window pixel: 2.6 global atomics a tile pixel and channel instead of 36 (8 x 8 tile, 13 x 13 window).
 //
 // Shared memory has no float atomics: an atomicAdd there is a loop of load, add and compare-and-swap, one channel after
 // the other. A warp therefore owns a window and each of its lanes one channel of it: additions are plain, in the order

@@ -1,6 +1,6 @@
 """InternImage-H + Mask2Former from the COCO-Stuff model: the paper's best (Table 2: 68.03). Upstream: the config under mmseg/.mim.
 
-16 images an iteration make iteration 12500 (the checkpoint that was used, of a schedule of 25000) one epoch.
+16 images per iteration make iteration 12500 (the checkpoint that was used, of a schedule of 25000) one epoch.
 """
 
 _base_ = "./mask2former_internimage-h_vspw.py"

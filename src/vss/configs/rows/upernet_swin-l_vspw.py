@@ -1,6 +1,6 @@
 """Swin-L + UperNet (Table 1: 56.24). Upstream: mmseg/.mim/configs/swin/upernet_swinl.py of the paper's repository.
 
-One A100 pair held 8 images a GPU; the checkpoint of iteration 12500 is one epoch of the 198,244 frames.
+One A100 pair held 8 images per GPU; the checkpoint of iteration 12500 is one epoch of the 198,244 frames.
 """
 
 _base_ = "./_base_/vspw.py"

@@ -1,6 +1,6 @@
 """Objects of the drawn data: small RGBA pictures [height, width, 4] uint8, all facing right.
 
-They are drawn at twice the size asked for and reduced, so that their edges carry soft alpha.
+They are drawn at twice the size requested and reduced, so that their edges carry soft alpha.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ precision = "bfloat16"  # float32, bfloat16 or float16; what the paper used is i
 grad_checkpoint = None
 micro_batch = None  # images a GPU holds at once; None: its whole share of the batch, or the largest part that fits
 ema = None  # share of the new weights in a moving average, such as 0.0002, which is then what is published
-num_workers = 4  # loading processes a GPU
+num_workers = 4  # loading processes per GPU
 init_classes = "new"  # rows of class layers: "new", or "copy" from the classes of the same name
 
 # ---- keeping track
