@@ -42,7 +42,8 @@ def train_tiny(
         **{"log_file" if name == "log" else name: path for name, path in files.items()},
         work_dir=folder / work,
         gpus=0,
-        code=code,
+        code=code or "today",
+        retrain_on_code_change=code is not None,
     )
     return files
 
