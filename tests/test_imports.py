@@ -18,8 +18,9 @@ ORDER = (
 )
 # Rooms with a rule of their own: what the Snakefile asks imports no stage, and no stage imports the doors.
 WORKFLOW_IMPORTS = {"core", "configs"}
-DOORS = {"api", "cli", "__main__"}
+DOORS = {"api", "cli", "doctor", "__main__"}
 LIGHT = (
+    "doctor",
     "prepare.run",
     "score.shard",
     "score.summary",
@@ -29,6 +30,7 @@ LIGHT = (
     "configs.result_settings",
     "configs.tta",
     "workflow.config",
+    "workflow.disk",
     "workflow.plan",
     "workflow.settings",
     "workflow.digest",

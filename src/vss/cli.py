@@ -211,6 +211,14 @@ PEOPLE = (
         example="vss import-checkpoint published.pth --weights swin.safetensors",
     ),
     Command(
+        "doctor",
+        "vss.doctor:doctor",
+        "Look at the installation, a config and what it names: what is wrong, and what to do? Status 1 on a problem.",
+        (*files("config", dest="config_file", required=False, help="a config (default: config.yaml, if it is there)"),),
+        example="vss doctor --config my.yaml",
+        prints=True,
+    ),
+    Command(
         "drop-scores",
         "vss.workflow.drop:drop_scores",
         "Delete stored class scores that no ensemble of the config needs.",

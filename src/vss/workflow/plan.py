@@ -383,13 +383,14 @@ class Plan:
             folders = [] if root is None else [Path(root), *(Path(root, part) for part in parts)]
             if folder := next((folder for folder in folders if not folder.is_dir()), None):
                 absent.append(f"data.{dataset}.root: no folder {str(folder)!r}")
-        weights = [f"{key}: no file {path!r}" for key, path in self._weight_files() if not Path(path).is_file()]
+        weights = [f"{key}: no file {path!r}" for key, path in self.weight_files() if not Path(path).is_file()]
         if weights:
             weights[-1] += "; README.md says where published weights come from"
         if absent or weights:
             raise UserError("config: " + "; ".join([*absent, *weights]))
 
-    def _weight_files(self) -> Iterator[tuple[str, str]]:
+    def weight_files(self) -> Iterator[tuple[str, str]]:
+        """Yields (key in the config, path) of every file of published weights."""
         for name, model in self.models.items():
             if "weights" in model:
                 yield f"models.{name}.weights", model["weights"]

@@ -1,0 +1,69 @@
+"""How much a run will write, roughly, before it starts: trainings' states and weights, class scores, label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vss.configs.table import COUNTED
+from vss.core.files import read_json
+from vss.workflow.plan import Plan
+
+# Bytes per pixel, measured on real predictions: class scores take 0.22 to 0.26 MB per frame of 480x853 pixels
+# (docs/scores.md), a label map 5 kB per 480x360 pixels.
+_SCORES, _LABELS = 260_000 / (480 * 853), 5_000 / (480 * 360)
+_FRAME_PIXELS = 480 * 853
+# Bytes per parameter, float32: weights; a checkpoint holds AdamW's two moments as well. Two checkpoints are kept
+# while a third is written.
+_WEIGHTS, _CHECKPOINTS = 4, 3 * 12
+
+
+def bytes_needed(plan: Plan) -> tuple[int, int]:
+    """Returns the bytes that a run from scratch writes below `work` and below `results`.
+
+    Frames are counted by the prepared dataset's card, or where there is none by the folders of the videos in the
+    dataset's lists. Drawn data that have not been prepared count as nothing: they are small.
+
+    Args:
+        plan: of the run.
+    """
+    parameters = sum(map(_parameters, _rows(plan)))
+    frames = _frames(plan)
+    scored, submitted = frames.get(plan.split, 0), frames.get("test", 0)
+    labels = len(_with_sources(plan, plan.scored())) * scored + len(_with_sources(plan, plan.submitted())) * submitted
+    # What is submitted is predicted on test as well, and so are the members of an ensemble that is.
+    scores = len(plan.with_scores()) * (scored + (submitted if plan.submitted() else 0))
+    predictions = round(_FRAME_PIXELS * (_SCORES * scores + _LABELS * labels))
+    return (_WEIGHTS + _CHECKPOINTS) * parameters, _WEIGHTS * parameters + predictions
+
+
+def _rows(plan: Plan) -> list[str]:
+    return [plan.models[model][stage]["config"] for stage, model in (name.split("/") for name in plan.trainings())]
+
+
+def _parameters(row: str) -> int:
+    return read_json(COUNTED)[row]["parameters"]
+
+
+def _with_sources(plan: Plan, predictions: Iterable[str]) -> set[str]:
+    """Returns the predictions and what they are refinements of: each is a set of label maps."""
+    found: set[str] = set()
+    for name in predictions:
+        found.add(name)
+        while (refined := plan.refinement(name)) is not None:
+            name = refined[0]
+            found.add(name)
+    return found
+
+
+def _frames(plan: Plan) -> dict[str, int]:
+    """Returns the number of frames of VSPW by split."""
+    card = Path(plan.config["results"], "prepare", "vspw", "dataset.json")
+    if card.is_file():
+        return read_json(card)["frames"]
+    counts = {}
+    for path in map(Path, plan.split_lists("vspw")):
+        videos = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split()
+        folders = (path.parent / "data" / video / "origin" for video in videos)
+        counts[path.stem] = sum(len(list(folder.iterdir())) for folder in folders if folder.is_dir())
+    return counts
