@@ -11,7 +11,7 @@ import yaml
 
 from vss import configs
 from vss.core.errors import UserError
-from vss.workflow.config import check_keys, load_config, read_config
+from vss.workflow.config import check_command_line, check_files, load_config, read_config
 from vss.workflow.plan import Plan, any_of
 from vss.workflow.settings import check_soups, check_views, counted_settings, resolved_rows, training_digest
 
@@ -237,9 +237,9 @@ def test_all_that_is_not_there_is_named_at_once(config: dict[str, Any]) -> None:
 def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("models:\n  a: {x: 1}\n  b: [1, {y: 2}]\n  a: {x: 2}\n")
     with pytest.raises(UserError, match=r"^config: .*c\.yaml, line 4: key 'a' is there twice$"):
-        check_keys([tmp_path / "c.yaml"])
+        check_files([tmp_path / "c.yaml"])
     (tmp_path / "c.yaml").write_text("models: {a: {x: 1}, b: {x: 1}}\nx: [{x: 1}, {x: 2}]\n")
-    check_keys([tmp_path / "c.yaml"])
+    check_files([tmp_path / "c.yaml"])
 
 
 @pytest.mark.parametrize("spelling", ["out", "./out/", "{here}/out", "{link}/out"])
@@ -439,14 +439,24 @@ def test_what_would_harm_or_hang_is_one_line(
         (b"a: {b: 1", "is not valid YAML"),
         (b"a: 1\na: 2\n", "line 2: key 'a' is there twice"),
         (b"- 1\n", "is no map of keys"),
-        (b"a: &a [*a]\n", "nested more than 40 levels deep"),
+        (b"a: &a [*a]\n", "line 1: an anchor holds itself"),
+        (b"x: 1\na: &a {b: *a}\n", "line 2: an anchor holds itself"),
         (
             b"a: &a [x, x, x, x, x, x, x, x, x]\n"
             + b"".join(b"%c: &%c [%b]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(8)),
-            "holds more than 200,000 values",
+            "its anchors multiply to",
         ),
+        (
+            b"a0: &a0 {x: 1}\n" + b"".join(b"a%d: &a%d {x: *a%d}\n" % (i, i, i - 1) for i in range(1, 300)),
+            "levels; at most",
+        ),
+        (b"", "is no map of keys"),
+        (b"a: 2020-13-41\n", "holds a value that cannot be read (month must be in 1..12)"),
+        (b"a: " + b"9" * 5000, "holds a value that cannot be read"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is there twice"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is nested more than 100 levels deep"),
+        (b"__use_yte__: true\nresults: r\n", "a template that may run code"),
     ],
-    ids=["nested", "latin-1", "open", "twice", "list", "endless", "anchors"],
 )
 def test_a_file_that_is_no_config_is_one_line(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(content)
@@ -454,6 +464,15 @@ def test_a_file_that_is_no_config_is_one_line(content: bytes, words: str, tmp_pa
         load_config(tmp_path / "config.yaml")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["--configfile", "{f}"], ["-n", "--configfiles={f}", "--config", "a=b"]])
+def test_the_files_of_a_command_line_are_checked(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"a: \xe9")
+    with pytest.raises(SystemExit) as caught:
+        check_command_line(["--cores", "2", *(word.format(f=tmp_path / "c.yaml") for word in words)])
+    assert caught.value.code == f"config: {tmp_path}/c.yaml: is not UTF-8 text (byte 3); save it as UTF-8"
+    check_command_line(["--cores", "2", "--config", "a=b"])
 
 
 def test_more_than_a_hundred_shards_have_three_digits(config: dict[str, Any]) -> None:

@@ -35,6 +35,19 @@ def test_a_dry_run_plans_weights_that_are_already_trained(project: Project) -> N
         assert project.planned("results/finetune/done/weights.safetensors") == {"import_weights": 1}
 
 
+@pytest.mark.parametrize("profile", ["default", "slurm"])
+def test_a_config_file_that_would_break_snakemake_is_one_line(project: Project, profile: str) -> None:
+    path = project.folder / "tiny.yaml"
+    before = path.read_text()
+    path.write_text("a: " + "[" * 20_000)
+    try:
+        done = project.snakemake("--dry-run", "--workflow-profile", profile, check=False)
+    finally:
+        path.write_text(before)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == ["config: tiny.yaml, line 1: is nested more than 100 levels deep"]
+
+
 def test_the_workstation_profile_is_found(project: Project) -> None:
     done = project.snakemake("--dry-run")
     assert "Using workflow specific profile" in done.stdout + done.stderr

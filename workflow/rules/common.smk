@@ -14,7 +14,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
 from vss.workflow import failures, jobs, settings
-from vss.workflow.config import check_keys
+from vss.workflow.config import check_files
 from vss.workflow.digest import stage_digest
 from vss.workflow.plan import Plan, any_of, export_paths_to_jobs
 from vss.workflow.signals import pass_on_to_jobs
@@ -29,7 +29,7 @@ if workflow.remote_exec:
 
 CONFIG_FILES = workflow.config_settings.configfiles or [REPOSITORY / "config.yaml"]
 try:
-    check_keys(CONFIG_FILES)
+    check_files(CONFIG_FILES)
 except UserError as mistake:
     sys.exit(str(mistake))
 

@@ -6,8 +6,12 @@ ask the same.
 
 from __future__ import annotations
 
+import argparse
+import functools
+import json
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from vss.configs.schema import check_config
 from vss.core.errors import UserError
 
 _MOST_LEVELS = 100  # of maps and lists in a file
+_MOST_VALUES = 200_000
 _CHECKOUT = configs.FOLDER.parents[3]
 # Folders of the checkout that no run may write into.
 _SOURCES = (
@@ -33,11 +38,7 @@ def load_config(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, is not YAML, or its first mistake.
     """
-    check_keys([file])
-    config = yaml.load(_text_of(file), Loader=_LOADER)
-    if not isinstance(config, dict):
-        raise UserError(f"config: {file}: is no map of keys; docs/config.md lists them")
-    return read_config(config)
+    return read_config(_read_file(file))
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,19 +53,45 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def check_keys(files: Iterable[str | Path]) -> None:
-    """Checks that YAML files can be read, and that no map has a key twice, of which YAML would take the last.
+def check_files(files: Iterable[str | Path]) -> None:
+    """Checks that config files can be read whatever reads them: JSON or YAML of a sane size, a map without double keys.
 
     Raises:
         UserError: the file, and where known the line.
     """
     for file in files:
-        if Path(file).suffix in (".yaml", ".yml"):
-            try:
-                _check_levels(file)
-                _refuse_doubles(yaml.compose(_text_of(file), Loader=_LOADER), file, set())
-            except yaml.YAMLError as error:
-                raise UserError(f"config: {file}: is not valid YAML ({' '.join(str(error).split())})") from None
+        _read_file(file)
+
+
+def check_command_line(words: Sequence[str]) -> None:
+    """Checks the files of --configfile on Snakemake's command line, and exits with one line at the first mistake.
+
+    A profile calls it, since Snakemake reads these files before the Snakefile.
+    """
+    options = argparse.ArgumentParser(prog="snakemake", add_help=False)
+    options.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
+    options.add_argument("--config", "-C", nargs="*")  # else it would be taken for short for the other
+    try:
+        check_files(options.parse_known_args(words)[0].configfile)
+    except UserError as mistake:
+        sys.exit(str(mistake))
+
+
+def _read_file(file: str | Path) -> dict[str, Any]:
+    text = _text_of(file)
+    try:
+        value = _parse(text, file)
+    except RecursionError:
+        raise UserError(f"config: {file}: is nested more than {_MOST_LEVELS} levels deep") from None
+    except ValueError as error:
+        raise UserError(f"config: {file}: holds a value that cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"config: {file}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"config: {file}: is no map of keys; docs/config.md lists them")
+    if "__use_yte__" in value:
+        raise UserError(f"config: {file}: holds '__use_yte__', a template that may run code; write its values")
+    return value
 
 
 def _text_of(file: str | Path) -> str:
@@ -76,32 +103,72 @@ def _text_of(file: str | Path) -> str:
         raise UserError(f"config: {file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def _check_levels(file: str | Path) -> None:
-    """Refuses a file nested so deeply that reading it would exhaust the stack."""
+def _parse(text: str, file: str | Path) -> Any:
+    """Returns the value of a text, which is tried as JSON first, as Snakemake does."""
+    try:
+        return json.loads(text, object_pairs_hook=functools.partial(_map_without_doubles, file))
+    except json.JSONDecodeError:
+        _check_levels(text, file)
+        _check_nodes(yaml.compose(text, Loader=_LOADER), file, {})
+        return yaml.load(text, Loader=_LOADER)
+
+
+def _map_without_doubles(file: str | Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if double := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"config: {file}: key {double!r} is there twice")
+    return dict(pairs)
+
+
+def _check_levels(text: str, file: str | Path) -> None:
+    """Refuses a text nested so deeply that reading it would exhaust the stack."""
     levels = 0
-    for event in yaml.parse(_text_of(file), Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_LOADER):
         levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if levels > _MOST_LEVELS:
             line = event.start_mark.line + 1
             raise UserError(f"config: {file}, line {line}: is nested more than {_MOST_LEVELS} levels deep")
 
 
-def _refuse_doubles(node: yaml.Node | None, file: str | Path, seen: set[int]) -> None:
-    if node is None or id(node) in seen:  # an alias is the node that it names
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_doubles(item, file, seen)
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    line = key.start_mark.line + 1
-                    raise UserError(f"config: {file}, line {line}: key {key.value!r} is there twice")
-                keys.add(key.value)
-            _refuse_doubles(value, file, seen)
+def _check_nodes(node: yaml.Node | None, file: str | Path, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Refuses double keys, anchors that hold themselves, and anchors that multiply to what nobody could read.
+
+    Args:
+        node: of YAML's tree, in which an alias is the node that it names.
+        file: what is named.
+        sizes: by node, what is returned for it; None while the node is looked at.
+
+    Returns:
+        (values, levels) of the node, with every alias counted as what it stands for.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 1
+    line = node.start_mark.line + 1
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        if isinstance(node, yaml.MappingNode):
+            _refuse_doubles(node, file)
+        children = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        found = [_check_nodes(child, file, sizes) for child in children]
+        values, levels = 1 + sum(size for size, _ in found), 1 + max((level for _, level in found), default=0)
+        if values > _MOST_VALUES or levels > _MOST_LEVELS:
+            raise UserError(
+                f"config: {file}, line {line}: its anchors multiply to {values:,} values on {levels:,} levels; at most"
+                f" {_MOST_VALUES:,} on {_MOST_LEVELS}"
+            )
+        sizes[id(node)] = values, levels
+    if (size := sizes[id(node)]) is None:
+        raise UserError(f"config: {file}, line {line}: an anchor holds itself")
+    return size
+
+
+def _refuse_doubles(node: yaml.MappingNode, file: str | Path) -> None:
+    keys: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in keys:
+                raise UserError(f"config: {file}, line {key.start_mark.line + 1}: key {key.value!r} is there twice")
+            keys.add(key.value)
 
 
 def _check_folders(config: Mapping[str, Any]) -> None:
