@@ -105,3 +105,22 @@ def test_a_damaged_file_of_settings_is_one_line(content, said, tmp_path, capsys)
 def test_settings_may_stand_in_a_file(tmp_path) -> None:
     (tmp_path / "settings.json").write_text('{"a": 1}')
     assert cli.json_object(str(tmp_path / "settings.json")) == cli.json_object('{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_the_completion_script_knows_commands_options_and_their_values(shell, capsys) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in cli.COMMANDS)
+    assert "probabilities" in script and "train-refiner" in script
+
+
+def test_bash_completes_with_it(tmp_path, capsys) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (tmp_path / "vss").write_text(capsys.readouterr().out)
+    ask = 'source ./vss; COMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_vss; echo "${{COMPREPLY[@]}}"'
+    for words, expected in (("vss pred", "predict"), ("vss score --split v", "val"), ("vss models --j", "--json")):
+        done = subprocess.run(
+            ["bash", "-c", ask.format(words)], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected], words

@@ -18,7 +18,7 @@ ORDER = (
 )
 # Rooms with a rule of their own: what the Snakefile asks imports no stage, and no stage imports the doors.
 WORKFLOW_IMPORTS = {"core", "configs"}
-DOORS = {"api", "cli", "doctor", "__main__"}
+DOORS = {"api", "cli", "completion", "doctor", "__main__"}
 LIGHT = (
     "doctor",
     "prepare.run",

@@ -219,6 +219,14 @@ PEOPLE = (
         prints=True,
     ),
     Command(
+        "completion",
+        "vss.completion:print_completion",
+        "Print a script with which your shell completes commands, options and files.",
+        (option("shell", choices=("bash", "zsh", "tcsh")),),
+        example="vss completion bash >> ~/.bash_completion",
+        prints=True,
+    ),
+    Command(
         "drop-scores",
         "vss.workflow.drop:drop_scores",
         "Delete stored class scores that no ensemble of the config needs.",
@@ -384,7 +392,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return EXIT_USER_ERROR
     try:
-        arguments = vars(_parser().parse_args(words))
+        arguments = vars(build_parser().parse_args(words))
     except UserError as error:  # of a file that stands for its content
         print(f"vss {words[0]}: {error}; fix it, or delete it and rerun", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -425,19 +433,23 @@ def _one_line(error: OSError) -> str:
     return reason if name is None else f"{name}: {reason}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="vss",
+        usage="vss [-h] [--version] COMMAND ...",
         description=f"{_listed('Commands for people', PEOPLE)}\n\n{_listed('Commands of the workflow', WORKFLOW)}",
         epilog="`vss COMMAND --help` describes one command. `snakemake` runs the workflow.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parsers = parser.add_subparsers(dest="_name", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    parsers = parser.add_subparsers(dest="_name", required=True, prog="vss", metavar="COMMAND", help=argparse.SUPPRESS)
     for command in COMMANDS.values():
         example = f"example: {command.example}" if command.example else None
-        added = parsers.add_parser(command.name, description=command.help, epilog=example, allow_abbrev=False)
+        added = parsers.add_parser(
+            command.name, help=command.help, description=command.help, epilog=example, allow_abbrev=False
+        )
         for argument in command.options:
             added.add_argument(argument.name, **argument.settings)
     return parser

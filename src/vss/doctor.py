@@ -7,6 +7,7 @@ traceback, and the others still run. Nothing is imported above that may be what 
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib
 import logging
 import os
@@ -89,18 +90,18 @@ def examine(config_file: str | os.PathLike | None = None) -> Findings:
         yield from _safely("/dev/shm", _shared_memory)
         return
     config: dict[str, Any] = {}
-    yield from _safely("config", lambda: _config(config_file or _DEFAULT_CONFIG, config))
+    yield from _safely("config", functools.partial(_config, config_file or _DEFAULT_CONFIG, config))
     if not config:
         yield from _safely("/dev/shm", _shared_memory)
         return
-    yield from _safely("datasets", lambda: _datasets(config))
+    yield from _safely("datasets", functools.partial(_datasets, config))
     plans: list[Any] = []
-    yield from _safely("config", lambda: _plan(config, plans))
-    yield from _safely("folders", lambda: _folders(config))
+    yield from _safely("config", functools.partial(_plan, config, plans))
+    yield from _safely("folders", functools.partial(_folders, config))
     for plan in plans:
-        yield from _safely("weights", lambda plan=plan: _weights(plan))
-        yield from _safely("disk", lambda plan=plan: _disk(plan))
-    yield from _safely("/dev/shm", lambda: _shared_memory(*plans))
+        yield from _safely("weights", functools.partial(_weights, plan))
+        yield from _safely("disk", functools.partial(_disk, plan))
+    yield from _safely("/dev/shm", functools.partial(_shared_memory, *plans))
 
 
 def _safely(what: str, look: Callable[[], Findings]) -> Findings:
@@ -222,7 +223,7 @@ def _config(file: str | os.PathLike, config: dict[str, Any]) -> Findings:
     """Reads a config into `config`."""
     from vss.workflow.config import load_config
 
-    config.update(load_config(file))
+    config.update(load_config(os.fspath(file)))
     yield Finding(OK, f"config: {file}: {len(config['models'])} models, {len(config['predictions'])} predictions")
 
 

@@ -9,6 +9,7 @@ EXTRAS = {
     "psutil": "workflow",
     "segment_anything": "refine",
     "segmentation_refinement": "refine",
+    "shtab": "cli",
     "skimage": "refine",
     "snakemake": "workflow",
     "tensorboard": "train",
