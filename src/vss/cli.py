@@ -270,6 +270,12 @@ WORKFLOW = (
         (*files("weights", "config", "index", "card"), *files("out", nargs="+"), SETTINGS, *SHARD, DEVICE),
     ),
     Command(
+        "import-prediction",
+        "vss.exchange.run:import_prediction",
+        "Import a shard of what another system predicted.",
+        (*files("index", "card"), *files("out", nargs="+"), SETTINGS, *SHARD),
+    ),
+    Command(
         "search",
         "vss.ensemble.search:search",
         "Choose an ensemble's weights and temperatures on val.",

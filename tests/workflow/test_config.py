@@ -11,6 +11,8 @@ import yaml
 
 from vss import configs
 from vss.core.errors import UserError
+from vss.core.shards import shard_of
+from vss.workflow import jobs
 from vss.workflow.config import check_command_line, check_files, load_config, read_config
 from vss.workflow.plan import Plan, any_of
 from vss.workflow.settings import check_soups, check_views, counted_settings, resolved_rows, training_digest
@@ -378,6 +380,109 @@ def test_training_settings_hold_what_the_result_depends_on_and_nothing_else(conf
     settings = plan_of(config).training_settings("finetune", "a")
     assert "gpus" not in settings
     assert settings["cfg_options"] == {"x.y": 1}
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Path:
+    """Label maps of another system, which plans do not open."""
+    for video in ("v0", "v1"):
+        (tmp_path / "peer" / video).mkdir(parents=True)
+        (tmp_path / "peer" / video / "1.png").write_text(video)
+    return tmp_path / "peer"
+
+
+def test_an_imported_prediction_is_a_prediction_like_any_other(config: dict[str, Any], peer: Path) -> None:
+    config["predictions"] |= {"peer": {"title": "A peer", "labels": str(peer)}, "peer.ssa": {}, "mixed": {}}
+    config["ensembles"]["mixed"] = {"members": {"peer": 1, "a.single": 2}}
+    plan = plan_of(config)
+    assert plan.scored() == ["a.single", "b.flip.ssa", "both", "peer", "peer.ssa", "mixed"]
+    assert plan.inferred() == ["a.single", "b.flip"]
+    assert plan.with_scores() == ["a.single", "b.flip", "peer"]
+    assert list(plan.imports) == ["peer"] and plan.title("peer.ssa") == "A peer + ssa"
+    config["predictions"]["peer"] = {
+        "title": "A peer",
+        "labels": str(peer),
+        "confidence": 0.7,
+        "splits": ["val", "test"],
+    }
+    plan = plan_of(config)
+    assert jobs.import_settings(plan, "peer") == {"prediction": "peer", "labels": str(peer), "confidence": 0.7}
+    del config["predictions"]["mixed"]
+    assert jobs.import_settings(plan_of(config), "peer") == {"prediction": "peer", "labels": str(peer)}
+
+
+def test_a_prediction_of_test_alone_is_submitted_and_not_scored(config: dict[str, Any], peer: Path) -> None:
+    config["predictions"]["peer"] = {"labels": str(peer), "splits": ["test"]}
+    config["targets"]["submit"] = ["peer.ssa"]
+    plan = plan_of(config)
+    assert "peer" not in plan.scored()
+    assert "peer" not in [row["name"] for row in jobs.report_settings(plan)["rows"]]
+
+
+def test_only_the_shard_of_a_changed_file_is_imported_again(config: dict[str, Any], peer: Path, tmp_path: Path) -> None:
+    config["predictions"]["peer"] = {"labels": str(peer)}
+    config["data"]["vspw"]["shards"] = {"val": 2}
+    mine = f"{shard_of('v0', 2):02d}"
+    other = {"00": "01", "01": "00"}[mine]
+    before = {shard: plan_of(config).import_content("peer", "val", shard) for shard in ("00", "01")}
+    (peer / "v0" / "1.png").write_text("fixed")
+    after = {shard: plan_of(config).import_content("peer", "val", shard) for shard in ("00", "01")}
+    assert before[mine] != after[mine]
+    assert before[other] == after[other]
+    (tmp_path / "ids.csv").write_text("id,class\n0,wall\n")
+    config["predictions"]["peer"]["ids"] = str(tmp_path / "ids.csv")
+    with_table = plan_of(config).import_content("peer", "val", other)
+    assert with_table != after[other]
+    (tmp_path / "ids.csv").write_text("id,class\n0,door\n")
+    assert plan_of(config).import_content("peer", "val", other) != with_table
+
+
+IMPORT_MISTAKES = [
+    ("predictions/peer/labels", "no/such", ["predictions.peer.labels: no folder 'no/such'"]),
+    ("predictions/peer/labels", "{peer}/{{video}}/mask/{{frame}}.png", ["predictions.peer.labels: no file matches"]),
+    ("predictions/peer/scores", "x/{{frame}}.npz", ["predictions.peer: an imported", "found both"]),
+    ("predictions/peer/layout", "dvsi", ["predictions.peer.layout: is 'dvsi', must be one of 'vspw', 'dvis'"]),
+    ("predictions/peer/ids", "no/ids.csv", ["predictions.peer.ids: no file 'no/ids.csv'"]),
+    ("predictions/peer/segments", "no.json", ["predictions.peer.segments: no file 'no.json'"]),
+    ("predictions/a.single", {"ids": "raw"}, ["predictions.a.single", "exactly one of labels and scores; found none"]),
+    ("predictions/a.single", {"labels": "{peer}"}, ["name 'a.single' of an imported prediction may hold letters"]),
+    ("predictions/both", {"labels": "{peer}"}, ["predictions.both: is imported", "taken by ensembles.both"]),
+    ("predictions/pear.ssa", {}, ["'pear.ssa' names no", "did you mean 'peer'"]),
+    ("predictions/pear", {}, ["'pear' names no ensemble (did you mean 'peer'?)"]),
+    ("predictions/peer.sa", {}, ["'peer.sa' names no refiner 'sa' (did you mean 'ssa'?)"]),
+    ("ensembles/both/members", {"peer.ssa": 1}, ["'peer.ssa' is no `model.tta` or imported prediction"]),
+    ("ensembles/both/members", {"pear": 1}, ["ensembles.both.members: 'pear' names no", "did you mean 'peer'"]),
+    ("targets/submit", ["peer"], ["targets.submit: 'peer' needs peer on test; predictions.peer.splits is ['val']"]),
+    ("ensembles/both/members", {"peer": 1}, ["targets.submit: 'both.ssa.cascadepsp' needs peer on test"]),
+    ("targets/score_split", "train", ["predictions: 'peer.ssa' needs peer on train"]),
+    ("report/overlays", ["pear"], ["report.overlays: 'pear' is not among predictions"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), IMPORT_MISTAKES)
+def test_a_mistake_of_an_import_is_one_line(
+    path: str, value: Any, words: list[str], config: dict[str, Any], peer: Path
+) -> None:
+    config["predictions"] |= {"peer": {"labels": str(peer)}, "peer.ssa": {}}
+    plan_of(config)
+    if isinstance(value, str):
+        value = value.format(peer=peer)
+    elif isinstance(value, dict) and "labels" in value:
+        value = {"labels": str(peer)}
+    put(config, path, value)
+    with pytest.raises(UserError) as caught:
+        plan_of(config)
+    line = str(caught.value)
+    assert line.startswith("config: ") and "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_predictions_that_none_covers_the_scored_split_are_refused(config: dict[str, Any], peer: Path) -> None:
+    config["predictions"] = {"peer": {"labels": str(peer), "splits": ["test"]}}
+    config["targets"] = {}
+    with pytest.raises(UserError, match=r"^config: predictions: none covers 'val', which targets.score_split names$"):
+        plan_of(config)
 
 
 def test_any_of_matches_names_exactly() -> None:

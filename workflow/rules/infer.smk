@@ -19,7 +19,7 @@ rule infer:
     benchmark:
         "<results>/benchmarks/infer/{member}.{split}.{shard}.tsv"
     wildcard_constraints:
-        member=any_of(plan.with_scores()),
+        member=any_of(set(plan.with_scores()) - set(plan.imports)),
     conda:
         "../../envs/vss.yaml"
     resources:

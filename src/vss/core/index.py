@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ import pandas as pd
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
 from vss.core.order import natural_key
+from vss.core.shards import shard_of
 
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
 INDEX_KEY = ("split", "video", "frame")  # what a row is found and sorted by
@@ -115,11 +115,6 @@ def read_card(path: str | os.PathLike) -> Card:
 def _card_of(content: Mapping[str, Any]) -> Card:
     left_out = tuple(LeftOut(**item) for item in content.get("left_out", ()))
     return Card(**{**content, "left_out": left_out})
-
-
-def shard_of(video: str, shards: int) -> int:
-    """Returns the shard 0..shards-1 of a video: a hash of its id, so that adding videos moves no other."""
-    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
 
 
 def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def _rows(title: str, result: Mapping[str, Any], titles: Mapping[str, str]) -> l
         model, _, tta = member["name"].partition(".")
         rows.append(
             _row(
-                f"{titles.get(model, model)}, {tta}",
+                ", ".join(filter(None, (titles.get(model, model), tta))),  # an imported prediction has no tta
                 Weight=f"{member['weight'] / total:.2f}",
                 Temperature=f"{member['temperature']:.2f}",
                 mIoU=f"{100 * result['alone'][member['name']]:.2f}",

@@ -25,6 +25,7 @@ ENTRY_MODULES = {
     "import": ("vss.weights.import_checkpoint",),
     "soup": ("vss.weights.average",),
     "infer": ("vss.infer.run",),
+    "import_prediction": ("vss.exchange.run",),
     "search": ("vss.ensemble.search",),
     "ensemble": ("vss.ensemble.run",),
     "propose": ("vss.refine.propose",),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vss.configs.layouts import import_keys
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.workflow.digest import stage_digest, trained_with_other_code
@@ -101,6 +102,13 @@ def infer_settings(plan: Plan, member: str) -> dict[str, Any]:
     return {"prediction": member, "tta": plan.views(model, tta), "protocol": plan.config["protocol"]}
 
 
+def import_settings(plan: Plan, name: str) -> dict[str, Any]:
+    """Returns the settings of importing a prediction: its row, without what changes nothing in the files."""
+    unused = {"splits"} if name in plan.with_scores() else {"splits", "confidence"}
+    row = import_keys(plan.predictions[name])
+    return {"prediction": name, **{key: value for key, value in row.items() if key not in unused}}
+
+
 def ensemble_settings(plan: Plan, ensemble: str) -> dict[str, Any]:
     """Returns the settings of averaging an ensemble's members."""
     return {"prediction": ensemble, "members": plan.member_settings(ensemble)}
@@ -141,13 +149,14 @@ def refiner_weights(plan: Plan, refiner: str) -> str:
 
 def report_settings(plan: Plan) -> dict[str, Any]:
     """Returns the settings of the report: its rows, titles and order, and the config's section of it."""
+    scored = {name: plan.predictions[name] for name in plan.scored()}
     rows = [
         {"name": name, "title": plan.title(name), "table": row.get("table"), "paper": row.get("paper", {})}
-        for name, row in plan.predictions.items()
+        for name, row in scored.items()
     ]
     return {
         **plan.config["report"],
-        "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles)},
+        "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
         "protocol": plan.config["protocol"],
         "split": plan.split,
         "rows": rows,

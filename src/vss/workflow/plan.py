@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vss.configs.layouts import ImportSource, import_keys, import_source
 from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
 from vss.core.labels import VSPW
+from vss.core.shards import shard_of
 from vss.workflow.digest import content_mark
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_PREDICTION = 180  # bytes, of the 255 that file systems allow a name
 
 
@@ -40,6 +43,12 @@ class Plan:
         self.split: str = config["targets"]["score_split"]
         self._marks: dict[str, str] = {}
         self._contents: dict[str, dict[str, str]] = {}
+        self._import_contents: dict[tuple[str, str], dict[str, str]] = {}
+        self.imports: dict[str, ImportSource] = {
+            name: import_source(row, where=f"config: predictions.{name}")
+            for name, row in self.predictions.items()
+            if import_keys(row)
+        }
         self._check_names()
         self._check_models(sorted(row_names))
         self._check_predictions()
@@ -159,8 +168,8 @@ class Plan:
     # -- predictions
 
     def scored(self) -> list[str]:
-        """Returns every prediction that is scored, in the config's order."""
-        return list(self.predictions)
+        """Returns every prediction that is scored, in the config's order; an imported one where it covers the split."""
+        return [name for name in self.predictions if name not in self.imports or self._covers(name, self.split)]
 
     def submitted(self) -> list[str]:
         """Returns every prediction of the test split that is zipped."""
@@ -172,7 +181,7 @@ class Plan:
         return [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
 
     def members(self, ensemble: str) -> list[str]:
-        """Returns the members of an ensemble as `model.tta`."""
+        """Returns the members of an ensemble: `model.tta`, or the name of an imported prediction."""
         return list(self.ensembles[ensemble]["members"])
 
     def member_settings(self, ensemble: str) -> list[dict[str, Any]]:
@@ -196,14 +205,38 @@ class Plan:
 
     def inferred(self) -> list[str]:
         """Returns every `model.tta` that is run for what is scored or submitted."""
-        bases = [self.base(name) for name in (*self.scored(), *self.submitted())]
-        members = [self.members(base) if base in self.ensembles else [base] for base in bases]
-        return list(dict.fromkeys(name for names in members for name in names))
+        made_of = [self._made_of(name) for name in (*self.scored(), *self.submitted())]
+        return list(dict.fromkeys(name for names in made_of for name in names if name not in self.imports))
 
     def with_scores(self) -> list[str]:
-        """Returns the `model.tta` whose class scores are stored, because an ensemble in use reads them."""
+        """Returns the members whose class scores are stored, because an ensemble in use reads them."""
         used = {self.base(name) for name in (*self.scored(), *self.submitted())} & set(self.ensembles)
         return sorted({member for name in used for member in self.members(name)})
+
+    def _made_of(self, prediction: str) -> list[str]:
+        """Returns what a prediction is made of, refiners aside: an ensemble's members, or itself alone."""
+        base = self.base(prediction)
+        return self.members(base) if base in self.ensembles else [base]
+
+    def import_content(self, name: str, split: str, shard: str) -> dict[str, str]:
+        """Returns digests of what a shard of an imported prediction is read from: the files of its videos, and tables.
+
+        Where the files' names do not give the video for certain, the files of all shards count. Taken once per run.
+        """
+        source = self.imports[name]
+        files = source.files.filled(split=split)
+        video_is_known = files.has_part_of_its_own("video")
+        if (name, split) not in self._import_contents:
+            self._import_contents[name, split] = files.contents("video" if video_is_known else "")
+        found, shards = self._import_contents[name, split], len(self.shards(split))
+        mine = {video: digest for video, digest in found.items() if not video or shard_of(video, shards) == int(shard)}
+        tables = [source.ids] if source.ids.endswith(".csv") else []
+        tables += [] if source.segments is None else [source.segments.path(split=split)]
+        marks = [str(self.content_of(table)) for table in tables]
+        return {"files": hashlib.sha256(canonical_json(mine).encode()).hexdigest()[:16], "tables": " ".join(marks)}
+
+    def _covers(self, name: str, split: str) -> bool:
+        return split in self.imports[name].settings.splits
 
     def members_possible(self) -> list[str]:
         """Returns every `model.tta` of the config, used or not."""
@@ -275,6 +308,17 @@ class Plan:
                         f"config: {kind}.{name}: the name is taken by {owners[name]}.{name}; choose another"
                     )
                 owners[name] = kind
+        for name in self.imports:
+            if name in owners:
+                raise UserError(
+                    f"config: predictions.{name}: is imported, and the name is taken by {owners[name]}.{name};"
+                    " choose another"
+                )
+            if not _NAME.fullmatch(name):
+                raise UserError(
+                    f"config: predictions: name {name!r} of an imported prediction may hold letters, digits, '_' and"
+                    " '-' only (a dot separates names in paths)"
+                )
 
     def _check_models(self, row_names: list[str]) -> None:
         for name, model in self.models.items():
@@ -313,14 +357,33 @@ class Plan:
     def _check_predictions(self) -> None:
         for ensemble in self.ensembles:
             for member in self.members(ensemble):
-                self._check_model_tta(f"ensembles.{ensemble}.members", member)
+                if member not in self.imports:
+                    self._check_model_tta(f"ensembles.{ensemble}.members", member)
         for name in self.predictions:
             self._check_prediction("predictions", name)
         for name in self.submitted():
             self._check_prediction("targets.submit", name)
         for name in self.config["report"]["overlays"]:
-            if name not in self.predictions:
+            if name not in self.scored():
                 raise UserError(f"config: report.overlays: {name!r} is not among predictions")
+        if not self.scored():
+            raise UserError(f"config: predictions: none covers {self.split!r}, which targets.score_split names")
+        for key, split, names in (
+            ("predictions", self.split, self.scored()),
+            ("targets.submit", "test", self.submitted()),
+        ):
+            for name in names:
+                self._check_covered(key, name, split)
+
+    def _check_covered(self, key: str, name: str, split: str) -> None:
+        """Refuses a prediction that needs an imported one on a split that it does not cover."""
+        needed = {split, "val"} if self.base(name) in self.ensembles and self.searches(self.base(name)) else {split}
+        for source in self._made_of(name):
+            if source in self.imports and (lacking := sorted(s for s in needed if not self._covers(source, s))):
+                raise UserError(
+                    f"config: {key}: {name!r} needs {source} on {lacking[0]}; predictions.{source}.splits is"
+                    f" {list(self.imports[source].settings.splits)}"
+                )
 
     def _check_prediction(self, key: str, name: str) -> None:
         if len(name.encode()) > _LONGEST_PREDICTION:
@@ -329,14 +392,14 @@ class Plan:
                 f" {_LONGEST_PREDICTION}"
             )
         base = self.base(name)
-        if base not in self.ensembles:
+        if base not in self.ensembles and base not in self.imports:
             self._check_model_tta(key, base, whole=name)
 
     def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
         whole = whole or name
         model, *rest = name.split(".")
         if not rest and name not in self.ensembles:
-            near = "" if name in self.models else did_you_mean(name, [*self.models, *self.ensembles])
+            near = "" if name in self.models else did_you_mean(name, [*self.models, *self.ensembles, *self.imports])
             raise UserError(
                 f"config: {key}: {whole!r} names no ensemble{near}; a model needs a tta: {name}.{next(iter(self.tta))}"
             )
@@ -344,14 +407,17 @@ class Plan:
             tta = rest.pop(0)
             if tta not in self.tta:
                 raise UserError(f"config: {key}: {whole!r} names no tta {tta!r}{did_you_mean(tta, self.tta)}")
-        elif model not in self.ensembles:
-            raise UserError(f"config: {key}: {whole!r} names no model {model!r}{did_you_mean(model, self.models)}")
+        elif model not in self.ensembles and model not in self.imports:
+            near = did_you_mean(model, [*self.models, *self.ensembles, *self.imports])
+            raise UserError(f"config: {key}: {whole!r} names no model {model!r}{near}")
         for refiner in rest:
             if refiner not in self.refiners:
                 near = did_you_mean(refiner, self.refiners)
                 raise UserError(f"config: {key}: {whole!r} names no refiner {refiner!r}{near}")
-        if rest or model in self.ensembles:
-            raise UserError(f"config: {key}: {whole!r} is no `model.tta`, which is what an ensemble holds")
+        if rest or model in self.ensembles or model in self.imports:
+            raise UserError(
+                f"config: {key}: {whole!r} is no `model.tta` or imported prediction, which is what an ensemble holds"
+            )
 
     def _check_refiners(self) -> None:
         for name, refiner in self.refiners.items():
@@ -388,6 +454,19 @@ class Plan:
             weights[-1] += "; README.md says where published weights come from"
         if absent or weights:
             raise UserError("config: " + "; ".join([*absent, *weights]))
+        for name, source in self.imports.items():
+            self._check_import_files(name, source)
+
+    @staticmethod
+    def _check_import_files(name: str, source: ImportSource) -> None:
+        tables = [("ids", source.ids)] if source.ids.endswith(".csv") else []
+        for split in source.settings.splits:
+            if mistake := source.files.filled(split=split).mistake():
+                raise UserError(mistake)
+            tables += [] if source.segments is None else [("segments", source.segments.path(split=split))]
+        for key, path in tables:
+            if not os.path.isfile(path):
+                raise UserError(f"config: predictions.{name}.{key}: no file {path!r}")
 
     def weight_files(self) -> Iterator[tuple[str, str]]:
         """Yields (key in the config, path) of every file of published weights."""

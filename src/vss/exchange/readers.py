@@ -1,0 +1,276 @@
+"""Readers of imported predictions: one frame at a time, by video and frame, as train ids or class probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vss.configs.layouts import OUR_LABELS, OUR_SCORES, ImportSource
+from vss.core.codec import Encoded, decode, encode
+from vss.core.errors import UserError
+from vss.core.frames_file import FramesReader
+from vss.core.images import read_raw_mask
+from vss.core.labels import IGNORE_INDEX
+from vss.core.labels_file import LabelsReader
+from vss.core.patterns import PathPattern
+from vss.core.scores_file import ScoresReader
+from vss.exchange.ids import IdTable, read_ids
+from vss.exchange.panoptic import PanopticIndex
+
+Key = tuple[str, str]  # (video, frame)
+
+
+class PredictionReader(ABC):
+    """What another system predicted, frame by frame.
+
+    Use as a context manager; methods may be called from several threads.
+    """
+
+    @abstractmethod
+    def file_of(self, key: Key) -> str | None:
+        """Returns the path of the file that holds a frame, None where there is none."""
+
+    @abstractmethod
+    def extra(self, known: Iterable[Key]) -> dict[str, str]:
+        """Returns what is there beyond the known frames: a place for messages, and the video that it seems to be of."""
+
+    @abstractmethod
+    def labels(self, key: Key) -> np.ndarray:
+        """Returns a frame's label map [H, W] uint8 of train ids, 255 = no class, in the size it is stored in.
+
+        Raises:
+            UserError: it is missing or damaged, or holds what is no id.
+        """
+
+    def place(self, key: Key) -> str:
+        """Returns where a frame should be, for messages."""
+        return self.file_of(key) or "/".join(key)
+
+    def __enter__(self) -> PredictionReader:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        return None
+
+
+class ProbabilityReader(PredictionReader):
+    """A prediction that has class probabilities."""
+
+    @abstractmethod
+    def probabilities(self, key: Key) -> np.ndarray:
+        """Returns a frame's class probabilities [C, H, W] float32, as stored; errors as `labels`."""
+
+    def encoded(self, key: Key) -> Encoded | None:
+        """Returns them in our own stored form, None where they are in another."""
+        return None
+
+    def labels(self, key: Key) -> np.ndarray:
+        return self.probabilities(key).argmax(axis=0).astype(np.uint8)
+
+
+class _NamedFiles(PredictionReader):
+    """One file per frame, found by a pattern."""
+
+    def __init__(self, files: PathPattern) -> None:
+        self._files = files
+
+    def place(self, key: Key) -> str:
+        return self._files.path(video=key[0], frame=key[1])
+
+    def file_of(self, key: Key) -> str | None:
+        path = self.place(key)
+        return path if os.path.exists(path) else None
+
+    def extra(self, known: Iterable[Key]) -> dict[str, str]:
+        # By path: where names are joined, as in {video}_{frame}.png, they cannot be read back for certain.
+        paths = {os.path.normpath(self.place(key)) for key in known}
+        found = {os.path.normpath(file.path): file.values.get("video", "") for file in self._files.files()}
+        return {path: video for path, video in found.items() if path not in paths}
+
+
+class _Masks(_NamedFiles):
+    """PNGs of one value per pixel."""
+
+    def __init__(self, files: PathPattern, ids: IdTable) -> None:
+        super().__init__(files)
+        self._ids = ids
+
+    def labels(self, key: Key) -> np.ndarray:
+        path = self.place(key)
+        return self._ids.to_train(read_raw_mask(path), where=path)
+
+
+class _PanopticMasks(_NamedFiles):
+    """PNGs of segments, with their JSON file."""
+
+    def __init__(self, files: PathPattern, index: PanopticIndex) -> None:
+        super().__init__(files)
+        self._index = index
+
+    def file_of(self, key: Key) -> str | None:
+        return super().file_of(key) if key in self._index else None
+
+    def labels(self, key: Key) -> np.ndarray:
+        return self._index.read(self.place(key), key)
+
+
+class _Arrays(_NamedFiles, ProbabilityReader):
+    """Class probabilities as .npy, or .npz of one array."""
+
+    def __init__(self, files: PathPattern, ids: IdTable, num_classes: int) -> None:
+        super().__init__(files)
+        self._ids, self._num_classes = ids, num_classes
+
+    def probabilities(self, key: Key) -> np.ndarray:
+        path = self.place(key)
+        return self._ids.gather(_read_array(path), self._num_classes, where=path)
+
+
+class _OurFiles(PredictionReader):
+    """Our own files of a split's shards, label maps or class scores."""
+
+    def __init__(self, files: PathPattern, reader: type[FramesReader], classes: Sequence[str]) -> None:
+        self._files, self._open, self._classes = files, reader, list(classes)
+        self._ids = read_ids("train", classes, ())
+        self._stack = contextlib.ExitStack()
+        self._reader_of: dict[Key, Any] = {}
+
+    def __enter__(self) -> PredictionReader:
+        with contextlib.ExitStack() as stack:
+            for file in self._files.files():
+                reader = stack.enter_context(self._open(file.path))
+                if reader.classes != self._classes:
+                    raise UserError(f"{file.path}: predicts {len(reader.classes)} classes other than the dataset's")
+                for key in reader.keys():  # noqa: SIM118 (a reader is no dict)
+                    if key in self._reader_of:
+                        raise UserError(
+                            f"{file.path}: frame {key[1]!r} of video {key[0]!r} is also in {self.file_of(key)}"
+                        )
+                    self._reader_of[key] = reader
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    def file_of(self, key: Key) -> str | None:
+        return str(self._reader_of[key].path) if key in self._reader_of else None
+
+    def extra(self, known: Iterable[Key]) -> dict[str, str]:
+        known = set(known)
+        return {f"{self.file_of(key)}: {'/'.join(key)}": key[0] for key in self._reader_of if key not in known}
+
+    def labels(self, key: Key) -> np.ndarray:
+        stored = self._reader_of[key].read(*key)
+        return self._ids.to_train(stored, where=f"{self.file_of(key)}: frame {key[1]!r} of video {key[0]!r}")
+
+
+class _OurScores(_OurFiles, ProbabilityReader):
+    """Our own class scores."""
+
+    def labels(self, key: Key) -> np.ndarray:
+        return self.encoded(key).labels
+
+    def encoded(self, key: Key) -> Encoded:
+        return self._reader_of[key].read_encoded(*key)
+
+    def probabilities(self, key: Key) -> np.ndarray:
+        return decode(self.encoded(key)).dense()
+
+
+def open_reader(
+    source: ImportSource, *, split: str, classes: Sequence[str], label_map: Sequence[int]
+) -> PredictionReader:
+    """Returns the reader of a source's frames of one split.
+
+    Args:
+        source: see `vss.configs.layouts.import_source`.
+        split: stands in place of {split}.
+        classes: the dataset's class names, position = train id.
+        label_map: its train ids, position = raw mask value.
+
+    Raises:
+        UserError: the table of ids or the panoptic JSON has a mistake.
+    """
+    files = source.files.filled(split=split)
+    if source.holds == OUR_LABELS:
+        return _OurFiles(files, LabelsReader, classes)
+    if source.holds == OUR_SCORES:
+        return _OurScores(files, ScoresReader, classes)
+    ids = None if source.ids == "categories" else read_ids(source.ids, classes, label_map)
+    if source.segments is not None:
+        return _PanopticMasks(files, PanopticIndex(source.segments.path(split=split), ids, classes))
+    assert ids is not None, source
+    return _Arrays(files, ids, len(classes)) if source.has_scores else _Masks(files, ids)
+
+
+def fitted_labels(labels: np.ndarray, size: tuple[int, int], resize: str | None, *, where: str) -> np.ndarray:
+    """Returns a label map at `size` = (H, W).
+
+    Raises:
+        UserError: it is of another size and `resize` is None.
+    """
+    if labels.shape == size:
+        return labels
+    _refuse_unless(resize, labels.shape, size, "nearest", where)
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def fitted_probabilities(planes: np.ndarray, size: tuple[int, int], resize: str | None, *, where: str) -> np.ndarray:
+    """Returns class probabilities [C, H, W] at `size`, resized bilinearly (align_corners False); errors as above."""
+    if planes.shape[1:] == size:
+        return planes
+    _refuse_unless(resize, planes.shape[1:], size, "bilinear", where)
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in planes])
+
+
+def _refuse_unless(resize: str | None, found: tuple[int, ...], size: tuple[int, int], rule: str, where: str) -> None:
+    if resize is None:
+        raise UserError(
+            f"{where}: is {found[1]}x{found[0]}, its image is {size[1]}x{size[0]}; resize: {rule} would resize it"
+        )
+
+
+def votes(labels: np.ndarray, confidence: float, num_classes: int) -> Encoded:
+    """Returns a label map [H, W] uint8 as stored class probabilities.
+
+    The labelled class has `confidence`, all others the same share of the rest; where there is no class (255), every
+    class has the same.
+    """
+    rest = (1 - confidence) / (num_classes - 1)
+    probabilities = np.full((num_classes, *labels.shape), rest, np.float32)
+    np.put_along_axis(probabilities, np.minimum(labels, num_classes - 1)[None].astype(np.intp), confidence, 0)
+    probabilities[:, labels == IGNORE_INDEX] = 1 / num_classes
+    return encode(probabilities)
+
+
+def _read_array(path: str) -> np.ndarray:
+    """Returns the one array [K, H, W] of a .npy or .npz file as float32.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded as archive:
+                if len(archive.files) != 1:
+                    raise UserError(
+                        f"{path}: holds {len(archive.files)} arrays ({', '.join(archive.files)}), must hold one"
+                    )
+                loaded = archive[archive.files[0]]
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many types on damaged files
+        raise UserError(
+            f"{path}: not a readable array ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
+    if loaded.ndim != 3 or loaded.dtype.kind != "f" or not loaded.size:
+        raise UserError(f"{path}: holds {loaded.dtype} of shape {loaded.shape}, must be floating-point [C, H, W]")
+    return loaded.astype(np.float32)

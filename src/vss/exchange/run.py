@@ -1,0 +1,212 @@
+"""The import stage: one shard of another system's prediction to the files that the infer stage writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vss.configs.layouts import ImportSource, import_source
+from vss.core.codec import Encoded, encode
+from vss.core.errors import UserError
+from vss.core.files import sha256_of_file, write_json
+from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.labels_file import LabelsWriter
+from vss.core.log import log, track
+from vss.core.scores_file import ScoresWriter
+from vss.core.shards import shard_of
+from vss.exchange.readers import (
+    Key,
+    PredictionReader,
+    ProbabilityReader,
+    fitted_labels,
+    fitted_probabilities,
+    open_reader,
+    votes,
+)
+from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
+from vss.infer.stream import WriteBehind, load_ahead
+
+_WORKERS = 2  # frames read side by side
+_NAMED = 5  # frames that a message names
+
+
+@dataclass(frozen=True)
+class ImportedFrame:
+    """One frame, ready to be written.
+
+    Attributes:
+        labels: [H, W] uint8 train ids, 255 = no class.
+        scores: its class probabilities, None where they are not requested.
+        file: where it came from.
+        resized: whether it was of another size.
+    """
+
+    labels: np.ndarray
+    scores: Encoded | None
+    file: str
+    resized: bool
+
+
+def import_prediction(
+    *,
+    settings: Mapping[str, Any],
+    index: str | os.PathLike,
+    card: str | os.PathLike,
+    split: str,
+    shard: int,
+    shards: int,
+    out: Sequence[str | os.PathLike],
+) -> None:
+    """Imports every frame of a shard and writes the prediction files, whole or not at all.
+
+    Args:
+        settings: {prediction: name, and the keys of a row of the config's `predictions`}; see `ImportSettings`.
+        index, card: the prepared dataset.
+        split, shard, shards: which frames; a shard without frames gives valid files without frames.
+        out: one `*.labels.h5`, at most one `*.scores.h5`, and at most one `*.config.json`: what was imported, with a
+            digest of the files' bytes, and when.
+
+    Raises:
+        UserError: a mistake in the settings; frames that are missing, damaged or of another size, files that belong to
+            no frame, values that are no ids.
+    """
+    files = outputs_by_kind(out, optional=(SCORES, CONFIG))
+    row = {key: value for key, value in settings.items() if key != "prediction"}
+    name = settings.get("prediction", files[LABELS].parent.parent.name)
+    source = import_source(row, where=f"import {name}")
+    table, dataset = read_dataset(index, card)
+    rows = shard_rows(table, split=split, shard=shard, shards=shards)
+    what = f"import {name} {split} shard {shard} of {shards}"
+    provenance = {
+        "stage": "import",
+        "settings": {"prediction": name, **row},
+        "files": source.files.text,
+        "index_sha256": dataset.sha256,
+        "split": split,
+        "shard": shard,
+        "shards": shards,
+    }
+    with contextlib.ExitStack() as stack:
+        header: dict[str, Any] = {"classes": dataset.classes, "provenance": provenance}
+        reader = stack.enter_context(
+            open_reader(source, split=split, classes=dataset.classes, label_map=dataset.label_map)
+        )
+        refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=what)
+        _check_extra(reader, source, table, dataset, shard=shard, shards=shards, what=what)
+        labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
+        scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
+        writing = stack.enter_context(WriteBehind(waiting=4))
+
+        def read(row: Any) -> ImportedFrame:
+            return _read_frame(reader, source, row, len(dataset.classes), with_scores=scores_writer is not None)
+
+        ready = load_ahead(rows.itertuples(index=False), read, workers=_WORKERS, ahead=2 * _WORKERS)
+        read_files, resized = dict.fromkeys(_tables_of(source, split)), 0
+        for row, frame in track(ready, what=what, total=len(rows)):
+            writing.put(labels_writer.write, row.video, row.frame, frame.labels)
+            if scores_writer:
+                writing.put(scores_writer.write_encoded, row.video, row.frame, frame.scores)
+            read_files[frame.file] = None
+            resized += frame.resized
+    if resized:
+        log(f"{what}: {resized} of {len(rows)} frames were of another size and resized ({source.settings.resize})")
+    if CONFIG in files:
+        imported = {"files": len(read_files), "sha256": _digest(read_files), "resized": resized, "time": _now()}
+        write_json(files[CONFIG], {**provenance, "imported": imported})
+
+
+def refuse_missing(reader: PredictionReader, keys: Iterable[Key], *, what: str) -> None:
+    """Refuses a prediction that lacks some of the frames (video, frame).
+
+    Raises:
+        UserError: the first ones, and how many.
+    """
+    keys = list(keys)
+    missing = [key for key in keys if reader.file_of(key) is None]
+    if missing:
+        places = _first([reader.place(key) for key in missing])
+        raise UserError(f"{what}: no prediction for {len(missing)} of {len(keys)} frames: {places}")
+
+
+def _check_extra(
+    reader: PredictionReader,
+    source: ImportSource,
+    table: pd.DataFrame,
+    dataset: Card,
+    *,
+    shard: int,
+    shards: int,
+    what: str,
+) -> None:
+    """Refuses files of no frame of the dataset, where the settings say so; every shard looks at its own videos.
+
+    Raises:
+        UserError: the first ones, and how many.
+    """
+    if source.settings.on_extra == "skip":
+        return
+    known = set(zip(table["video"], table["frame"], strict=True))
+    # What the index lacks only because of problems is no mistake of the prediction.
+    known |= {(item.video, item.frame) for item in dataset.left_out if item.frame}
+    left_out = {item.video for item in dataset.left_out if not item.frame}
+    extra = [
+        place
+        for place, video in reader.extra(known).items()
+        if shard_of(video, shards) == shard and video not in left_out
+    ]
+    if extra:
+        raise UserError(
+            f"{what}: {len(extra)} predictions belong to no frame of the dataset: {_first(extra)}; on_extra: skip"
+            " passes over them"
+        )
+
+
+def _first(places: Sequence[str]) -> str:
+    return ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
+
+
+def _read_frame(
+    reader: PredictionReader, source: ImportSource, row: Any, num_classes: int, *, with_scores: bool
+) -> ImportedFrame:
+    """Returns a frame at its image's size; with class scores where they are requested."""
+    key, size, rule = (row.video, row.frame), (row.height, row.width), source.settings.resize
+    where = reader.place(key)
+    if not isinstance(reader, ProbabilityReader):
+        found = reader.labels(key)
+        labels = fitted_labels(found, size, rule, where=where)
+        scores = votes(labels, source.settings.confidence, num_classes) if with_scores else None
+        return ImportedFrame(labels, scores, where, found.shape != size)
+    # Scores in our own form and of the right size are kept as they are.
+    encoded = reader.encoded(key)
+    if encoded is not None and encoded.labels.shape == size:
+        return ImportedFrame(encoded.labels, encoded, where, resized=False)
+    found = reader.probabilities(key)
+    planes = fitted_probabilities(found, size, rule, where=where)
+    labels = planes.argmax(axis=0).astype(np.uint8)
+    return ImportedFrame(labels, encode(planes, labels) if with_scores else None, where, found.shape[1:] != size)
+
+
+def _tables_of(source: ImportSource, split: str) -> list[str]:
+    """Returns the files that are read besides the frames': the JSON of segments, the table of ids."""
+    segments = [] if source.segments is None else [source.segments.path(split=split)]
+    return segments + ([source.ids] if source.ids.endswith(".csv") else [])
+
+
+def _digest(paths: Iterable[str]) -> str:
+    """Returns the SHA-256 of the files' names and bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path} {sha256_of_file(path)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
