@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vss.configs.resolved import read_model_config
 from vss.core.files import read_json
 from vss.core.images import read_image
 from vss.infer.engine import Engine
@@ -51,7 +52,9 @@ def load_peer(model: Path, views: dict[str, Any]) -> Run:
 
     with DefaultScope.overwrite_default_scope("mmseg"):
         pipeline = Compose(peer_pipeline(views))
-    segmentor = load_segmentor(read_json(model / "config.json"), model / "weights.safetensors")
+    segmentor = load_segmentor(
+        read_model_config(read_json(model / "config.json"), where=str(model)), model / "weights.safetensors"
+    )
     tta_model = SegTTAModel(segmentor).eval()
 
     def run(images: Sequence[Path]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vss.configs.resolved import read_model_config
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.infer.engine import Engine
@@ -86,7 +87,7 @@ class Model:
 
     def _plan(self, tta: Mapping[str, Any] | None, device: str) -> InferencePlan:
         settings = {"tta": dict(tta or {}), "protocol": self.config.get("protocol", "paper")}
-        return plan_inference(self.config, settings, device)
+        return plan_inference(read_model_config(self.config, where=self.name), settings, device)
 
 
 def load(model: str | os.PathLike, weights: str | os.PathLike | None = None, *, device: str = "auto") -> Model:

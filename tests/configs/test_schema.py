@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vss.configs import schema
 from vss.configs.page import config_page
@@ -180,3 +181,15 @@ def test_what_no_setting_may_hold(given: Any, words: str) -> None:
 
 def test_letters_of_every_script_are_text() -> None:
     check_values({"title": "Étude à 480p · 影像"}, where="where")
+
+
+def test_the_defaults_of_rows_are_those_of_their_base() -> None:
+    """The page says them in words; the file has them."""
+    from mmengine.config import Config
+
+    base = Config.fromfile(REPOSITORY / "src" / "vss" / "configs" / "rows" / "_base_" / "training.py")
+    keys = load_schema()["$defs"]["row"]["properties"]
+    said = {key: yaml.safe_load(part["x-default"]) for key, part in keys.items() if "x-default" in part}
+    assert said | {"warmup_ratio": float(said["warmup_ratio"])} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in base.items() if key in said
+    }

@@ -12,7 +12,7 @@ from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.infer import estimate
 from vss.infer.engine import Engine
-from vss.infer.load import model_config, read_plan
+from vss.infer.load import network_config, read_plan
 from vss.infer.predict import predict
 from vss.infer.run import infer
 from vss.models.build import build_segmentor
@@ -30,7 +30,7 @@ def plan_of(folder, row="upernet_convnext-nano_vspw", **settings):
 def test_estimate_is_near_a_real_forward(row, tmp_path):
     plan = plan_of(tmp_path, row, tta={"img_ratios": [0.5, 1.5], "flip": True, "scale": [130, 96]})
     found = estimate.inference(plan, SIZE, with_probabilities=True)
-    model = build_segmentor(model_config(plan.config)).eval()
+    model = build_segmentor(network_config(plan.config)).eval()
     assert found.count == sum(parameter.numel() for parameter in model.parameters())
     assert found.parameters == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     images = torch.rand(2, 3, *estimate.views_of(*SIZE, plan.tta, plan.protocol)[-1].padded)
@@ -45,7 +45,7 @@ def test_estimate_is_near_a_real_forward(row, tmp_path):
 def test_engine_stays_within_the_estimate(tmp_path):
     plan = plan_of(tmp_path, tta={"img_ratios": [1.0, 1.5], "flip": True})
     found = estimate.inference(plan, SIZE, with_probabilities=False)
-    engine = Engine(build_segmentor(model_config(plan.config)), tta=plan.tta, mean=[0.0] * 3, std=[1.0] * 3)
+    engine = Engine(build_segmentor(network_config(plan.config)), tta=plan.tta, mean=[0.0] * 3, std=[1.0] * 3)
     frame = engine.resize(np.zeros((*SIZE, 3), np.uint8))
     weights = [*engine._segmentor.parameters(), *engine._segmentor.buffers()]
     with Meter(weights) as meter:

@@ -10,6 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from vss.configs.resolve import published_settings, resolve
+from vss.configs.resolved import TrainingConfig, read_training_config
 from vss.core.errors import UserError
 from vss.models.build import build_segmentor
 from vss.models.probe import HEADROOM, Meter
@@ -18,8 +19,8 @@ from vss.train import estimate
 ROWS = ["upernet_swin-nano_vspw", "upernet_internimage-nano-h_vspw", "mask2former_internimage-nano-h_vspw"]
 
 
-def config_of(row: str, **settings: Any) -> dict:
-    return published_settings(resolve({"config": row, "crop_size": [96, 128], **settings}))
+def config_of(row: str, **settings: Any) -> TrainingConfig:
+    return read_training_config(published_settings(resolve({"config": row, "crop_size": [96, 128], **settings})))
 
 
 def samples(count: int, size: tuple[int, int]) -> list[SegDataSample]:
@@ -33,8 +34,8 @@ def samples(count: int, size: tuple[int, int]) -> list[SegDataSample]:
 @pytest.mark.parametrize("row", ROWS)
 def test_estimate_is_near_a_real_step(row: str) -> None:
     config = config_of(row)
-    expected = estimate.training(config, images=2)
-    model = build_segmentor(config["model"])
+    expected = estimate.estimate_training(config, images=2)
+    model = build_segmentor(config.model)
     inputs, truth = torch.rand(2, 3, 96, 128), samples(2, (96, 128))
     with Meter([*model.parameters(), *model.buffers()]) as meter:
         loss, _ = model.parse_losses(model.loss(inputs, truth))
@@ -48,11 +49,11 @@ def test_estimate_is_near_a_real_step(row: str) -> None:
 
 def test_checkpointing_and_smaller_batches_need_less() -> None:
     row = "upernet_internimage-nano-xl_vspw"
-    plain = estimate.training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=2)
-    saving = estimate.training(
+    plain = estimate.estimate_training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=2)
+    saving = estimate.estimate_training(
         config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4], "grad_checkpoint": True}), images=2
     )
-    half = estimate.training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=1)
+    half = estimate.estimate_training(config_of(row, cfg_options={"model.backbone.depths": [4, 4, 8, 4]}), images=1)
     assert saving.activations < 0.8 * plain.activations
     assert half.activations < 0.6 * plain.activations
     assert saving.parameters == plain.parameters
@@ -65,35 +66,35 @@ def test_what_cannot_fit_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch,
     assert "gradients" in capsys.readouterr().err
 
 
-def images_at_once(config: dict) -> int:
-    return estimate.check_training(config, gpus=0, what="toy")["training"]["micro_batch"]
+def images_at_once(config: TrainingConfig) -> int | None:
+    return estimate.check_training(config, gpus=0, what="toy").training.micro_batch
 
 
 def test_activations_are_recomputed_where_they_would_not_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     row, deep = "upernet_internimage-nano-xl_vspw", {"model.backbone.depths": [4, 4, 8, 4]}
     config = config_of(row, batch_size=4, cfg_options=deep)
     kept, recomputed = (
-        estimate.training(config_of(row, cfg_options={**deep, "grad_checkpoint": on}), images=4).total
+        estimate.estimate_training(config_of(row, cfg_options={**deep, "grad_checkpoint": on}), images=4).total
         for on in (False, True)
     )
     for room, on in ((int(kept / 0.96), False), (int((kept + recomputed) / 2 / 0.96), True)):
         monkeypatch.setattr(estimate, "_device", lambda gpus, room=room: ("toy", room))
         chosen = estimate.check_training(config, gpus=0, what="toy")
-        assert (chosen["training"]["grad_checkpoint"], chosen["training"]["micro_batch"]) == (on, 4)
-        assert chosen["model"]["backbone"]["with_cp"] == on
+        assert (chosen.training.grad_checkpoint, chosen.training.micro_batch) == (on, 4)
+        assert chosen.model["backbone"]["with_cp"] == on
         assert ("activations recomputed" in capsys.readouterr().err) == on
     chosen = estimate.check_training(config_of(row, cfg_options={**deep, "grad_checkpoint": True}), gpus=0, what="toy")
-    assert chosen["model"]["backbone"]["with_cp"]
+    assert chosen.model["backbone"]["with_cp"]
 
 
-def test_the_batch_is_cut_into_pieces_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_batch_is_cut_into_parts_that_fit(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     config = config_of(ROWS[0], batch_size=12, cfg_options={"grad_checkpoint": False})
-    one, six = estimate.training(config, images=1), estimate.training(config, images=6)
-    room = int((six.total + estimate.training(config, images=12).total) / 2)
+    one, six = estimate.estimate_training(config, images=1), estimate.estimate_training(config, images=6)
+    room = int((six.total + estimate.estimate_training(config, images=12).total) / 2)
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", room))
     assert images_at_once(config) == 6
     said = capsys.readouterr().err
-    assert "in pieces of 6" in said and "recomputed" not in said
+    assert "in gradient accumulation steps of 6" in said and "recomputed" not in said
     monkeypatch.setattr(estimate, "_device", lambda gpus: ("toy", 100 * one.total))
     assert images_at_once(config) == 12
     one_by_one = config_of(ROWS[2], cfg_options={"micro_batch": 1})
@@ -117,6 +118,8 @@ def test_flops_are_those_of_the_formula() -> None:
 
 @pytest.mark.slow
 def test_the_largest_model_is_estimated() -> None:
-    found = estimate.training(published_settings(resolve({"config": "mask2former_internimage-h_vspw"})), images=1)
+    found = estimate.estimate_training(
+        read_training_config(published_settings(resolve({"config": "mask2former_internimage-h_vspw"}))), images=1
+    )
     assert found.count == pytest.approx(1093.9e6, rel=1e-3)
     assert 15 * 2**30 < found.total < 30 * 2**30

@@ -22,13 +22,15 @@ from torch import nn
 from train.tiny import MASK2FORMER, TINY, UPERNET, start
 
 from vss.configs.resolve import published_settings, resolve
+from vss.configs.resolved import read_training_config
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
+from vss.train.job import TrainingJob, write_job
 from vss.train.run import _even_share, run_processes
-from vss.train.worker import Job, work, write_job
+from vss.train.worker import work
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
@@ -124,11 +126,11 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
 
 
-def job_for(config: dict, files: dict[str, Path], folder: Path) -> Job:
+def job_for(document: dict, files: dict[str, Path], folder: Path) -> TrainingJob:
     folder.mkdir()
-    return Job(
+    return TrainingJob(
         what="toy",
-        config=config,
+        config=read_training_config(document),
         index=str(files["index"]),
         card=str(files["card"]),
         init=None,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from vss.configs.resolve import published_settings, resolve
+from vss.configs.resolved import read_training_config
 from vss.core.errors import UserError
 from vss.train import shared_memory
 
-TRAINING = {"batch_size": 8, "crop_size": [480, 853], "num_workers": 4}
+TRAINING = replace(
+    read_training_config(published_settings(resolve({"config": "upernet_swin-l_vspw"}))).training, batch_size=8
+)
 BATCH = 8 * 480 * 853 * 11  # three bytes of RGB, eight of the label
 
 
@@ -24,7 +29,7 @@ def test_docker_s_64_mb_are_refused_before_the_start(
     monkeypatch: pytest.MonkeyPatch, free: int, workers: int, fits: bool
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free * 2**20))
-    training = {**TRAINING, "num_workers": workers}
+    training = replace(TRAINING, num_workers=workers)
     if fits:
         shared_memory.check_shared_memory(training, processes=1)
         return

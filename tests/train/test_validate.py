@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from train.tiny import UPERNET
 
 from vss.configs.resolve import published_settings, resolve
+from vss.configs.resolved import read_model_config
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
 from vss.core.labels_file import LabelsReader
@@ -53,7 +54,7 @@ class Wall(Colours):
 
 
 def test_scores_of_segmentors_that_are_right_wrong_and_broken(prepared: Callable[[str], dict[str, Path]]) -> None:
-    config = published_settings(resolve({"config": UPERNET}))
+    config = read_model_config(published_settings(resolve({"config": UPERNET})), where=UPERNET)
     files = {name: str(path) for name, path in prepared("vspw").items()}
     model = Colours().train()
     assert validate(model, **files, config=config, frames=10)["pixel_accuracy"] > 0.6
@@ -94,6 +95,6 @@ def test_scores_are_those_of_infer_and_score(tmp_path: Path, protocol: str) -> N
     names = {"scores": "scores.json", "per_class": "class.csv", "per_video": "video.csv"}
     summarise(shards=[counts], card=dataset.card, **{key: tmp_path / name for key, name in names.items()})
     expected = read_json(tmp_path / "scores.json")
-    found = validate(model, **files, config=config, frames=3)
+    found = validate(model, **files, config=read_model_config(config, where="config"), frames=3)
     for key, name in (("miou", "mIoU"), ("miou_mmseg", "mIoU_mmseg"), ("pixel_accuracy", "pixel_acc")):
         assert 0 < found[key] == expected[name] < 1, key

@@ -28,6 +28,7 @@ _WORDS = {
 # Sections that several keys share, or that depend on another key: tables of their own.
 _SHARED = {
     "training": "Trainings: models.NAME.pretrain, models.NAME.finetune",
+    "row": "Rows: the keys of cfg_options",
     "views": "Views: tta.NAME, models.NAME.test",
     "cascadepsp": "refiners.NAME.settings, method cascadepsp",
     "ssa": "refiners.NAME.settings, method ssa",

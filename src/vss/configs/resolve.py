@@ -14,32 +14,14 @@ from typing import Any
 from mmengine.config import Config
 
 from vss import configs
-from vss.configs.schema import PRECISIONS, PROTOCOLS
+from vss.configs.resolved import NetworkConfig, RowSettings, TrainingSettings, read_training
+from vss.configs.schema import PROTOCOLS
 from vss.core.errors import UserError, did_you_mean
 from vss.core.labels import LABEL_SPACES
 from vss.models.config_types import check_types
 
 # Keys of a row that a user has no reason to change.
 _DESCRIPTIVE = ("as_published", "paper_miou", "published_weights", "dataset")
-_CHOICES = {
-    "precision": PRECISIONS,
-    "init_classes": ("new", "copy"),
-    "select": ("last", "best"),
-}
-_PAIRS = {"scale": int, "crop_size": int, "ratio_range": (int, float)}
-# Whole numbers and the least each may be.
-_LEAST = {
-    **dict.fromkeys(("batch_size", "max_iters", "keep_checkpoints", "log_interval", "val_frames"), 1),
-    **dict.fromkeys(("seed", "warmup_iters", "num_workers", "checkpoint_interval", "val_interval"), 0),
-}
-# Numbers, and the bounds each lies within; a bound itself is allowed where it says so.
-_BETWEEN = {
-    "flip": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "cat_max_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
-    "warmup_ratio": ("above 0, up to 1", lambda value: 0 < value <= 1),
-    "power": ("above 0", lambda value: value > 0),
-    "min_lr": ("of at least 0", lambda value: value >= 0),
-}
 # What torch's optimizers take, written out because a dry run checks it without torch.
 OPTIMIZERS = {
     "AdamW": (
@@ -69,7 +51,7 @@ _CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite
 _WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
 
 
-def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: str = "paper") -> Config:
+def load(name: str, cfg_options: RowSettings | None = None, *, protocol: str = "paper") -> Config:
     """Returns a row as an MMEngine config, with `cfg_options` (dotted keys) merged in and model sizes brought in line.
 
     Raises:
@@ -89,21 +71,18 @@ def load(name: str, cfg_options: Mapping[str, Any] | None = None, *, protocol: s
         config.merge_from_dict(options)
     except (TypeError, KeyError) as error:  # a map in place of a value, or a value in place of a map
         raise UserError(f"cfg_options: {' '.join(str(error.args[0] if error.args else error).split())}") from None
-    _check_values(name, config)
+    training = _check_training(name, config)
     check_types(config.model, where=f"{name}: model")
     _check_optimizer(name, config.optim_wrapper)
     config.row, config.protocol = name, protocol
     for key in ("as_published", "paper_miou", "published_weights"):
         config.pop(key)
-    _size_model(config)
+    _size_model(config, training)
     return config
 
 
-def resolve(settings: Mapping[str, Any]) -> Config:
+def resolve(settings: RowSettings) -> Config:
     """Returns the config of a training: a row with the settings merged in, its pipeline and schedules written out.
-
-    Args:
-        settings: config (the row's name), protocol, cfg_options, and any top-level key of the row.
 
     Raises:
         UserError: see `load`.
@@ -114,51 +93,46 @@ def resolve(settings: Mapping[str, Any]) -> Config:
     name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
     cfg_options = settings.pop("cfg_options", None) or {}
     config = load(name, {**settings, **cfg_options}, protocol=protocol)
-    config.train_pipeline = train_pipeline(config)
-    config.param_scheduler = param_scheduler(config)
+    training = read_training(name, _plain(config.to_dict()))
+    config.train_pipeline = train_pipeline(training)
+    config.param_scheduler = param_scheduler(training)
     return config
 
 
-def train_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def train_pipeline(training: TrainingSettings) -> list[dict[str, Any]]:
     """Returns the MMSeg transforms that turn a frame and its mask into a training sample."""
-    scale, crop_size = tuple(config["scale"]), tuple(config["crop_size"])
     return [
         dict(type="LoadIndexImage"),
         dict(type="LoadIndexLabels"),
-        dict(type="RandomResize", scale=scale, ratio_range=tuple(config["ratio_range"]), keep_ratio=True),
-        dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=config["cat_max_ratio"]),
-        dict(type="RandomFlip", prob=config["flip"]),
-        *([dict(type="PhotoMetricDistortion")] if config["photometric_distortion"] else []),
+        dict(type="RandomResize", scale=training.scale, ratio_range=training.ratio_range, keep_ratio=True),
+        dict(type="RandomCrop", crop_size=training.crop_size, cat_max_ratio=training.cat_max_ratio),
+        dict(type="RandomFlip", prob=training.flip),
+        *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion else []),
         dict(type="PackSegInputs", meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape")),
     ]
 
 
-def param_scheduler(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def param_scheduler(training: TrainingSettings) -> list[dict[str, Any]]:
     """Returns MMEngine schedulers whose product is mmcv 1.x's poly policy with linear warm-up (exactly for min_lr 0).
 
     At iteration i (from 0), with w warm-up iterations: (1 - i / max_iters)^power, times
     1 - (1 - i / w) * (1 - warmup_ratio) while i < w. MMEngine reaches a schedule's end one step before `end`.
     """
-    warmup, last = config["warmup_iters"], config["max_iters"]
-    poly = dict(type="PolyLR", power=config["power"], eta_min=config["min_lr"], by_epoch=False, begin=0, end=last + 1)
+    warmup, end = training.warmup_iters, training.max_iters + 1
+    poly = dict(type="PolyLR", power=training.power, eta_min=training.min_lr, by_epoch=False, begin=0, end=end)
     if not warmup:
         return [poly]
-    linear = dict(type="LinearLR", start_factor=config["warmup_ratio"], by_epoch=False, begin=0, end=warmup + 1)
+    linear = dict(type="LinearLR", start_factor=training.warmup_ratio, by_epoch=False, begin=0, end=warmup + 1)
     return [linear, poly]
 
 
-def iterations(training: Mapping[str, Any]) -> int:
-    """Returns how many iterations a training runs: its schedule's length, or where it is stopped before."""
-    return training["stop_iter"] or training["max_iters"]
-
-
-def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def published_settings(config: Config) -> dict[str, Any]:
     """Returns what is written next to the weights: everything inference and a reader need, as plain JSON values.
 
     Keys: row, protocol, dataset, classes (names, position = train id), model (MMEngine config), test (how a frame is
     fitted, see _base_/vspw.py), normalisation {mean, std} of RGB 0..255, training (every other key of the config).
     """
-    plain = _plain(config.to_dict() if isinstance(config, Config) else config)
+    plain = _plain(config.to_dict())
     head = ("row", "protocol", "dataset", "model", "test")
     preprocessor = plain["model"]["data_preprocessor"]
     return {
@@ -169,7 +143,7 @@ def published_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _size_model(config: Config) -> None:
+def _size_model(config: Config, training: TrainingSettings) -> None:
     """Brings the model in line with crop_size, dataset and grad_checkpoint."""
     num_classes = LABEL_SPACES[config.dataset].num_classes
     for head in ("decode_head", "auxiliary_head"):
@@ -179,14 +153,14 @@ def _size_model(config: Config) -> None:
             )
     preprocessor = config.model.data_preprocessor
     preprocessor.pop("size_divisor", None)
-    preprocessor.size = tuple(config.crop_size)
+    preprocessor.size = training.crop_size
     config.model.test_cfg.protocol = config.protocol
     for part in (config.model.backbone, config.model.decode_head):
         if part is config.model.backbone or "with_cp" in part:
-            part.with_cp = bool(config.grad_checkpoint)  # None: `estimate.check_training` decides
+            part.with_cp = bool(training.grad_checkpoint)  # None: `estimate.check_training` decides
 
 
-def with_checkpointing(model: Mapping[str, Any], on: bool) -> dict[str, Any]:
+def with_checkpointing(model: NetworkConfig, on: bool) -> dict[str, Any]:
     """Returns a model's config with gradient checkpointing (`with_cp`) on or off in every part that has it."""
     return {
         key: {**part, "with_cp": on} if isinstance(part, Mapping) and "with_cp" in part else part
@@ -243,43 +217,27 @@ def _reads_as_number(text: str) -> bool:
     return True
 
 
-def _check_values(name: str, config: Config) -> None:
-    for key, choices in _CHOICES.items():
-        if config[key] not in choices:
-            raise UserError(f"{name}: {key} is {config[key]!r}, allowed are {', '.join(choices)}")
-    for key, least in _LEAST.items():
-        if not _is_whole(config[key]) or config[key] < least:
-            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least {least}")
-    for key, types in _PAIRS.items():
-        found = config[key]
-        pair = found if isinstance(found, (list, tuple)) else ()
-        if len(pair) != 2 or not all(isinstance(number, types) and number > 0 for number in pair):
-            raise UserError(f"{name}: {key} is {found!r}, must be a list of two positive numbers")
-    if config.ratio_range[0] > config.ratio_range[1]:
-        raise UserError(f"{name}: ratio_range is {list(config.ratio_range)}, must be [least, most]")
-    for key, (words, fits) in _BETWEEN.items():
-        if not _is_number(config[key]) or not fits(config[key]):
-            raise UserError(f"{name}: {key} is {config[key]!r}, must be a number {words}")
-    if not isinstance(config.grad_checkpoint, (bool, type(None))):
-        raise UserError(f"{name}: 'grad_checkpoint' is {config.grad_checkpoint!r}, must be true or false, or null")
+def _check_training(name: str, config: Config) -> TrainingSettings:
+    """Returns a row's typed settings, checked by the schema and against each other; YAML's 2.0 becomes the number 2."""
+    training = read_training(name, _plain(config.to_dict()))
+    for key, value in vars(training).items():
+        if isinstance(value, int) and isinstance(config[key], float):
+            config[key] = value
+    least, most = training.ratio_range
+    if least > most:
+        raise UserError(f"{name}.ratio_range: is {[least, most]}, must be [least, most]")
+    if training.stop_iter is not None and training.stop_iter > training.max_iters:
+        raise UserError(
+            f"{name}.stop_iter: is {training.stop_iter}, after the schedule's end, max_iters {training.max_iters}"
+        )
+    if training.select == "best" and not training.val_interval:
+        raise UserError(f"{name}.select: 'best' needs val_interval, which is 0")
     if any(part.get("with_cp") for part in config.model.values() if isinstance(part, Mapping)):
         raise UserError(f"{name}: with_cp follows from grad_checkpoint; set that")
-    for key in ("micro_batch", "stop_iter"):
-        if config[key] is not None and not (_is_whole(config[key]) and config[key] >= 1):
-            raise UserError(f"{name}: {key} is {config[key]!r}, must be a whole number of at least 1, or null")
-    if config.stop_iter is not None and config.stop_iter > config.max_iters:
-        raise UserError(
-            f"{name}: stop_iter is {config.stop_iter}, after the schedule's end, max_iters {config.max_iters}"
-        )
-    if config.ema is not None and not (_is_number(config.ema) and 0 < config.ema <= 0.5):
-        raise UserError(
-            f"{name}: ema is {config.ema!r}, must be the new weights' share in the average (above 0, up to 0.5) or null"
-        )
-    if config.select == "best" and not config.val_interval:
-        raise UserError(f"{name}: select 'best' needs val_interval, which is 0")
+    return training
 
 
-def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
+def _check_optimizer(name: str, wrapper: NetworkConfig) -> None:
     optimizer = wrapper.get("optimizer")
     if not isinstance(optimizer, Mapping) or "type" not in optimizer:
         raise UserError(f"{name}: optim_wrapper.optimizer is {optimizer!r}, must be a map with type and lr")
@@ -326,10 +284,6 @@ def _check_optimizer(name: str, wrapper: Mapping[str, Any]) -> None:
         raise UserError(f"{name}: optim_wrapper.optimizer.lr is {rate!r}, must be a number above 0")
     if not _is_number(decay) or decay < 0:
         raise UserError(f"{name}: optim_wrapper.optimizer.weight_decay is {decay!r}, must be a number of at least 0")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from vss.configs.resolve import with_checkpointing
+from vss.configs.resolved import ConfigDocument, RowSettings
 
 # What changes where and how a training runs but not what it computes, up to rounding and to the random numbers drawn;
 # only batch norm and hard example mining, which see the images held at once, notice a smaller micro_batch (and fewer
@@ -24,7 +24,7 @@ _DERIVED = ("train_pipeline", "param_scheduler")  # follow from the other settin
 ABSENT: dict[str, Any] = {}
 
 
-def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def result_config(config: ConfigDocument) -> dict[str, Any]:
     """Returns a resolved config without what changes only where and how a training runs."""
     counted = result_settings(config["training"])
     training = {
@@ -35,7 +35,7 @@ def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "model": with_checkpointing(config["model"], False), "training": training}
 
 
-def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def result_settings(settings: RowSettings) -> dict[str, Any]:
     """Returns training settings without what changes only where and how a training runs, cfg_options included."""
     options = settings.get("cfg_options") or {}
     published = options.get("select", settings.get("select", "last"))
@@ -46,7 +46,7 @@ def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return counted
 
 
-def running_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def running_settings(settings: RowSettings) -> dict[str, Any]:
     """Returns what `result_settings` leaves out: what changes only where and how a training runs."""
     counted = result_settings(settings)
     options, kept = settings.get("cfg_options") or {}, counted.get("cfg_options", {})
@@ -56,7 +56,7 @@ def running_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return running
 
 
-def joined_settings(counted: Mapping[str, Any], running: Mapping[str, Any]) -> dict[str, Any]:
+def joined_settings(counted: RowSettings, running: RowSettings) -> dict[str, Any]:
     """Returns whole training settings from their `result_settings` and `running_settings`, keys sorted."""
     options = {**counted.get("cfg_options", {}), **running.get("cfg_options", {})}
     whole = {**counted, **running, "cfg_options": dict(sorted(options.items()))}

@@ -5,7 +5,6 @@ Free of torch and of MMEngine: a dry run asks it.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import math
@@ -19,7 +18,6 @@ from typing import Any, TypeVar
 import jsonschema
 import yaml
 
-from vss import configs
 from vss.core.errors import UserError, did_you_mean
 
 FILE = Path(__file__).with_name("config.schema.yaml")
@@ -117,7 +115,7 @@ def read_section(cls: type[Section], name: str, given: Mapping[str, Any], *, whe
     schema = section_schema(name)
     check_values(given, where=where)
     _validate(given, {**schema, "$defs": load_schema()["$defs"]}, where=where, top="")
-    return _build(cls, _filled(given, schema, stages_too=True))
+    return from_json(cls, _filled(given, schema, stages_too=True))
 
 
 def check_values(given: Any, *, where: str) -> None:
@@ -164,7 +162,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "additionalProperties" and allowed is False:
         known = sorted(error.schema.get("properties", {}))
         extra = next(key for key in found if key not in known)
-        if "cfg_options" in known and extra in _settings_of_rows():
+        if "cfg_options" in known and extra in load_schema()["$defs"]["row"]["properties"]:
             return f"{extra!r} is a setting of the row; write it as cfg_options: {{{extra}: {_short(found[extra])}}}"
         return f"unknown key {_short(extra)}{did_you_mean(str(extra), known)}; allowed: {', '.join(known)}"
     if error.validator == "required":
@@ -195,14 +193,6 @@ def _short(value: Any, *, quoted: bool = True) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-@functools.cache
-def _settings_of_rows() -> frozenset[str]:
-    """Returns the names that every row of src/vss/configs/rows has, and `cfg_options` may change."""
-    source = (configs.FOLDER / "_base_" / "training.py").read_text(encoding="utf-8")
-    targets = (node.targets[0] for node in ast.parse(source).body if isinstance(node, ast.Assign))
-    return frozenset(target.id for target in targets if isinstance(target, ast.Name))
-
-
 def _filled(value: Any, schema: Mapping[str, Any], *, stages_too: bool) -> Any:
     """Returns a copy of `value` with the schema's defaults wherever a key is absent."""
     schema = resolve_reference(schema)
@@ -224,7 +214,8 @@ def _filled(value: Any, schema: Mapping[str, Any], *, stages_too: bool) -> Any:
     return filled
 
 
-def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+def from_json(cls: type[Section], values: Mapping[str, Any]) -> Section:
+    """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses that fields want."""
     hints = typing.get_type_hints(cls)
     return cls(**{key: _as_type(value, hints.get(key, Any)) for key, value in values.items()})
 
@@ -234,7 +225,7 @@ def _as_type(value: Any, hint: Any) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, Mapping):
         made = next((option for option in options if dataclasses.is_dataclass(option)), None)
-        return value if made is None else _build(made, value)
+        return value if made is None else from_json(made, value)
     if isinstance(value, (list, tuple)):
         listed = next((option for option in options if typing.get_origin(option) is tuple), None)
         item_hint = typing.get_args(listed)[0] if listed is not None else Any

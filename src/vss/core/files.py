@@ -13,9 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vss.core.errors import UserError
+
+JsonObject: TypeAlias = Mapping[str, Any]
+"""A JSON object whose members only those know who wrote it."""
 
 # What a file system answers that has no room: the disk's, the user's quota, the largest file it takes.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -124,7 +127,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+def write_json(path: str | os.PathLike, value: JsonObject) -> None:
     """Writes a JSON object with sorted keys, two-space indent, no NaN, and its checksum (`sealed`)."""
     text = json.dumps(sealed(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
@@ -152,7 +155,7 @@ class DamagedError(ValueError):
     """JSON whose content is not that of its checksum."""
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(value: JsonObject) -> dict[str, Any]:
     """Returns a JSON object with the member `checksum`, by which `unsealed` sees that a bit of it has changed."""
     plain = json.loads(json.dumps(value))  # as it will be read: tuples are lists, every key is text
     return {**plain, _SEAL: _seal(plain)}
@@ -175,7 +178,7 @@ def unsealed(value: Any) -> Any:
     return content
 
 
-def _seal(value: Mapping[str, Any]) -> str:
+def _seal(value: JsonObject) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return _SEAL_START + hashlib.sha256(text.encode()).hexdigest()[:16]
 

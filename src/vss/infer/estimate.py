@@ -14,7 +14,7 @@ from vss.core.errors import UserError
 from vss.core.log import counted, log
 from vss.infer.engine import Group, band_elements, groups_of
 from vss.infer.frame_size import Size
-from vss.infer.load import InferencePlan, model_config
+from vss.infer.load import InferencePlan, network_config
 from vss.infer.predictions import frames_at_once
 from vss.infer.views import views_of, windows_of
 from vss.models.build import build_on_meta
@@ -69,7 +69,7 @@ def inference(plan: InferencePlan, size: Size, *, with_probabilities: bool) -> I
     groups = groups_of(views_of(*size, plan.tta, plan.protocol))
     shapes = [_forward_shape(group, plan) for group in groups]
     images, (height, width) = max(shapes, key=lambda shape: shape[0] * math.prod(shape[1]))
-    model = build_on_meta(model_config(plan.config)).eval()
+    model = build_on_meta(network_config(plan.config)).eval()
     with torch.no_grad():
         step = probe(model, (images, 3, height, width), plan.precision, _class_scores)
     pixels, classes = images * height * width, step.shape[1]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vss.configs.resolved import ModelConfig, NetworkConfig, ViewSettings, read_model_config
 from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta, published_tta
 from vss.core.device import resolve_device
@@ -18,7 +19,6 @@ from vss.core.files import read_json
 from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
 from vss.models.config_types import check_types
-from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.weights.checkpoints import load_weights
 
 # A published checkpoint may lack these; they do not enter inference, or are rebuilt.
@@ -30,7 +30,7 @@ class InferencePlan:
     """What an inference will do, checked before anything is loaded.
 
     Attributes:
-        config: the resolved config beside the weights.
+        config: what the model's resolved config holds.
         tta: the views: the model's own test settings overridden by the prediction's.
         protocol: "paper" or "as_published".
         precision: key of `PRECISIONS`.
@@ -38,7 +38,7 @@ class InferencePlan:
         compile: whether to use torch.compile.
     """
 
-    config: dict[str, Any]
+    config: ModelConfig
     tta: Tta
     protocol: str
     precision: str
@@ -57,18 +57,16 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     Raises:
         UserError: see `plan_inference`; or the file is not a resolved config.
     """
-    config = read_json(config_file)
-    if "model" not in config:
-        raise UserError(f"{config_file}: not a resolved model config, key 'model' is missing")
-    check_types(config["model"], where=f"{config_file}: model")
+    config = read_model_config(read_json(config_file), where=str(config_file))
+    check_types(config.model, where=f"{config_file}: model")
     return plan_inference(config, settings, device)
 
 
-def plan_inference(config: dict[str, Any], settings: Mapping[str, Any], device: str) -> InferencePlan:
+def plan_inference(config: ModelConfig, settings: Mapping[str, Any], device: str) -> InferencePlan:
     """Returns the checked plan of an inference.
 
     Args:
-        config: a resolved config; its `test` holds the defaults of the views.
+        config: of the model; its `test` holds the defaults of the views.
         settings: tta (keys of `Tta`, and `precision` and `compile` of this prediction alone), protocol, precision
             (see `default_precision`), compile, prediction (a name; recorded only).
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -84,7 +82,7 @@ def plan_inference(config: dict[str, Any], settings: Mapping[str, Any], device: 
     if protocol not in PROTOCOLS:
         raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")
     where = resolve_device(device)
-    views = {**config.get("test", {}), **settings.get("tta", {})}
+    views = {**config.test, **settings.get("tta", {})}
     default = default_precision(where, protocol, config)
     precision = views.pop("precision", None) or settings.get("precision") or default
     if precision not in PRECISIONS:
@@ -95,11 +93,11 @@ def plan_inference(config: dict[str, Any], settings: Mapping[str, Any], device: 
     return InferencePlan(config, tta_of(config, views, protocol), protocol, precision, where, compiled)
 
 
-def tta_of(config: Mapping[str, Any], views: Mapping[str, Any], protocol: str) -> Tta:
+def tta_of(config: ModelConfig, views: ViewSettings, protocol: str) -> Tta:
     """Returns the checked view settings of a model under a protocol.
 
     Args:
-        config: the resolved config beside the weights.
+        config: of the model.
         views: keys of `Tta`; usually the config's `test`, overridden by a prediction's own.
         protocol: "paper" or "as_published".
 
@@ -107,34 +105,31 @@ def tta_of(config: Mapping[str, Any], views: Mapping[str, Any], protocol: str) -
         UserError: an unknown key, or a value of the wrong kind or range.
     """
     tta = parse_tta(views)
-    return published_tta(tta, config["model"]) if protocol == "as_published" else tta
+    return published_tta(tta, config.model) if protocol == "as_published" else tta
 
 
-def default_precision(device: torch.device, protocol: str, config: Mapping[str, Any]) -> str:
+def default_precision(device: torch.device, protocol: str, config: ModelConfig) -> str:
     """Returns the precision of a run that names none.
 
     "float32" on a CPU. On a GPU "bfloat16", and under `as_published` what the authors' code ran the row in, which is
     what it was trained in.
-
-    Args:
-        config: the resolved config beside the weights.
     """
     if device.type == "cpu":
         return "float32"
-    return config.get("training", {}).get("precision", "float32") if protocol == "as_published" else "bfloat16"
+    return config.trained_in if protocol == "as_published" else "bfloat16"
 
 
-def load_segmentor(config: Mapping[str, Any], weights: str | os.PathLike) -> nn.Module:
-    """Builds the model of a resolved config and fills every parameter from its weights.
+def load_segmentor(config: ModelConfig, weights: str | os.PathLike) -> nn.Module:
+    """Builds a model and fills every parameter from its weights.
 
     Args:
-        config: a resolved config.
+        config: of the model.
         weights: safetensors or a published checkpoint.
 
     Raises:
         UserError: the weights do not fill the model, or differ from it in shape.
     """
-    segmentor = build_segmentor(model_config(config))
+    segmentor = build_segmentor(network_config(config))
     audit = load_weights(segmentor, weights, allow_resize=False)
     missing = [name for name in audit.new if not name.endswith(_DISPENSABLE)]
     if missing:
@@ -142,9 +137,9 @@ def load_segmentor(config: Mapping[str, Any], weights: str | os.PathLike) -> nn.
     return segmentor
 
 
-def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the model of a resolved config without the auxiliary head, for which inference has no use."""
-    return {key: value for key, value in config["model"].items() if key != "auxiliary_head"}
+def network_config(config: ModelConfig) -> NetworkConfig:
+    """Returns the config of the network without the auxiliary head, for which inference has no use."""
+    return {key: value for key, value in config.model.items() if key != "auxiliary_head"}
 
 
 def load_engine(plan: InferencePlan, weights: str | os.PathLike, *, memory: int | None = None) -> Engine:
@@ -160,13 +155,12 @@ def load_engine(plan: InferencePlan, weights: str | os.PathLike, *, memory: int 
 
 def build_engine(plan: InferencePlan, segmentor: nn.Module, *, memory: int | None = None) -> Engine:
     """Returns the engine that runs a plan's model, which is moved to the plan's device and set to eval mode."""
-    normalisation = plan.config.get("normalisation", {})
     return Engine(
         segmentor,
         tta=plan.tta,
         protocol=plan.protocol,
-        mean=normalisation.get("mean", IMAGE_MEAN),
-        std=normalisation.get("std", IMAGE_STD),
+        mean=plan.config.mean,
+        std=plan.config.std,
         device=plan.device,
         precision=plan.precision,
         memory=memory,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vss.configs.resolved import read_model_config
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, write_json
 from vss.core.images import read_image
@@ -68,7 +69,8 @@ def predict(
     out_dir = Path(out_dir)
     sources = find_sources(inputs, out_dir)
     files = find_model(model, results=results)
-    plan = plan_inference(files.config, {"tta": dict(tta or {}), "prediction": files.name}, device)
+    config = read_model_config(files.config, where=files.name)
+    plan = plan_inference(config, {"tta": dict(tta or {}), "prediction": files.name}, device)
     failures: list[str] = []
     at_once: dict[str, Any] = {"workers": workers}
     if sizes := _sizes(sources, failures):
@@ -76,7 +78,7 @@ def predict(
         at_once = check_inference(plan, sizes, what=what, with_probabilities=probabilities, **at_once)
         engine = load_engine(plan, files.weights)
         for source in sources:
-            run = _Run(engine, source, out_dir, plan.config["classes"], probabilities, at_once, failures)
+            run = _Run(engine, source, out_dir, config.classes or (), probabilities, at_once, failures)
             run.video() if source.kind == "video" else run.images()
         log(f"label maps and overlays are in {out_dir}")
     if failures:

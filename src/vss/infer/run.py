@@ -15,7 +15,7 @@ import pandas as pd
 
 from vss.core import codec
 from vss.core.errors import UserError
-from vss.core.files import write_json
+from vss.core.files import read_json, write_json
 from vss.core.images import read_image
 from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsWriter
@@ -79,7 +79,7 @@ def infer(
         at_once = check_inference(plan, sizes, what=what, with_probabilities=SCORES in files, **at_once)
     provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
-        header = {"classes": plan.config.get("classes", dataset.classes), "provenance": provenance}
+        header = {"classes": list(plan.config.classes or dataset.classes), "provenance": provenance}
         labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
         scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
         frames = list(rows.itertuples(index=False))
@@ -95,7 +95,7 @@ def infer(
                 if scores_writer:
                     writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
     if CONFIG in files:
-        model = {key: value for key, value in plan.config.items() if key != "training"}
+        model = {key: value for key, value in read_json(config).items() if key != "training"}
         write_json(files[CONFIG], {**provenance, "config": model})
 
 
@@ -125,7 +125,7 @@ def _provenance(
     return {
         "stage": "infer",
         "settings": dict(settings),
-        "row": plan.config.get("row"),
+        "row": plan.config.row,
         "weights_sha256": [sha256_of_weights(weights)],
         "index_sha256": dataset.sha256,
         "protocol": plan.protocol,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vss.configs.resolve import with_checkpointing
+from vss.configs.resolved import TrainingConfig, TrainingSettings
 from vss.core.errors import UserError
 from vss.core.log import log
 from vss.models.build import build_on_meta
@@ -24,7 +25,7 @@ _FILLED = 0.97  # share of the memory that what can be chosen may fill
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrainingEstimate:
     """Bytes by kind, and floating-point operations.
 
     Attributes:
@@ -47,21 +48,17 @@ class Estimate:
         return self.parameters + self.gradients + self.optimizer + round(self.activations * HEADROOM)
 
 
-def training(config: Mapping[str, Any], *, images: int, gpus: int = 0) -> Estimate:
-    """Estimates one process of a training that holds `images` images at once.
-
-    Args:
-        config: as `published_settings` returns it.
-    """
-    training, crop_size = config["training"], config["training"]["crop_size"]
-    model = build_on_meta(config["model"]).train()
+def estimate_training(config: TrainingConfig, *, images: int, gpus: int = 0) -> TrainingEstimate:
+    """Estimates one process of a training that holds `images` images at once."""
+    training = config.training
+    model = build_on_meta(config.model).train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()  # takes one image too, and as much memory
-    step = probe(model, (images, 3, *crop_size), training["precision"], _loss_like)
+    step = probe(model, (images, 3, *training.crop_size), training.precision, _loss_like)
     gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    averaged, autocast = step.model if training["ema"] else 0, training["precision"] != "float32"
-    return Estimate(
+    averaged, autocast = step.model if training.ema else 0, training.precision != "float32"
+    return TrainingEstimate(
         parameters=step.model + averaged,
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments
@@ -84,39 +81,36 @@ def _loss_like(model: nn.Module, images: Tensor) -> Tensor:
     return sum(tensor.float().log_softmax(1).sum() for tensor in resized)
 
 
-def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> dict[str, Any]:
+def check_training(config: TrainingConfig, *, gpus: int, what: str) -> TrainingConfig:
     """Prints the estimate of a training and returns the config with `micro_batch` and `grad_checkpoint` filled in.
 
     Where they are not set: a GPU's whole share of the batch at once; if that does not fit, with activations recomputed
     (a third more time); if that does not, its largest part that fits.
 
-    Args:
-        config: as `published_settings` returns it.
-
     Raises:
         UserError: it needs more memory than the device, or the machine, has; or batch norm would see a single image.
     """
-    settings = config["training"]
+    settings = config.training
     device, room = _device(gpus)
-    share = -(-settings["batch_size"] // max(gpus, 1))
-    images, fewest = min(settings["micro_batch"] or share, share), _fewest(config, gpus)
+    share = -(-settings.batch_size // max(gpus, 1))
+    images, fewest = min(settings.micro_batch or share, share), _fewest(config, gpus)
     if images < fewest:
         raise UserError(
             f"{what}: batch norm alone on one device cannot train on 1 image at once; raise batch_size and micro_batch "
             f"to 2 or more, or set norm_cfg of the heads to {{type: GN, num_groups: 32}}"
         )
-    for saving in (False, True) if settings["grad_checkpoint"] is None else (settings["grad_checkpoint"],):
+    for saving in (False, True) if settings.grad_checkpoint is None else (settings.grad_checkpoint,):
         chosen = _chosen(config, images, saving)
-        found = training(chosen, images=images, gpus=gpus)
-        if _needed(found, gpus, pieces=images < share) < _FILLED * room:
+        found = estimate_training(chosen, images=images, gpus=gpus)
+        if _needed(found, gpus, accumulates=images < share) < _FILLED * room:
             break
     else:
-        if settings["micro_batch"] is None:
+        if settings.micro_batch is None:
             images = _largest_part(found, images, fewest, gpus, room)
             chosen = _chosen(config, images, saving)
-            found = training(chosen, images=images, gpus=gpus)
-    needed = _needed(found, gpus, pieces=images < share)
-    _print_table(found, chosen, share, gpus, what)
+            found = estimate_training(chosen, images=images, gpus=gpus)
+    needed = _needed(found, gpus, accumulates=images < share)
+    _print_table(found, chosen.training, share, gpus, what)
     if needed > room:
         raise UserError(
             f"{what}: needs about {needed / _GIB:.1f} GiB on {device}, which has {room / _GIB:.1f}, with "
@@ -125,16 +119,15 @@ def check_training(config: Mapping[str, Any], *, gpus: int, what: str) -> dict[s
     return chosen
 
 
-def _chosen(config: Mapping[str, Any], images: int, grad_checkpoint: bool) -> dict[str, Any]:
+def _chosen(config: TrainingConfig, images: int, grad_checkpoint: bool) -> TrainingConfig:
     """Returns the config as it is to run."""
-    running = {"micro_batch": images, "grad_checkpoint": grad_checkpoint}
-    model = with_checkpointing(config["model"], grad_checkpoint)
-    return {**config, "model": model, "training": {**config["training"], **running}}
+    training = replace(config.training, micro_batch=images, grad_checkpoint=grad_checkpoint)
+    return replace(config, model=with_checkpointing(config.model, grad_checkpoint), training=training)
 
 
-def _fewest(config: Mapping[str, Any], gpus: int) -> int:
+def _fewest(config: TrainingConfig, gpus: int) -> int:
     """Returns the fewest images a step can take: UperNet's norms after pooling to one pixel need two on one device."""
-    return 2 if gpus <= 1 and _has_batch_norm(config["model"]) else 1
+    return 2 if gpus <= 1 and _has_batch_norm(config.model) else 1
 
 
 def _has_batch_norm(value: Any) -> bool:
@@ -143,34 +136,34 @@ def _has_batch_norm(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(map(_has_batch_norm, value))
 
 
-def _largest_part(found: Estimate, images: int, fewest: int, gpus: int, room: int) -> int:
+def _largest_part(found: TrainingEstimate, images: int, fewest: int, gpus: int, room: int) -> int:
     """Returns the largest divisor of `images`, at least `fewest`, whose activations fit; else the smallest."""
-    fixed = _needed(found, gpus, pieces=True) - found.activations * HEADROOM
+    fixed = _needed(found, gpus, accumulates=True) - found.activations * HEADROOM
     parts = [part for part in range(images, fewest - 1, -1) if images % part == 0]
     fitting = (part for part in parts if fixed + found.activations * HEADROOM * part / images < _FILLED * room)
     return next(fitting, parts[-1])
 
 
-def _needed(found: Estimate, gpus: int, *, pieces: bool) -> int:
-    return found.total + _buckets(found, gpus, pieces=pieces) + (CONTEXT_BYTES if gpus else 0)
+def _needed(found: TrainingEstimate, gpus: int, *, accumulates: bool) -> int:
+    return found.total + _buckets(found, gpus, accumulates=accumulates) + (CONTEXT_BYTES if gpus else 0)
 
 
-def _buckets(found: Estimate, gpus: int, *, pieces: bool) -> int:
-    """Returns bytes of DistributedDataParallel's buckets where gradients of several pieces add up beside them."""
-    return found.gradients if gpus > 1 and pieces else 0
+def _buckets(found: TrainingEstimate, gpus: int, *, accumulates: bool) -> int:
+    """Returns bytes of DistributedDataParallel's buckets where gradients accumulate next to them."""
+    return found.gradients if gpus > 1 and accumulates else 0
 
 
-def _print_table(found: Estimate, config: Mapping[str, Any], share: int, gpus: int, what: str) -> None:
-    settings, (device, room) = config["training"], _device(gpus)
-    height, width = settings["crop_size"]
-    images = settings["micro_batch"]
-    pieces = f" in pieces of {images}" if images < share else ""
-    pieces += ", activations recomputed" if settings["grad_checkpoint"] else ""
+def _print_table(found: TrainingEstimate, settings: TrainingSettings, share: int, gpus: int, what: str) -> None:
+    device, room = _device(gpus)
+    height, width = settings.crop_size
+    images = settings.micro_batch
+    steps = f" in gradient accumulation steps of {images}" if images < share else ""
+    steps += ", activations recomputed" if settings.grad_checkpoint else ""
     log(
-        f"{what}: {found.count / 1e6:.1f} M parameters, {settings['max_iters']} iterations of {settings['batch_size']} "
-        f"images of {height}x{width}{pieces}, {settings['precision']}, on {device}"
+        f"{what}: {found.count / 1e6:.1f} M parameters, {settings.max_iters} iterations of {settings.batch_size} "
+        f"images of {height}x{width}{steps}, {settings.precision}, on {device}"
     )
-    apart = {"pieces": images < share}
+    apart = {"accumulates": images < share}
     rows = {
         "parameters": found.parameters,
         "gradients": found.gradients + _buckets(found, gpus, **apart),
@@ -192,10 +185,10 @@ def _device(gpus: int) -> tuple[str, int]:
     return f"CPU ({torch.get_num_threads()} threads)", memory_of(device)
 
 
-def _seconds(found: Estimate, settings: Mapping[str, Any], gpus: int) -> float:
-    passes = 4 if settings["grad_checkpoint"] else 3  # a backward pass costs two forward passes
-    flops = passes * settings["max_iters"] * settings["batch_size"] * found.flops
-    return seconds_for(flops, _torch_device(gpus), settings["precision"]) / max(gpus, 1)
+def _seconds(found: TrainingEstimate, settings: TrainingSettings, gpus: int) -> float:
+    passes = 4 if settings.grad_checkpoint else 3  # a backward pass costs two forward passes
+    flops = passes * settings.max_iters * settings.batch_size * found.flops
+    return seconds_for(flops, _torch_device(gpus), settings.precision) / max(gpus, 1)
 
 
 def _torch_device(gpus: int) -> torch.device:

@@ -2,7 +2,7 @@
 
 MMEngine counts forward passes, so with gradient accumulation its max_iters, schedules, logs and checkpoints all have
 to be multiplied by hand. Here the loader gives a rank's whole share of the global batch, and the loop feeds it to the
-model in pieces that fit.
+model in micro-batches that fit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PATIENCE_SECONDS = 600.0  # slow storage may take minutes for a batch; a lost on
 
 @LOOPS.register_module()
 class MicroBatchLoop(IterBasedTrainLoop):
-    """Runs `max_iters` optimizer steps; each step accumulates gradients over `accumulate` equal pieces of the batch.
+    """Runs `max_iters` optimizer steps, each of `accumulate` gradient accumulation steps over equal parts of the batch.
 
     The model's random numbers (stochastic depth, dropout, sampled points) are seeded before every step from (seed,
     iteration, rank), so that a resumed training draws what the uninterrupted one would have drawn.
 
     Args:
-        accumulate: pieces that this rank's share is cut into.
+        accumulate: gradient accumulation steps, which this rank's share is cut into.
         seed: of the model's random numbers.
     """
 
@@ -65,7 +65,7 @@ class MicroBatchLoop(IterBasedTrainLoop):
                 loading._shutdown_workers()
 
     def _count_from(self, iteration: int) -> None:
-        """Tells the optimizer wrapper, which counts pieces, where it is."""
+        """Sets the optimizer wrapper, which counts gradient accumulation steps, to an iteration."""
         self.runner.optim_wrapper.initialize_count_status(
             self.runner.model, iteration * self._accumulate, self._max_iters * self._accumulate
         )
@@ -83,8 +83,8 @@ class MicroBatchLoop(IterBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
         try:
             steps = [
-                self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper)
-                for piece in _pieces(data_batch, self._accumulate)
+                self.runner.model.train_step(micro_batch, optim_wrapper=self.runner.optim_wrapper)
+                for micro_batch in _micro_batches(data_batch, self._accumulate)
             ]
         except FloatingPointError as error:
             raise not_finite(self._iter + 1, str(error), data_batch) from error
@@ -164,7 +164,7 @@ def loading_process_ended(message: str) -> UserError:
     return UserError(f"a loading process ended ({' '.join(message.split())[:120]}); {_LOADER_CURE}")
 
 
-def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
+def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
     size, rest = divmod(len(batch["inputs"]), count)
     assert rest == 0, (len(batch["inputs"]), count)
     for start in range(0, size * count, size):

@@ -14,9 +14,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vss.configs.resolved import (
+    ConfigDocument,
+    RowSettings,
+    TrainingConfig,
+    TrainingSettings,
+    read_training_config,
+)
 from vss.configs.result_settings import result_settings
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, sha256_of_file, write_json
@@ -24,6 +32,7 @@ from vss.core.index import Card, read_card, read_dataset
 from vss.core.labels import LABEL_SPACES
 from vss.core.log import log
 from vss.train import workdir
+from vss.train.job import TrainingJob, write_job
 from vss.train.workdir import AUDIT, BEST, CONFIG, LOG, WEIGHTS
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 
@@ -37,7 +46,7 @@ def train(
     *,
     stage: str,
     model: str,
-    settings: Mapping[str, Any],
+    settings: RowSettings,
     index: StrPath,
     card: StrPath,
     init: StrPath | None,
@@ -77,54 +86,24 @@ def train(
 
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
-    resolved = published_settings(resolve(settings))
+    document = published_settings(resolve(settings))
+    resolved = read_training_config(document)
     _, dataset = read_dataset(index, card)
     _check_classes(resolved, dataset, card)
+
+    # The folder is named after all that the result depends on.
     inputs = {
         # Drawn data of other settings have the same frame names, but lie in another folder.
         "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
         "init": None if init is None else sha256_of_weights(init),
         **({"code": code} if retrain_on_code_change else {}),
     }
-    splits = ("train", "val") if resolved["training"]["select"] == "best" else ("train",)
+    splits = ("train", "val") if resolved.training.select == "best" else ("train",)
     content = {split: dataset.content[split] for split in splits if split in dataset.content}
-    folder = workdir.folder_for_content(workdir.folder_for(work_dir, resolved, inputs), content)
-    with workdir.locked(folder):
-        workdir.note_content(folder, content)
-        if workdir.is_finished(folder):
-            log(f"{stage} {model}: finished before in {folder}, publishing")
-        else:
-            _train_in(folder, stage, model, resolved, index, card, init, init_card, gpus, code)
-        files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
-        _publish(folder, files, fingerprint, stage, model, settings)
-
-
-def _train_in(
-    folder: Path,
-    stage: str,
-    model: str,
-    resolved: dict[str, Any],
-    index: StrPath,
-    card: StrPath,
-    init: StrPath | None,
-    init_card: StrPath | None,
-    gpus: int,
-    code: str,
-) -> None:
-    from vss.train.checkpoint import checkpoints, discard_damaged, remove
-    from vss.train.shared_memory import check_shared_memory
-    from vss.train.worker import Job, work, write_job
-
-    # What cannot work is refused before anything is written.
-    _check_gpus(gpus)
-    gpus = _even_share(gpus, resolved["training"]["batch_size"])
-    _check_running(resolved["training"], gpus)
-    check_shared_memory(resolved["training"], processes=max(gpus, 1))
-    discard_damaged(folder)
-    write_json(folder / CONFIG, resolved)
-    job = Job(
+    folder = workdir.folder_for_content(workdir.folder_for(work_dir, document, inputs), content)
+    job = TrainingJob(
         what=f"{stage} {model}",
-        config=_fitted(resolved, gpus, f"{stage} {model}"),
+        config=resolved,
         index=str(index),
         card=str(card),
         init=None if init is None else str(init),
@@ -132,11 +111,42 @@ def _train_in(
         folder=str(folder),
         gpus=gpus,
     )
+    with workdir.locked(folder):
+        workdir.note_content(folder, content)
+        if workdir.is_finished(folder):
+            log(f"{job.what}: finished before in {folder}, publishing")
+        else:
+            _train_in(folder, job, document, code)
+        files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
+        _publish(folder, files, fingerprint, stage, model, settings)
+
+
+def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:
+    """Trains to the end in a locked work folder and marks it finished; `document` is written as its config."""
+    from vss.train.checkpoint import checkpoints, discard_damaged, remove
+    from vss.train.shared_memory import check_shared_memory
+    from vss.train.worker import work
+
+    # What cannot work is refused before anything is written.
+    training = job.config.training
+    _check_gpus(job.gpus)
+    gpus = _even_share(job.gpus, training.batch_size)
+    _check_running(training, gpus)
+    check_shared_memory(training, processes=max(gpus, 1))
+
+    # Prepare the folder, and choose what has to be chosen for the training to fit into memory.
+    discard_damaged(folder)
+    write_json(folder / CONFIG, document)
+    job = replace(job, gpus=gpus, config=_fitted(job.config, gpus, job.what))
+
+    # Train, here or in one process per GPU.
     if gpus > 1:
         write_job(job, folder / "job.json")
         run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=gpus)
     else:
         work(job)
+
+    # Resumable state goes only after the marker is there.
     workdir.mark_finished(folder, {**_digests(folder), "code": code})
     for path in checkpoints(folder).values():
         remove(path)
@@ -151,15 +161,15 @@ def _even_share(gpus: int, batch_size: int) -> int:
     return used
 
 
-def _check_running(training: Mapping[str, Any], gpus: int) -> None:
-    if training["precision"] == "float16" and not gpus:
+def _check_running(training: TrainingSettings, gpus: int) -> None:
+    if training.precision == "float16" and not gpus:
         raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
-    share = training["batch_size"] // max(gpus, 1)
-    if training["micro_batch"] and share % min(training["micro_batch"], share):
-        raise UserError(f"micro_batch {training['micro_batch']} does not divide a GPU's share of the batch, {share}")
+    share = training.batch_size // max(gpus, 1)
+    if training.micro_batch and share % min(training.micro_batch, share):
+        raise UserError(f"micro_batch {training.micro_batch} does not divide a GPU's share of the batch, {share}")
 
 
-def _fitted(resolved: dict[str, Any], gpus: int, what: str) -> dict[str, Any]:
+def _fitted(config: TrainingConfig, gpus: int, what: str) -> TrainingConfig:
     """Returns the config with what has to be chosen for it to fit into memory, after the estimate was printed.
 
     With several GPUs the estimate, which measures the first one, runs in a process of its own: this one only waits for
@@ -168,9 +178,9 @@ def _fitted(resolved: dict[str, Any], gpus: int, what: str) -> dict[str, Any]:
     from vss.train import estimate
 
     if gpus <= 1:
-        return estimate.check_training(resolved, gpus=gpus, what=what)
+        return estimate.check_training(config, gpus=gpus, what=what)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(estimate.check_training, resolved, gpus=gpus, what=what).result()
+        return pool.submit(estimate.check_training, config, gpus=gpus, what=what).result()
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -184,7 +194,7 @@ def _publish(
     fingerprint: StrPath,
     stage: str,
     model: str,
-    settings: Mapping[str, Any],
+    settings: RowSettings,
 ) -> None:
     """Copies the results of a finished training; settings that do not count change no byte of them.
 
@@ -284,18 +294,18 @@ def _check_gpus(gpus: int) -> None:
         raise UserError(f"{gpus} GPUs requested, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
 
 
-def _check_classes(resolved: dict[str, Any], dataset: Card, card: StrPath) -> None:
-    if dataset.name != resolved["dataset"]:
-        raise UserError(f"{card}: dataset is {dataset.name!r}, row {resolved['row']} is for {resolved['dataset']!r}")
+def _check_classes(config: TrainingConfig, dataset: Card, card: StrPath) -> None:
+    if dataset.name != config.dataset:
+        raise UserError(f"{card}: dataset is {dataset.name!r}, row {config.row} is for {config.dataset!r}")
     if list(dataset.classes) != list(LABEL_SPACES[dataset.name].classes):
         raise UserError(f"{card}: class names differ from those of {dataset.name}; prepare the dataset again")
 
 
-def _init_classes(resolved: dict[str, Any], init_card: StrPath | None) -> list[str] | None:
+def _init_classes(config: TrainingConfig, init_card: StrPath | None) -> tuple[str, ...] | None:
     """Returns the class names of the outputs of the weights to start from; None where only the file can tell."""
     if init_card is None:
         return None
     dataset = read_card(init_card)
-    if dataset.name == "coco_stuff" and resolved["protocol"] == "as_published":
-        return [*dataset.classes[1:], "never trained"]  # see IndexDataset.label_shift
-    return list(dataset.classes)
+    if dataset.name == "coco_stuff" and config.protocol == "as_published":
+        return (*dataset.classes[1:], "never trained")  # see IndexDataset.label_shift
+    return tuple(dataset.classes)

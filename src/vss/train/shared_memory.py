@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from vss.configs.resolved import TrainingSettings
 from vss.core.errors import UserError
 
 FOLDER = Path("/dev/shm")
@@ -20,31 +19,31 @@ _BYTES_PER_PIXEL = 3 + 8  # uint8 RGB; labels, which MMSegmentation packs as int
 _MIB = 2**20
 
 
-def bytes_needed(training: Mapping[str, Any], processes: int) -> int:
+def bytes_needed(training: TrainingSettings, processes: int) -> int:
     """Returns the bytes of all batches that can be in shared memory at once on this machine.
 
     Args:
-        training: batch_size, crop_size and num_workers (per process) of a resolved training.
+        training: its settings; num_workers counts per process.
         processes: that train, each with loading processes of its own.
     """
-    share = math.ceil(training["batch_size"] / processes)
-    batch = share * math.prod(training["crop_size"]) * _BYTES_PER_PIXEL
+    share = math.ceil(training.batch_size / processes)
+    batch = share * math.prod(training.crop_size) * _BYTES_PER_PIXEL
     # Those prepared ahead, and the one the model works on.
-    return processes * (training["num_workers"] * PREFETCH + 1) * batch
+    return processes * (training.num_workers * PREFETCH + 1) * batch
 
 
-def check_shared_memory(training: Mapping[str, Any], *, processes: int) -> None:
+def check_shared_memory(training: TrainingSettings, *, processes: int) -> None:
     """Refuses a training whose loading processes do not find enough shared memory.
 
     Raises:
         UserError: /dev/shm has less free than `bytes_needed`.
     """
-    if not training["num_workers"] or not FOLDER.is_dir():
+    if not training.num_workers or not FOLDER.is_dir():
         return
     needed, free = bytes_needed(training, processes), shutil.disk_usage(FOLDER).free
     if needed > free:
         raise UserError(
             f"{FOLDER}: {free / _MIB:.0f} MiB are free, the loading processes need about {math.ceil(needed / _MIB)} MiB"
-            f" (num_workers {training['num_workers']}); start the container with --shm-size="
+            f" (num_workers {training.num_workers}); start the container with --shm-size="
             f"{math.ceil(1.25 * needed / _MIB)}m or more, or set num_workers: 0 (or fewer)"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 from safetensors.torch import save_file
 
+from vss.configs.resolved import ModelConfig, TrainingConfig
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.files import atomic_path
 from vss.core.images import read_image, read_mask
@@ -25,14 +25,14 @@ from vss.train.hooks import LogHook
 
 
 def validate(
-    model: torch.nn.Module, *, index: str, card: str, config: Mapping[str, Any], frames: int, split: str = "val"
+    model: torch.nn.Module, *, index: str, card: str, config: ModelConfig, frames: int, split: str = "val"
 ) -> dict[str, float]:
     """Scores `frames` frames spread evenly over a split, as `vss infer` and `vss score` would without a tta.
 
     Args:
         model: a Segmentor; left in the mode it came in.
         index, card: the prepared dataset.
-        config: as `published_settings` returns it; its `test` and `protocol` decide how a frame is fitted.
+        config: its `test` and `protocol` decide how a frame is fitted.
         frames: at most this many; all of the split where it has fewer.
         split: "train", "val" or "test"; only frames with a mask count.
 
@@ -46,26 +46,25 @@ def validate(
     rows = read_index(index)
     rows = rows[(rows["split"] == split) & (rows["mask"] != "")]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, num=min(frames, len(rows)), dtype=int))]
-    num_classes, was_training = len(config["classes"]), model.training
-    device, protocol = next(model.parameters()).device, config["protocol"]
+    classes, was_training, device = len(info.classes), model.training, next(model.parameters()).device
     plan = InferencePlan(
-        config=dict(config),
-        tta=tta_of(config, config["test"], protocol),
-        protocol=protocol,
-        precision=default_precision(device, protocol, config),
+        config=config,
+        tta=tta_of(config, config.test, config.protocol),
+        protocol=config.protocol,
+        precision=default_precision(device, config.protocol, config),
         device=device,
         compile=False,
     )
 
     def count(row: Any, labels: np.ndarray, _: None) -> np.ndarray:
-        return confusion_matrix(labels, read_mask(Path(info.root, row.mask), info.label_map), num_classes)
+        return confusion_matrix(labels, read_mask(Path(info.root, row.mask), info.label_map), classes)
 
     callbacks = FrameCallbacks(
         read=lambda row: read_image(Path(info.root, row.image)),
         finish=count,
         name=lambda row: f"validation: video {row.video!r}, frame {row.frame!r}",
     )
-    counts = np.zeros((num_classes, num_classes + 1), np.int64)
+    counts = np.zeros((classes, classes + 1), np.int64)
     # One frame at a time: the optimizer's state has the memory that a batch would take.
     for _, matrix in predictions(build_engine(plan, model), rows.itertuples(), callbacks, batch_frames=1):
         counts += matrix
@@ -84,20 +83,20 @@ class ValidationHook(Hook):
 
     Args:
         index, card: dataset.
-        config: as `published_settings` returns it.
+        config: of the training.
         best: where the best weights are written.
     """
 
     priority = "LOW"
 
-    def __init__(self, *, index: str, card: str, config: dict[str, Any], best: str) -> None:
-        self._data = dict(index=index, card=card, config=config)
-        self._training, self._best = config["training"], Path(best)
+    def __init__(self, *, index: str, card: str, config: TrainingConfig, best: str) -> None:
+        self._index, self._card, self._config = index, card, config
+        self._training, self._best = config.training, Path(best)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Validates when it is time."""
         done = batch_idx + 1
-        if done % self._training["val_interval"] and done != runner.max_iters:
+        if done % self._training.val_interval and done != runner.max_iters:
             return
         if is_main_process():
             self._validate(runner, done)
@@ -105,11 +104,17 @@ class ValidationHook(Hook):
 
     def _validate(self, runner: Any, done: int) -> None:
         runner.call_hook("before_val_epoch")  # swaps averaged weights in, where there are any
-        scores = validate(bare(runner.model), **self._data, frames=self._training["val_frames"])
+        scores = validate(
+            bare(runner.model),
+            index=self._index,
+            card=self._card,
+            config=self._config,
+            frames=self._training.val_frames,
+        )
         log_hook = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
         log_hook.write({"iter": done, **{f"val/{key}": round(value, 6) for key, value in scores.items()}})
         log(f"validation at iteration {done}: mIoU {100 * scores['miou']:.2f}")
-        if self._training["select"] == "best" and not scores["miou"] <= self._best_so_far():
+        if self._training.select == "best" and not scores["miou"] <= self._best_so_far():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in bare(runner.model).state_dict().items()}
             with atomic_path(self._best) as aside:
                 save_file(tensors, aside, metadata={"miou": repr(scores["miou"])})

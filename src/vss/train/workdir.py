@@ -13,18 +13,18 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from vss.configs.resolved import ConfigDocument
 from vss.configs.result_settings import result_config
 from vss.core.errors import UserError
-from vss.core.files import canonical_json, read_json, write_json
+from vss.core.files import JsonObject, canonical_json, read_json, write_json
 from vss.core.log import log
 
 WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
 _FINISHED, _CONTENT = "finished.json", "content.json"
 
 
-def folder_for(work_dir: str | os.PathLike, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
+def folder_for(work_dir: str | os.PathLike, config: ConfigDocument, inputs: JsonObject) -> Path:
     """Returns the work folder of a resolved config and the digests of its inputs."""
     content = {**result_config(config), "inputs": dict(inputs)}
     return Path(work_dir) / hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
@@ -78,12 +78,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / _FINISHED).is_file()
 
 
-def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
+def mark_finished(folder: Path, facts: Mapping[str, str]) -> None:
     """Writes the marker, the last file of a training, with facts for whoever publishes it."""
     write_json(folder / _FINISHED, dict(facts))
 
 
-def finished_facts(folder: Path) -> dict[str, Any]:
+def finished_facts(folder: Path) -> dict[str, str]:
     """Returns what `mark_finished` was given.
 
     Raises:

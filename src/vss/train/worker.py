@@ -13,7 +13,6 @@ import shutil
 import signal
 import sys
 import traceback
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,44 +30,22 @@ import vss.train.loop
 import vss.train.optim
 import vss.train.sampling
 import vss.train.validate  # noqa: F401  all of these register their parts with MMSeg
-from vss.configs.resolve import iterations
+from vss.configs.resolve import param_scheduler, train_pipeline
+from vss.configs.resolved import TrainingSettings
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, write_json
+from vss.core.files import atomic_path, write_json
 from vss.core.log import log
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
 from vss.train.disk_space import full_disk_is_one_line
+from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
 from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
 from vss.weights.checkpoints import Audit, load_weights
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one training process is given.
-
-    Attributes:
-        what: starts the progress lines: stage and model.
-        config: as `published_settings` returns it, with what `estimate.check_training` chose filled in.
-        index, card: the dataset.
-        init: weights to start from, or None.
-        init_classes: class names of `init`'s outputs where they are known, for init_classes "copy".
-        folder: work folder of this training.
-        gpus: 0 trains on the CPU.
-    """
-
-    what: str
-    config: dict[str, Any]
-    index: str
-    card: str
-    init: str | None
-    init_classes: list[str] | None
-    folder: str
-    gpus: int
-
-
-def work(job: Job) -> None:
+def work(job: TrainingJob) -> None:
     """Trains to the end, continuing from the newest checkpoint, and leaves weights.safetensors in the job's folder.
 
     Raises:
@@ -78,11 +55,11 @@ def work(job: Job) -> None:
         _train(job)
 
 
-def _train(job: Job) -> None:
-    training, folder = job.config["training"], Path(job.folder)
+def _train(job: TrainingJob) -> None:
+    training, folder = job.config.training, Path(job.folder)
     _quieten()
-    torch.manual_seed(training["seed"])
-    model = build_segmentor(job.config["model"])
+    torch.manual_seed(training.seed)
+    model = build_segmentor(job.config.model)
     _initialise(model, job)
     init_process_group(job)
     runner = _TrainRunner(
@@ -91,19 +68,19 @@ def _train(job: Job) -> None:
         train_dataloader=_dataloader(job),
         train_cfg=dict(
             type="MicroBatchLoop",
-            max_iters=iterations(training),
-            accumulate=_pieces(job),
-            seed=training["seed"],
+            max_iters=training.iterations,
+            accumulate=training.accumulation_steps(_processes()),
+            seed=training.seed,
         ),
         optim_wrapper=_optim_wrapper(job),
-        param_scheduler=training["param_scheduler"],
+        param_scheduler=param_scheduler(training),
         default_hooks=dict(runtime_info=None, timer=None, sampler_seed=None, logger=None, checkpoint=None),
         custom_hooks=_hooks(job),
-        launcher="pytorch" if _processes(job) > 1 else "none",
+        launcher="pytorch" if _processes() > 1 else "none",
         env_cfg=dict(cudnn_benchmark=True),
         log_level="WARNING",
         default_scope="mmseg",
-        randomness=dict(seed=training["seed"]),
+        randomness=dict(seed=training.seed),
         cfg=Config(_wrapping(job)),
     )
     try:
@@ -132,7 +109,7 @@ class _TrainRunner(Runner):
             return super().build_optim_wrapper(optim_wrapper)
 
 
-def _initialise(model: nn.Module, job: Job) -> None:
+def _initialise(model: nn.Module, job: TrainingJob) -> None:
     """Loads the weights to start from, and writes the audit; on resume the checkpoint replaces them anyway."""
     folder = Path(job.folder)
     if checkpoints(folder) and (folder / AUDIT).exists():
@@ -140,47 +117,42 @@ def _initialise(model: nn.Module, job: Job) -> None:
     if job.init is None:
         audit = Audit(source="none", new=list(model.state_dict()))
     else:
-        classes = job.config["classes"] if job.config["training"]["init_classes"] == "copy" else None
+        classes = job.config.classes if job.config.training.init_classes == "copy" else None
         audit = load_weights(model, job.init, classes=classes, source_classes=job.init_classes)
     if _rank() == 0:
         write_json(folder / AUDIT, audit.to_json())
         log(f"{job.what}: weights from {audit.summary()}")
 
 
-def init_process_group(job: Job) -> None:
+def init_process_group(job: TrainingJob) -> None:
     """Sets up the process group of several ranks; MMEngine's own set-up requires a GPU even where none takes part."""
-    if _processes(job) > 1:
+    if _processes() > 1:
         if job.gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Long enough for a validation, or a checkpoint on slow storage, that the other ranks wait for.
         torch.distributed.init_process_group("nccl" if job.gpus else "gloo", timeout=timedelta(hours=1))
 
 
-def _dataloader(job: Job) -> dict[str, Any]:
-    training = job.config["training"]
+def _dataloader(job: TrainingJob) -> dict[str, Any]:
+    training = job.config.training
     dataset = dict(
         type="IndexDataset",
         index=job.index,
         card=job.card,
         split="train",
-        label_shift=training["label_shift"],
-        pipeline=[_with_tuples(transform) for transform in training["train_pipeline"]],
+        label_shift=training.label_shift,
+        pipeline=train_pipeline(training),
     )
-    workers = training["num_workers"]
+    workers = training.num_workers
     return dict(
-        batch_size=training["batch_size"] // _processes(job),
+        batch_size=training.batch_size // _processes(),
         num_workers=workers,
         **({"prefetch_factor": PREFETCH, "timeout": POLL_SECONDS} if workers else {}),
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
-        dataset=dict(type="SeededDataset", dataset=dataset, seed=training["seed"]),
+        dataset=dict(type="SeededDataset", dataset=dataset, seed=training.seed),
         worker_init_fn=dict(type=ignore_signals_in_worker),
     )
-
-
-def _with_tuples(transform: dict[str, Any]) -> dict[str, Any]:
-    # JSON knows lists only, MMSeg's transforms want sizes as tuples.
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in transform.items()}
 
 
 def ignore_signals_in_worker(worker_id: int) -> None:
@@ -189,36 +161,36 @@ def ignore_signals_in_worker(worker_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _optim_wrapper(job: Job) -> dict[str, Any]:
-    training = job.config["training"]
+def _optim_wrapper(job: TrainingJob) -> dict[str, Any]:
+    training = job.config.training
     wrapper = {
         "float32": dict(type="FiniteOptimWrapper"),
         "bfloat16": dict(type="BFloat16OptimWrapper"),
         "float16": dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16"),
-    }[training["precision"]]
-    return {**training["optim_wrapper"], **wrapper, "accumulative_counts": _pieces(job)}
+    }[training.precision]
+    return {**training.optim_wrapper, **wrapper, "accumulative_counts": training.accumulation_steps(_processes())}
 
 
-def _hooks(job: Job) -> list[dict[str, Any]]:
-    training, folder = job.config["training"], Path(job.folder)
+def _hooks(job: TrainingJob) -> list[dict[str, Any]]:
+    training, folder = job.config.training, Path(job.folder)
     hooks = [
         dict(type="FiniteLossHook"),
         dict(
             type="LogHook",
             path=str(folder / LOG),
             tensorboard=str(folder / "tensorboard"),
-            interval=training["log_interval"],
+            interval=training.log_interval,
             what=job.what,
         ),
         dict(
             type="ResumableCheckpointHook",
             folder=str(folder),
-            interval=training["checkpoint_interval"],
-            keep=training["keep_checkpoints"],
+            interval=training.checkpoint_interval,
+            keep=training.keep_checkpoints,
         ),
         dict(type="StopOnSignalHook"),
     ]
-    if training["val_interval"]:
+    if training.val_interval:
         hooks.append(
             dict(
                 type="ValidationHook",
@@ -228,14 +200,14 @@ def _hooks(job: Job) -> list[dict[str, Any]]:
                 best=str(folder / BEST),
             )
         )
-    if training["ema"]:
-        hooks.append(dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=training["ema"]))
+    if training.ema:
+        hooks.append(dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=training.ema))
     return hooks
 
 
-def _wrapping(job: Job) -> dict[str, Any]:
+def _wrapping(job: TrainingJob) -> dict[str, Any]:
     """Returns what the Runner reads from `cfg`: how the model is wrapped for several processes."""
-    if _processes(job) == 1:
+    if _processes() == 1:
         return {}
     wrapper = dict(type="MMDistributedDataParallel", broadcast_buffers=False, gradient_as_bucket_view=True)
     if not job.gpus:
@@ -243,18 +215,10 @@ def _wrapping(job: Job) -> dict[str, Any]:
     return dict(sync_bn="torch", model_wrapper_cfg=wrapper)
 
 
-def _pieces(job: Job) -> int:
-    """Returns how many pieces a rank's share of the batch is cut into."""
-    training = job.config["training"]
-    share, rest = divmod(training["batch_size"], _processes(job))
-    assert rest == 0, (training["batch_size"], _processes(job))  # run.py chose the number of processes
-    return share // min(training["micro_batch"] or share, share)  # run.py checked that it divides
-
-
-def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None:
+def _save_result(runner: Runner, training: TrainingSettings, folder: Path) -> None:
     if not is_main_process():
         return
-    if training["select"] == "best":
+    if training.select == "best":
         # A copy: a run killed right after this trains its last iterations again, and must find what was best before.
         with atomic_path(folder / WEIGHTS) as aside:
             shutil.copyfile(folder / BEST, aside)
@@ -264,7 +228,7 @@ def _save_result(runner: Runner, training: dict[str, Any], folder: Path) -> None
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
 
 
-def _processes(job: Job) -> int:
+def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -288,7 +252,7 @@ def main(path: str) -> int:
     """
     _stop_with_the_parent()
     try:
-        work(Job(**read_json(path)))
+        work(read_job(path))
     except UserError as error:
         log(str(error))
         os._exit(2)
@@ -305,11 +269,6 @@ def _stop_with_the_parent() -> None:
     """Has the kernel send SIGTERM when the parent dies, so that no rank outlives a killed job for long."""
     set_parent_death_signal = 1  # linux/prctl.h PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-
-
-def write_job(job: Job, path: Path) -> None:
-    """Writes a job for `main`."""
-    write_json(path, asdict(job))
 
 
 if __name__ == "__main__":
