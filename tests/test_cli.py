@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from vss import cli
+from vss.core.command_line import EXIT_USER_ERROR, json_object
 from vss.core.errors import UserError
 from vss.workflow import lease
 
@@ -67,6 +68,23 @@ def test_a_wrong_command_suggests_the_nearest(capsys) -> None:
     assert capsys.readouterr().err == "vss: no command 'predcit' (did you mean 'predict'?); `vss --help` lists them\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["score", "a", "b", "--splt", "val"], "vss score: unknown option '--splt' (did you mean '--split'?);"),
+        (["score", "a", "b", "--split", "vall"], "vss score: --split is 'vall' (did you mean 'val'?), must be one of"),
+        (["models", "swin"], "vss models: unknown argument 'swin';"),
+        (["score", "a"], "vss score: the following arguments are required: DATASET_FOLDER;"),
+        (["lease", "one", "--", "true"], "vss lease: argument gpus: invalid int value: 'one';"),
+        ([], "vss: the following arguments are required: COMMAND;"),
+    ],
+)
+def test_a_wrong_option_or_value_is_one_line_with_the_nearest(words, line, capsys) -> None:
+    assert cli.main(words) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == 1
+
+
 def test_the_help_lists_the_commands_for_people_first(capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -97,14 +115,14 @@ def test_a_damaged_file_of_settings_is_one_line(content, said, tmp_path, capsys)
     file = tmp_path / "settings.json"
     if content is not None:
         file.write_bytes(content)
-    assert cli.main(["search", "--settings", str(file)]) == cli.EXIT_USER_ERROR
+    assert cli.main(["search", "--settings", str(file)]) == EXIT_USER_ERROR
     line = capsys.readouterr().err
     assert line.startswith(f"vss search: {file}: {said}") and line.count("\n") == 1
 
 
 def test_settings_may_stand_in_a_file(tmp_path) -> None:
     (tmp_path / "settings.json").write_text('{"a": 1}')
-    assert cli.json_object(str(tmp_path / "settings.json")) == cli.json_object('{"a": 1}') == {"a": 1}
+    assert json_object(str(tmp_path / "settings.json")) == json_object('{"a": 1}') == {"a": 1}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vss import cli
+from vss.core.command_line import path_or_none
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -26,7 +27,7 @@ def print_completion(*, shell: str) -> None:
     for action in _actions(parser):
         if isinstance(action, argparse._SubParsersAction):
             action.help = None  # shtab leaves out what help leaves out: the list of commands, which the description has
-        elif action.type in (Path, cli.path_or_none):
+        elif action.type in (Path, path_or_none):
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
     print(shtab.complete(parser, shell))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vss import cli
+from vss.core.command_line import EXIT_USER_ERROR
 from vss.core.extras import EXTRAS, how_to_install
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -31,7 +32,7 @@ def test_the_command_line_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsy
         raise ModuleNotFoundError("No module named 'skimage'", name="skimage.segmentation")
 
     monkeypatch.setattr("vss.configs.table.print_models", absent)
-    assert cli.main(["models"]) == cli.EXIT_USER_ERROR
+    assert cli.main(["models"]) == EXIT_USER_ERROR
     assert capsys.readouterr().err == "vss models: skimage is not installed: run `pip install 'vss[refine]'`\n"
 
 

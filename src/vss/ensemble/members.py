@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -140,13 +139,17 @@ def open_members(
 ) -> list[MemberScores]:
     """Opens every member's files and checks that all members score the same classes.
 
+    Args:
+        stack: closes them.
+        members: of the ensemble.
+        scores: lists of files, see `scores_by_member`.
+
     Raises:
-        UserError: the number of file lists is not the number of members, or a class list differs.
+        UserError: the files cannot be shared among the members, or a class list differs.
     """
-    if len(scores) != len(members):
-        raise UserError(f"scores: {len(scores)} lists of files for {len(members)} members")
     opened = [
-        stack.enter_context(MemberScores(member.name, files)) for member, files in zip(members, scores, strict=True)
+        stack.enter_context(MemberScores(member.name, files))
+        for member, files in zip(members, scores_by_member(members, scores), strict=True)
     ]
     first = opened[0]
     for other, member in zip(opened, members, strict=True):
@@ -191,26 +194,27 @@ def tempered(planes: Planes, temperature: float) -> Planes:
     return Planes(planes.classes, stack[:-1], stack[-1], planes.labels, planes.num_classes)
 
 
-def scores_by_member(settings: Mapping[str, Any], given: Sequence[Sequence[Path]]) -> list[list[Path]]:
-    """Returns the score files of the command line grouped by member.
+def scores_by_member(
+    members: Sequence[Member], given: Sequence[Sequence[str | os.PathLike]]
+) -> list[list[str | os.PathLike]]:
+    """Returns the scores files of every member.
 
     Args:
-        settings: of the ensemble; `members` are counted.
-        given: the files of each `--scores`: one for each member, which may then have any number of files each; or a
-            single one, whose files the members share equally.
+        members: of the ensemble.
+        given: lists of files: one for each member, which may then have any number of files; or a single one, whose
+            files the members share equally.
 
     Raises:
         UserError: they cannot be shared.
     """
-    members = len(settings.get("members", []))
-    if len(given) == members:
+    if len(given) == len(members):
         return [list(files) for files in given]
     if len(given) > 1:
-        raise UserError(f"--scores: is given {len(given)} times for {members} members; give it once for each member")
-    (files,) = given
-    if not members or len(files) % members:
+        raise UserError(f"scores: given {len(given)} times for {len(members)} members; give them once for each member")
+    files = [file for files in given for file in files]
+    if not files or len(files) % len(members):
         raise UserError(
-            f"--scores: {len(files)} files cannot be shared among {members} members; give it once for each member"
+            f"scores: {len(files)} files cannot be shared among {len(members)} members; give them once for each member"
         )
-    each = len(files) // members
-    return [list(files[start : start + each]) for start in range(0, len(files), each)]
+    each = len(files) // len(members)
+    return [files[start : start + each] for start in range(0, len(files), each)]

@@ -38,9 +38,16 @@ _LONGEST_TICKET = 4096  # bytes
 def lease(gpus: int, command: Sequence[str]) -> NoReturn:
     """Becomes `command` while holding `gpus` cards.
 
+    Args:
+        gpus: how many.
+        command: its words; a `--` before them, as typed, is left out.
+
     Raises:
-        UserError: the machine has fewer cards than requested, or the command does not exist.
+        UserError: there is no command; the machine has fewer cards than requested, or the command does not exist.
     """
+    words = list(command[1:] if command[:1] == ["--"] else command)
+    if not words:
+        raise UserError("no command given; usage: vss lease GPUS -- COMMAND ...")
     environment = dict(os.environ)
     slurm_job = environment.get("SLURM_JOB_ID")
     if slurm_job is None:
@@ -50,9 +57,9 @@ def lease(gpus: int, command: Sequence[str]) -> NoReturn:
         folder = lock_folder().with_name(f"vss-gpu-leases-{slurm_job}")
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus, folder=folder))
     try:
-        os.execvpe(command[0], list(command), environment)
+        os.execvpe(words[0], words, environment)
     except FileNotFoundError:
-        raise UserError(f"lease: no command {command[0]!r}") from None
+        raise UserError(f"lease: no command {words[0]!r}") from None
 
 
 def acquire(gpus: int, *, folder: Path | None = None) -> list[str]:

@@ -1,0 +1,209 @@
+"""A command line from a table of commands: parse, call one function, and end in one line and a status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from vss.core.errors import UserError, did_you_mean
+from vss.core.extras import how_to_install
+from vss.core.files import read_json
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
+
+_WRONG_CHOICE = re.compile(r"argument (?P<name>[^:]+): invalid choice: '?(?P<value>.*?)'? \(choose from")
+
+Arguments: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument of a command: what `argparse.ArgumentParser.add_argument` takes."""
+
+    name: str
+    settings: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed after the program's name.
+        function: what it calls, "module:name", with the options as keyword arguments.
+        help: one sentence.
+        options: its arguments.
+        fixed: keyword arguments that are not options.
+        adapt: changes the keyword arguments before the call.
+        example: for people: what to type.
+        prints: whether its result is what it prints: it then ends quietly where nobody reads on (`vss models | head`).
+    """
+
+    name: str
+    function: str
+    help: str
+    options: tuple[Option, ...]
+    fixed: Arguments = field(default_factory=dict)
+    adapt: Callable[[Arguments], Arguments] = dict
+    example: str = ""
+    prints: bool = False
+
+
+Groups: TypeAlias = Mapping[str, Sequence[Command]]
+"""Commands by the title that they stand under in the help."""
+
+
+def option(name: str, **settings: Any) -> Option:
+    """Returns an argument of a command, with what `add_argument` takes."""
+    return Option(name, settings)
+
+
+def files(*names: str, **settings: Any) -> tuple[Option, ...]:
+    """Returns file options, required unless `settings` say otherwise."""
+    return tuple(
+        option(f"--{name}", **{"required": True, "type": Path, "metavar": "FILE", **settings}) for name in names
+    )
+
+
+def json_object(text: str) -> Arguments:
+    """Returns a JSON object from the command line, or from the file that it names."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return value
+
+
+def path_or_none(text: str) -> Path | None:
+    """Returns the path of an optional file; a job's empty word stands for none."""
+    return Path(text) if text else None
+
+
+class UsageError(UserError):
+    """Words that a command does not take."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line that suggests the nearest option or value."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the command line.
+
+        Raises:
+            UsageError: argparse's message, or what was probably meant.
+        """
+        if found := _WRONG_CHOICE.match(message):
+            name = found["name"].split("/")[-1]
+            action = next(action for action in self._actions if name in (*action.option_strings, action.dest))
+            choices = [str(choice) for choice in action.choices or ()]
+            near = did_you_mean(found["value"], choices)
+            message = f"{name} is {found['value']!r}{near}, must be one of {', '.join(choices)}"
+        raise UsageError(message)
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """Refuses words that no argument takes.
+
+        Raises:
+            UsageError: the first of them, and the option that was probably meant.
+        """
+        word = words[0].partition("=")[0]
+        kind = "option" if word.startswith("-") else "argument"
+        raise UsageError(f"unknown {kind} {word!r}{did_you_mean(word, self._option_string_actions)}")
+
+
+def build_parser(program: str, version: str, groups: Groups) -> OneLineParser:
+    """Returns the parser of all commands, whose help lists them by group."""
+    commands = [command for group in groups.values() for command in group]
+    width = max(len(command.name) for command in commands)
+    listed = (
+        "\n".join([f"{title}:", *(f"  {command.name:<{width}}  {command.help}" for command in group)])
+        for title, group in groups.items()
+    )
+    parser = OneLineParser(
+        prog=program,
+        usage=f"{program} [-h] [--version] COMMAND ...",
+        description="\n\n".join(listed),
+        epilog=f"`{program} COMMAND --help` describes one command. `snakemake` runs the workflow.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=version)
+    parsers = parser.add_subparsers(
+        dest="_name", required=True, prog=program, metavar="COMMAND", help=argparse.SUPPRESS
+    )
+    for command in commands:
+        example = f"example: {command.example}" if command.example else None
+        added = parsers.add_parser(
+            command.name, help=command.help, description=command.help, epilog=example, allow_abbrev=False
+        )
+        added.set_defaults(_parser=added)
+        for argument in command.options:
+            added.add_argument(argument.name, **argument.settings)
+    return parser
+
+
+def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int:
+    """Runs one command and returns its exit status: 0, 2 after one line on standard error, or a signal's."""
+    commands = {command.name: command for group in groups.values() for command in group}
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        near = did_you_mean(words[0], commands)
+        return _refused(program, f"no command {words[0]!r}{near}; `{program} --help` lists them")
+    name = f"{program} {words[0]}" if words and words[0] in commands else program
+
+    # Parse; a file may stand for its content, and be damaged.
+    try:
+        parsed, unknown = build_parser(program, version, groups).parse_known_args(words)
+        arguments = vars(parsed)
+        parser = arguments.pop("_parser")
+        if unknown:
+            parser.refuse_unknown(unknown)
+    except UsageError as error:
+        return _refused(name, f"{error}; `{name} --help` lists what it takes")
+    except UserError as error:
+        return _refused(name, f"{error}; fix it, or delete it and rerun")
+    command = commands[arguments.pop("_name")]
+
+    # Call; what the user or the system stops is one line, a mistake of the program is not hidden.
+    if command.prints:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        module, _, function = command.function.partition(":")
+        call = getattr(importlib.import_module(module), function)
+        call(**command.adapt({**arguments, **command.fixed}))
+    except UserError as error:
+        return _refused(name, str(error))
+    except ModuleNotFoundError as error:
+        if (remedy := how_to_install(error)) is None:
+            raise
+        return _refused(name, remedy)
+    except KeyboardInterrupt:
+        _refused(name, "interrupted")
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno is None:  # a library's own, not the operating system's word
+            raise
+        return _refused(name, _one_line(error))
+    return 0
+
+
+def _refused(name: str, message: str) -> int:
+    print(f"{name}: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _one_line(error: OSError) -> str:
+    """Returns one line of an error of the operating system: the file, where it is known, and what is wrong."""
+    name = error.filename if error.filename2 is None else error.filename2
+    reason = " ".join((error.strerror or str(error)).split())
+    return reason if name is None else f"{name}: {reason}"
