@@ -34,7 +34,7 @@ demo: $(READY)  ## run the whole flow on the default config (drawn data, small m
 	$(RUN)/snakemake --cores $(CORES)
 
 test: $(READY)  ## run the whole test suite
-	$(RUN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(CORES) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
 check: check-python  ## ruff, mypy, snakefmt, snakemake --lint
 	$(RUN)/snakefmt --check Snakefile workflow

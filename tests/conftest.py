@@ -17,6 +17,14 @@ SHARED = shared_folder()
 collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives a parallel worker whole files, and one worker all tests of the finished run, which start first."""
+    shares = {item: "finished" in getattr(item, "fixturenames", ()) for item in items}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("finished" if shares[item] else str(item.path)))
+    items.sort(key=lambda item: not shares[item])
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder `shared` next to the checkout; the test is skipped where it is absent."""
