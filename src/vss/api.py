@@ -105,11 +105,18 @@ def load(model: str | os.PathLike, weights: str | os.PathLike | None = None, *, 
     return Model(find_model(model, weights), device)
 
 
-def score(predicted: str | os.PathLike, dataset: str | os.PathLike, *, split: str = "val") -> dict[str, Any]:
+def score(
+    predicted: str | os.PathLike,
+    dataset: str | os.PathLike,
+    *,
+    split: str = "val",
+    layout: str | None = None,
+    ids: str | None = None,
+) -> dict[str, Any]:
     """Returns the scores of a folder of predictions, as in `scores.json`; see `vss.score.folders.score_folder`."""
     from vss.score.folders import score_folder
 
-    return score_folder(predicted, dataset, split=split)
+    return score_folder(predicted, dataset, split=split, layout=layout, ids=ids)
 
 
 def _image(frame: Frame) -> np.ndarray:

@@ -91,11 +91,13 @@ PEOPLE = (
     Command(
         "score",
         "vss.score.folders:print_scores",
-        "Score a folder of label maps (PNG of train ids, or our files) against a dataset of VSPW's layout.",
+        "Score a folder of label maps, of any system, against a dataset of VSPW's layout.",
         (
-            option("predicted", type=Path, metavar="PREDICTED_FOLDER"),
+            option("predicted", type=Path, metavar="PREDICTED", help="folder, or a path with {video} and {frame}"),
             option("dataset_root", type=Path, metavar="DATASET_FOLDER"),
             SCORED_SPLIT,
+            option("--layout", help="vspw, dvis, videomt, pmt, mmseg, ... (default: vspw, or our own files)"),
+            option("--ids", help="train, raw, or a CSV file of id and class (default: the layout's)"),
             *files("out", required=False, help="write all scores there as JSON"),
         ),
         example="vss score predicted VSPW_480p",
@@ -113,6 +115,17 @@ PEOPLE = (
         ),
         example="vss compare results/score/swin.single results/score/swin.flip",
         prints=True,
+    ),
+    Command(
+        "export-prediction",
+        "vss.submit.export:export_prediction",
+        "Write a prediction's label maps for other tools: PNG folders, COCO panoptic, the challenge's zip.",
+        (
+            option("prediction", type=Path, metavar="PREDICTION_FOLDER", help="results/predictions/NAME/SPLIT"),
+            option("--format", dest="form", required=True, choices=("png", "coco-panoptic", "submission")),
+            *files("out", help="folder to make; the zip of a submission"),
+        ),
+        example="vss export-prediction results/predictions/swin.single/val --format png --out swin",
     ),
     Command(
         "models",

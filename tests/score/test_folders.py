@@ -73,6 +73,20 @@ def test_a_folder_has_the_figures_of_the_stage(tmp_path, root, pngs, videos, lab
         assert found["mIoU"] > 0.3 and found["intervals"]["mIoU"] is not None
 
 
+def test_a_folder_in_another_layout_has_the_same_scores(tmp_path, root, pngs, labels):
+    expected = score_folder(pngs, root)
+    for video, frames in labels.items():
+        for at, frame in enumerate(frames):
+            (tmp_path / "mmseg").mkdir(exist_ok=True)
+            assert cv2.imwrite(str(tmp_path / "mmseg" / f"{video}_{at:08d}.png"), frame + 1)
+    assert score_folder(tmp_path / "mmseg", root, layout="mmseg") == expected
+    assert score_folder(f"{tmp_path}/mmseg/{{video}}_{{frame}}.png", root, ids="raw") == expected
+    with pytest.raises(UserError, match=r"score\.layout: is 'mmsg', must be one of 'vspw'"):
+        score_folder(pngs, root, layout="mmsg")
+    with pytest.raises(UserError, match=r"holds the id 0; raw ids of classes are among 1\.\.124"):
+        score_folder(pngs, root, ids="raw")
+
+
 def test_scores_are_printed_and_written(tmp_path, root, pngs, capsys):
     assert main(["score", str(pngs), str(root), "--out", str(tmp_path / "scores.json")]) == 0
     scores = read_json(tmp_path / "scores.json")
@@ -89,7 +103,7 @@ def test_what_cannot_be_scored_is_named(tmp_path, root, pngs):
     with pytest.raises(UserError, match=r"train\.txt: lists no frame"):
         score_folder(pngs, root, split="train")
     (pngs / "v 2" / "00000003.png").unlink()
-    with pytest.raises(UserError, match=r"v 2/00000003\.png: no prediction"):
+    with pytest.raises(UserError, match=r"no prediction for 1 of 36 frames: .*v 2/00000003\.png$"):
         score_folder(pngs, root)
     (root / "data" / "v 2" / "mask" / "00000003.png").unlink()
     with pytest.raises(UserError, match=r"v 2.*mask_missing"):

@@ -24,6 +24,7 @@ from vss.exchange.ids import IdTable, read_ids
 from vss.exchange.panoptic import PanopticIndex
 
 Key = tuple[str, str]  # (video, frame)
+_NAMED = 5  # frames that a message names
 
 
 class PredictionReader(ABC):
@@ -208,6 +209,24 @@ def open_reader(
         return _PanopticMasks(files, PanopticIndex(source.segments.path(split=split), ids, classes))
     assert ids is not None, source
     return _Arrays(files, ids, len(classes)) if source.has_scores else _Masks(files, ids)
+
+
+def refuse_missing(reader: PredictionReader, keys: Iterable[Key], *, what: str) -> None:
+    """Refuses a prediction that lacks some of the frames (video, frame).
+
+    Raises:
+        UserError: the first ones, and how many.
+    """
+    keys = list(keys)
+    missing = [key for key in keys if reader.file_of(key) is None]
+    if missing:
+        places = first_few([reader.place(key) for key in missing])
+        raise UserError(f"{what}: no prediction for {len(missing)} of {len(keys)} frames: {places}")
+
+
+def first_few(places: Sequence[str]) -> str:
+    """Returns the first of several places as a message names them."""
+    return ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
 
 
 def fitted_labels(labels: np.ndarray, size: tuple[int, int], resize: str | None, *, where: str) -> np.ndarray:

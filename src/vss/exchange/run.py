@@ -23,19 +23,19 @@ from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
 from vss.core.shards import shard_of
 from vss.exchange.readers import (
-    Key,
     PredictionReader,
     ProbabilityReader,
+    first_few,
     fitted_labels,
     fitted_probabilities,
     open_reader,
+    refuse_missing,
     votes,
 )
 from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
 from vss.infer.stream import WriteBehind, load_ahead
 
 _WORKERS = 2  # frames read side by side
-_NAMED = 5  # frames that a message names
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,6 @@ def import_prediction(
         write_json(files[CONFIG], {**provenance, "imported": imported})
 
 
-def refuse_missing(reader: PredictionReader, keys: Iterable[Key], *, what: str) -> None:
-    """Refuses a prediction that lacks some of the frames (video, frame).
-
-    Raises:
-        UserError: the first ones, and how many.
-    """
-    keys = list(keys)
-    missing = [key for key in keys if reader.file_of(key) is None]
-    if missing:
-        places = _first([reader.place(key) for key in missing])
-        raise UserError(f"{what}: no prediction for {len(missing)} of {len(keys)} frames: {places}")
-
-
 def _check_extra(
     reader: PredictionReader,
     source: ImportSource,
@@ -164,13 +151,9 @@ def _check_extra(
     ]
     if extra:
         raise UserError(
-            f"{what}: {len(extra)} predictions belong to no frame of the dataset: {_first(extra)}; on_extra: skip"
+            f"{what}: {len(extra)} predictions belong to no frame of the dataset: {first_few(extra)}; on_extra: skip"
             " passes over them"
         )
-
-
-def _first(places: Sequence[str]) -> str:
-    return ", ".join(places[:_NAMED]) + (", ..." if len(places) > _NAMED else "")
 
 
 def _read_frame(

@@ -1,1 +1,1 @@
-"""Packs the label maps of a test split as the challenge wants them, complete or not at all."""
+"""Hands label maps out: the zip that the challenge wants, complete or not at all, and the formats of other tools."""

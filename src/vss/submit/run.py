@@ -24,6 +24,7 @@ from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.order import natural_key
+from vss.submit.png import entry_name, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
@@ -57,7 +58,7 @@ def submit(
     rows = _with_filled(_rows(table, split, index), [item for item in dataset.left_out if item.split == split], fill)
     readers = [LabelsReader(path) for path in labels]
     try:
-        reader_of = _reader_of_frame(readers)
+        reader_of = reader_of_frame(readers)
         sources = list(zip(rows["video"], rows["source"], strict=True))
         _refuse_missing([key for key in sources if key not in reader_of], len(sources), what="predictions")
         with atomic_path(out) as aside:
@@ -79,7 +80,6 @@ def _pack(
     num_classes: int,
     split: str,
 ) -> None:
-    palette = submission_palette().tobytes()
     with zipfile.ZipFile(path, "w") as archive:
         for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
             reader = reader_of[row.video, row.source]
@@ -88,9 +88,9 @@ def _pack(
             if problem:
                 raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} {problem}")
             # PNG is compressed already.
-            entry = zipfile.ZipInfo(_entry_name(row.video, row.frame), _NO_TIME)
+            entry = zipfile.ZipInfo(entry_name(row.video, row.frame), _NO_TIME)
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, _png(frame, palette))
+            archive.writestr(entry, png_of_labels(frame))
 
 
 def _with_filled(rows: pd.DataFrame, left_out: Sequence[LeftOut], fill: str | None) -> pd.DataFrame:
@@ -135,7 +135,7 @@ def check_submission(
 def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int) -> None:
     """Checks a submission zip against the rows of its frames (`check_submission`)."""
     palette = submission_palette().ravel().tolist()
-    wanted = {_entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
+    wanted = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -167,7 +167,12 @@ def _rows(table: pd.DataFrame, split: str, index: str | os.PathLike) -> pd.DataF
     return rows
 
 
-def _reader_of_frame(readers: Sequence[LabelsReader]) -> dict[tuple[str, str], LabelsReader]:
+def reader_of_frame(readers: Sequence[LabelsReader]) -> dict[tuple[str, str], LabelsReader]:
+    """Returns the reader of each (video, frame).
+
+    Raises:
+        UserError: two files hold one frame.
+    """
     reader_of: dict[tuple[str, str], LabelsReader] = {}
     for reader in readers:
         for video, frame in reader.keys():  # noqa: SIM118 (a reader is no dict)
@@ -191,19 +196,3 @@ def _problem(frame: np.ndarray, size: tuple[int, int], num_classes: int) -> str 
     if int(frame.max()) >= num_classes:
         return f"holds label {int(frame.max())}; a submission may hold 0..{num_classes - 1}"
     return None
-
-
-def _entry_name(video: str, frame: str) -> str:
-    """Returns the name inside the zip; an id that would leave its folder when unpacked is refused."""
-    for part in (video, frame):
-        if not part or part in (".", "..") or any(sign in part for sign in "/\\\0"):
-            raise UserError(f"id {part!r} cannot be a file name in a submission")
-    return f"{video}/{frame}.png"
-
-
-def _png(frame: np.ndarray, palette: bytes) -> bytes:
-    image = Image.fromarray(frame)
-    image.putpalette(palette)  # turns L into P
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -1,0 +1,86 @@
+"""A prediction's label maps in the formats that other viewers and evaluators read."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vss.core.errors import UserError
+from vss.core.files import atomic_path
+from vss.core.labels_file import LabelsReader
+from vss.core.log import log, track
+from vss.core.order import natural_key
+from vss.exchange.panoptic import PanopticWriter
+from vss.submit.png import entry_name, png_of_labels
+from vss.submit.run import reader_of_frame, submit
+
+_LABELS = "*.labels.h5"
+
+
+def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os.PathLike) -> None:
+    """Writes the label maps of a prediction in another format; the files of the prediction stay as they are.
+
+    Args:
+        prediction: folder of a split, `results/predictions/<name>/<split>`.
+        form: "png" writes `<video>/<frame>.png` of train ids with VSPW's palette, and `classes.csv`; "coco-panoptic"
+            `panoptic.json` and `panoptic/<video>/<frame>.png`, one segment per class; "submission" the zip of
+            `vss.submit.run.submit`, whose dataset is that of the results folder.
+        out: folder to make; for a submission the zip.
+
+    Raises:
+        UserError: there is no prediction, two of its files hold one frame or have other classes, the folder exists and
+            is not empty, an id cannot be a file name; for a submission, what `submit` refuses.
+    """
+    folder, target = Path(prediction), Path(out)
+    files = sorted(folder.glob(_LABELS))
+    if not files:
+        found = sorted(path.parent.name for path in folder.glob(f"*/{_LABELS}"))
+        inside = f"; name one of the splits in it: {', '.join(dict.fromkeys(found))}" if found else ""
+        raise UserError(f"{folder}: no {_LABELS} files there{inside}")
+    if form == "submission":
+        prepared = folder.resolve().parents[2] / "prepare" / "vspw"
+        submit(
+            labels=files,
+            index=prepared / "index.csv",
+            card=prepared / "dataset.json",
+            out=target,
+            split=folder.resolve().name,
+        )
+        return
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: is there already, and not an empty folder; choose another")
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(LabelsReader(path)) for path in files]
+        classes = _classes(readers)
+        reader_of = reader_of_frame(readers)
+        keys = sorted(reader_of, key=lambda key: (natural_key(key[0]), natural_key(key[1])))
+        panoptic = PanopticWriter(target, classes) if form == "coco-panoptic" else None
+        for video, frame in track(keys, what=f"export {folder}", total=len(keys)):
+            labels, name = reader_of[video, frame].read(video, frame), entry_name(video, frame)
+            if panoptic:
+                panoptic.write(video, frame, labels)
+            else:
+                with atomic_path(target / name) as aside:
+                    aside.write_bytes(png_of_labels(labels))
+        if panoptic:
+            panoptic.finish()
+        else:
+            _write_classes(target / "classes.csv", classes)
+    log(f"export {folder}: {len(keys)} frames in {target}")
+
+
+def _classes(readers: Sequence[LabelsReader]) -> list[str]:
+    for reader in readers:
+        if reader.classes != readers[0].classes:
+            raise UserError(f"{reader.path}: predicts other classes than {readers[0].path}")
+    return readers[0].classes
+
+
+def _write_classes(path: Path, classes: Sequence[str]) -> None:
+    """Writes what the ids mean, in the form that `ids` of an imported prediction takes."""
+    with atomic_path(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("id", "class"), *enumerate(classes), (255, "")])

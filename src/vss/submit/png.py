@@ -1,0 +1,32 @@
+"""One label map as the challenge wants it: the name and the bytes of its PNG."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from vss.core.errors import UserError
+from vss.core.labels import submission_palette
+
+
+def entry_name(video: str, frame: str) -> str:
+    """Returns `video/frame.png`; an id that would leave its folder is refused.
+
+    Raises:
+        UserError: the id is empty, ".", "..", or holds a separator of folders.
+    """
+    for part in (video, frame):
+        if not part or part in (".", "..") or any(sign in part for sign in "/\\\0"):
+            raise UserError(f"id {part!r} cannot be a file name in a submission")
+    return f"{video}/{frame}.png"
+
+
+def png_of_labels(labels: np.ndarray) -> bytes:
+    """Returns a label map [H, W] uint8 as a PNG of mode P with VSPW's palette."""
+    image = Image.fromarray(labels)
+    image.putpalette(submission_palette().tobytes())  # turns L into P
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
