@@ -187,6 +187,12 @@ WORKFLOW = (
             SETTINGS,
         ),
     ),
+    Command(
+        "check-masks",
+        "vss.prepare.recheck:check_masks",
+        "Check the files of a split that have changed since the dataset was listed.",
+        (*files("index", "card", "out"), SPLIT),
+    ),
     *(
         Command(stage, "vss.train.run:train", f"Train a model on {data}.", TRAINING, {"stage": stage}, with_code(stage))
         for stage, data in (("pretrain", "COCO-Stuff"), ("finetune", "VSPW"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vss.core.dataset_content import dataset_content
+from vss.core.dataset_content import contents, dataset_content
 
 
 def touch(path: Path, content: bytes = b"x") -> None:
@@ -43,6 +43,17 @@ def test_a_change_shows_in_its_split_alone(vspw: Path, change) -> None:
     change(vspw)
     after = dataset_content("vspw", vspw)
     assert {split for split in before if before[split] != after[split]} == {"val"}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_images_alone_do_not_change_with_masks(vspw: Path, change) -> None:
+    whole, images = contents("vspw", vspw)
+    assert whole == dataset_content("vspw", vspw)
+    change(vspw)
+    changed = {split for split, digest in contents("vspw", vspw)[1].items() if digest != images[split]}
+    assert changed == (
+        set() if change in (CHANGES["mask replaced by one of its size"], CHANGES["mask removed"]) else {"val"}
+    )
 
 
 def test_what_no_stage_reads_changes_nothing(vspw: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.raw_dataset import FRAMES, RawVspw, save_mask
+from tests.raw_dataset import FRAMES, RawVspw, save_image, save_mask
 from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.slow
@@ -75,8 +75,9 @@ def drop_ensemble(config: dict) -> None:
     del config["predictions"]["both"], config["predictions"]["both.ssa"], config["targets"]
 
 
-# What follows a change, whole: of everything inferred, and of the ensemble `both` alone.
+# What follows a change, whole: of the data, of everything inferred, and of the ensemble `both` alone.
 REPORT = {"report_settings": 1, "report": 1}
+DATA = {"prepare": 1, "check_masks": 1}
 AFTER_INFER = {"ensemble": 3, "refine": 4, "score_shard": 8, "score": 4, "submit": 1, "report": 1}
 FROM_INFER = {"infer": 6, "infer_labels": 2, **AFTER_INFER}
 FROM_BOTH = {"ensemble": 3, "refine": 2, "score_shard": 4, "score": 2, "submit": 1, "report": 1}
@@ -90,7 +91,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_colour, REPORT),
     (change_report_title, REPORT),
     (change_paper_figure, REPORT),
-    (change_data, {"prepare": 1, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
+    (change_data, {**DATA, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_gpus, {}),
     (change_how_a_training_runs, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
@@ -124,9 +125,10 @@ CODE_CHANGES = [
     ("src/vss/submit/run.py", {"submit": 1}),
     ("src/vss/ensemble/run.py", FROM_BOTH),
     ("src/vss/refine/run.py", {"refine": 4, "score_shard": 4, "score": 2, "report": 1}),
+    ("src/vss/prepare/recheck.py", {"check_masks": 1, "score_shard": 8, **AFTER_SCORE}),
     ("src/vss/infer/run.py", FROM_INFER),
     # what every stage shares: everything but the trainings, which are weeks
-    ("src/vss/core/files.py", {"prepare": 2, "propose": 2, **FROM_INFER}),
+    ("src/vss/core/files.py", {"prepare": 2, "check_masks": 1, "propose": 2, **FROM_INFER}),
     ("src/vss/core/log.py", {}),
     ("src/vss/train/run.py", {}),
     ("src/vss/cli.py", {}),
@@ -213,17 +215,39 @@ def test_changed_files_of_a_real_dataset_rerun_what_depends_on_them(tmp_path: Pa
     def use_real(config: dict) -> None:
         config["data"]["vspw"] = {"root": str(vspw.root)}
 
-    wanted = ("results/prepare/vspw/index.csv", "results/finetune/convnext/settings.json")
+    wanted = ("results/score/convnext.single/val/scores.json",)
+    trained = {"settings": 1, "finetune": 1}
+    scored = {"score_shard": 1, "score": 1}
     with project.changed_config(use_real):
         project.snakemake(*wanted)
         assert project.planned(*wanted) == {}
+        # What reads the masks of a split, and no more.
         save_mask(vspw.mask("v0", FRAMES[0]), 2)
-        assert project.planned(*wanted) == {"prepare": 1}
+        assert project.planned(*wanted) == {"check_masks": 1, **scored}
+        # Together with a change of the inference, which is below nothing that runs.
+        with project.changed_file("src/vss/infer/run.py", append_code):
+            assert project.planned(*wanted) == {"check_masks": 1, "infer_labels": 1, **scored}
+        project.snakemake(*wanted)
+        assert project.planned(*wanted) == {}
         save_mask(vspw.mask("t0", FRAMES[0]), 2)
-        assert project.planned(*wanted) == {"prepare": 1, "settings": 1}
+        assert project.planned(*wanted) == {**trained, "infer_labels": 1, **scored}
+        # Images decide which frames there are.
+        save_image(vspw.image("v0", FRAMES[0]), seed=9)
+        after_images = {"prepare": 1, "check_masks": 1, "infer_labels": 1, **scored}
+        assert project.planned(*wanted) == {**trained, **after_images}
         project.snakemake(*wanted)
         vspw.add_video("x0", [*FRAMES, "00000025"], masks=False)
-        assert project.planned(*wanted) == {"prepare": 1}
+        assert project.planned(*wanted) == after_images
+
+    # Frames with damaged masks are left out of the index: there masks decide, too.
+    def skip(config: dict) -> None:
+        use_real(config)
+        config["data"]["vspw"]["on_problem"] = "skip"
+
+    with project.changed_config(skip):
+        project.snakemake(*wanted)
+        save_mask(vspw.mask("v0", FRAMES[0]), 3)
+        assert project.planned(*wanted) == after_images
 
 
 def test_published_weights_may_move(finished: Project) -> None:

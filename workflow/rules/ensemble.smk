@@ -5,7 +5,7 @@ rule search:
     input:
         scores=member_scores("val"),
         index=INDEX,
-        card=CARD,
+        card=expand(MASKS, split="val"),
     output:
         chosen="<results>/ensemble/{ensemble}/chosen.json",
     log:

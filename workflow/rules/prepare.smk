@@ -15,7 +15,7 @@ rule prepare:
         "../../envs/vss.yaml"
     params:
         settings=asked(plan.data_settings, "dataset"),
-        content=asked(plan.data_content, "dataset"),
+        content=asked(plan.index_content, "dataset"),
         code=stage_digest("prepare"),
     message:
         "Prepare {wildcards.dataset}"
@@ -24,6 +24,30 @@ rule prepare:
         " --index {output.index:q} --card {output.card:q} --check {output.check:q} > {log:q} 2>&1"
 
 
+# The index outlives masks that are replaced. What reads the masks of a split takes this card, and reruns; what reads its
+# images alone takes the other one, and does not.
+rule check_masks:
+    input:
+        index=rules.prepare.output.index,
+        card=rules.prepare.output.card,
+    output:
+        "<results>/prepare/{dataset}/masks.{split}.json",
+    log:
+        "<results>/logs/prepare/{dataset}.masks.{split}.log",
+    priority: 3
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        content=asked(plan.split_content, "dataset", "split"),
+        code=stage_digest("check_masks"),
+    message:
+        "Check the masks of {wildcards.dataset} {wildcards.split} where they changed"
+    shell:
+        "vss check-masks --index {input.index:q} --card {input.card:q} --split {wildcards.split} --out {output:q}"
+        " > {log:q} 2>&1"
+
+
 # Plain text: `ancient` marks an annotated string in place, and with it every other rule's input.
 INDEX = str(*expand(rules.prepare.output.index, dataset="vspw"))
 CARD = str(*expand(rules.prepare.output.card, dataset="vspw"))
+MASKS = str(*expand(rules.check_masks.output, dataset="vspw", allow_missing=True))

@@ -39,7 +39,7 @@ rule report:
             for path in of_shards(LABELS, prediction=prediction, split=plan.split)
         ],
         index=INDEX,
-        card=CARD,
+        card=expand(MASKS, split=plan.split),
     output:
         html="<results>/report/report.html",
         table_csv=report(

@@ -5,7 +5,7 @@ rule score_shard:
     input:
         labels=LABELS,
         index=INDEX,
-        card=CARD,
+        card=MASKS,
     output:
         counts="<results>/score/{prediction}/{split}/{shard}.npz",
     log:
@@ -27,7 +27,7 @@ rule score_shard:
 rule score:
     input:
         counts=lambda wildcards: of_shards(rules.score_shard.output.counts, **wildcards),
-        card=CARD,
+        card=MASKS,
     output:
         scores="<results>/score/{prediction}/{split}/scores.json",
         per_class="<results>/score/{prediction}/{split}/per_class.csv",

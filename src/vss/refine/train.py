@@ -20,6 +20,7 @@ from vss.core.errors import UserError
 from vss.core.files import atomic_path, canonical_json, sealed, sha256_of_file, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, track
+from vss.prepare.recheck import checked_content
 from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
@@ -82,7 +83,7 @@ def train_refiner(
     rows = rows[rows["mask"] != ""]
     if not (rows["split"] == "train").any():
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
-    content = {split: dataset.content[split] for split in ("train",) if split in dataset.content}
+    content = checked_content(rows, dataset, ["train"])
     folder = folder_for_content(_folder(work_dir, resolved, dataset), content)
     with locked(folder):
         note_content(folder, content)

@@ -31,6 +31,7 @@ from vss.core.files import atomic_path, sha256_of_file, write_json
 from vss.core.index import Card, read_card, read_dataset
 from vss.core.labels import LABEL_SPACES
 from vss.core.log import log
+from vss.prepare.recheck import checked_content
 from vss.train import workdir
 from vss.train.job import TrainingJob, write_job
 from vss.train.workdir import AUDIT, BEST, CONFIG, LOG, WEIGHTS
@@ -88,7 +89,7 @@ def train(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
     document = published_settings(resolve(settings))
     resolved = read_training_config(document)
-    _, dataset = read_dataset(index, card)
+    rows, dataset = read_dataset(index, card)
     _check_classes(resolved, dataset, card)
 
     # The folder is named after all that the result depends on.
@@ -99,7 +100,7 @@ def train(
         **({"code": code} if retrain_on_code_change else {}),
     }
     splits = ("train", "val") if resolved.training.select == "best" else ("train",)
-    content = {split: dataset.content[split] for split in splits if split in dataset.content}
+    content = checked_content(rows, dataset, splits)
     folder = workdir.folder_for_content(workdir.folder_for(work_dir, document, inputs), content)
     job = TrainingJob(
         what=f"{stage} {model}",

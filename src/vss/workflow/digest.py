@@ -20,6 +20,7 @@ from vss.core.code import tree_without_prose
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
     "prepare": ("vss.prepare.run",),
+    "check_masks": ("vss.prepare.recheck",),
     "pretrain": ("vss.train.run",),
     "finetune": ("vss.train.run",),
     "import": ("vss.weights.import_checkpoint",),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vss.configs.layouts import ImportSource, import_keys, import_source
-from vss.core.dataset_content import dataset_content
+from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
 from vss.core.labels import VSPW
@@ -42,7 +42,7 @@ class Plan:
         self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
         self.split: str = config["targets"]["score_split"]
         self._marks: dict[str, str] = {}
-        self._contents: dict[str, dict[str, str]] = {}
+        self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self._import_contents: dict[tuple[str, str], dict[str, str]] = {}
         self.imports: dict[str, ImportSource] = {
             name: import_source(row, where=f"config: predictions.{name}")
@@ -137,12 +137,28 @@ class Plan:
         return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
 
     def data_content(self, dataset: str) -> dict[str, str]:
-        """Returns by split a digest of a real dataset's lists and files; nothing for drawn data. Taken once per run."""
+        """Returns by split a digest of a real dataset's lists, images and masks; nothing for drawn data."""
+        return self._content_and_images(dataset)[0]
+
+    def index_content(self, dataset: str) -> dict[str, str]:
+        """Returns by split a digest of the files that decide which frames a dataset's index has.
+
+        Masks do where frames with damaged ones are left out; where these stop the run, they leave the index as it is.
+        """
+        content, images = self._content_and_images(dataset)
+        return content if self.config["data"][dataset]["on_problem"] == "skip" else images
+
+    def split_content(self, dataset: str, split: str) -> str | None:
+        """Returns the digest of the images and masks of one split; None for drawn data."""
+        return self.data_content(dataset).get(split)
+
+    def _content_and_images(self, dataset: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Returns `contents` of a real dataset, taken once per run."""
         root = self.config["data"][dataset]["root"]
         if root is None:
-            return {}
+            return {}, {}
         if dataset not in self._contents:
-            self._contents[dataset] = dataset_content(dataset, root)
+            self._contents[dataset] = contents(dataset, root)
         return self._contents[dataset]
 
     def data_digest(self, dataset: str, splits: Iterable[str]) -> str:
