@@ -25,6 +25,7 @@ COMMAND = ["lease", "1", "--", "true"]
     [
         (UserError("key: wrong"), 2, "vss lease: key: wrong\n"),
         (PermissionError(13, "Permission denied", "/ro/p"), 2, "vss lease: /ro/p: Permission denied\n"),
+        (UserError("a\nvss: fine\x1b[2J: wrong"), 2, "vss lease: a\\nvss: fine\\x1b[2J: wrong\n"),
         (OSError(28, "No space left on device"), 2, "vss lease: No space left on device\n"),
         (OSError(18, "Invalid cross-device link", "aside", None, "w"), 2, "vss lease: w: Invalid cross-device link\n"),
         (KeyboardInterrupt(), 130, "vss lease: interrupted\n"),

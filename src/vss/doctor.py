@@ -23,7 +23,7 @@ from typing import Any
 
 from vss.core.errors import UserError
 from vss.core.extras import EXTRAS
-from vss.core.log import one_line
+from vss.core.log import one_line, show
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 _DEFAULT_CONFIG = "config.yaml"
@@ -72,7 +72,7 @@ def doctor(*, config_file: str | os.PathLike | None = None) -> None:
     """
     problems = 0
     for finding in examine(config_file):
-        print(f"{finding.level:<8} {finding.text}", flush=True)
+        show(f"{finding.level:<8} {finding.text}")
         problems += finding.level == PROBLEM
     if problems:
         raise SystemExit(1)

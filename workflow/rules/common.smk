@@ -13,6 +13,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
+from vss.core.log import printable
 from vss.workflow import failures, jobs, settings
 from vss.workflow.config import check_files
 from vss.workflow.digest import stage_digest
@@ -31,7 +32,7 @@ CONFIG_FILES = workflow.config_settings.configfiles or [REPOSITORY / "config.yam
 try:
     check_files(CONFIG_FILES)
 except UserError as mistake:
-    sys.exit(str(mistake))
+    sys.exit(printable(str(mistake)))
 
 
 # A config file given on the command line stands alone: config.yaml is read only where none is given, because Snakemake
@@ -45,9 +46,10 @@ try:
     plan = settings.read_plan(config)
     config.update(plan.config)
     if not workflow.remote_exec:
-        print(*jobs.notes(plan), sep="\n", end="", file=sys.stderr)
+        for note in jobs.notes(plan):
+            print(note, file=sys.stderr)
 except UserError as mistake:
-    sys.exit(str(mistake))
+    sys.exit(printable(str(mistake)))
 
 
 pathvars:

@@ -7,7 +7,6 @@ import importlib
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import how_to_install
 from vss.core.files import read_json
+from vss.core.log import log
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
@@ -198,7 +198,7 @@ def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int
 
 
 def _refused(name: str, message: str) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    log(f"{name}: {message}")
     return EXIT_USER_ERROR
 
 

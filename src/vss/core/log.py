@@ -13,8 +13,21 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def log(message: str) -> None:
-    """Prints one line to standard error at once."""
-    print(message, file=sys.stderr, flush=True)
+    """Prints one line to standard error at once, with line breaks and control characters in it escaped."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def show(line: str) -> None:
+    """Prints one line of a command's result to standard output, escaped as by `log`."""
+    print(printable(line), flush=True)
+
+
+def printable(text: str) -> str:
+    """Returns text that is one line of UTF-8 and moves no cursor: other characters become Python's escapes of them.
+
+    Names of files and videos may hold anything, and a terminal obeys what it is sent.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(text: str) -> str:
@@ -36,7 +49,7 @@ def track(items: Iterable[T], *, what: str, total: int | None = None, unit: str 
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, unit=unit)
+        yield from tqdm(items, desc=printable(what), total=total, unit=unit)
         return
     yield from _plain_lines(items, what=what, total=total, unit=unit)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vss.core.errors import UserError
 from vss.core.index import LeftOut
+from vss.core.log import printable
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -116,12 +117,6 @@ class Listing:
         assert kind in PROBLEM_KINDS, kind
         left_out = LeftOut(*map(printable, without), kind) if without else None
         self.problems.append(Problem(printable(file), kind, printable(found), left_out))
-
-
-def printable(text: str) -> str:
-    """Returns text that can be written as UTF-8 on one line: other characters become escapes."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def why_refused(name: str) -> str | None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from vss.core.errors import UserError
 from vss.core.files import read_json
+from vss.core.log import show
 
 
 @dataclass(frozen=True)
@@ -219,4 +220,4 @@ def print_table(table_csv: str | os.PathLike) -> None:
             cell.ljust(width) if at == 1 else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
+        show("  ".join(cells).rstrip())

@@ -13,6 +13,7 @@ from vss.core.confusion import iou
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
 from vss.core.labels_file import LabelsReader
+from vss.core.log import show
 from vss.score.bootstrap import FIGURES, paired_intervals
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.summary import null_for_nan, overall_scores, video_table
@@ -65,13 +66,13 @@ def print_comparison(
     if out is not None:
         write_json(out, comparison)
     for prediction in comparison["predictions"]:
-        print(f"{prediction['name']}, {comparison['split']}, {prediction['videos']} videos")
+        show(f"{prediction['name']}, {comparison['split']}, {prediction['videos']} videos")
         for name, figure in prediction["figures"].items():
             if figure["difference"] is not None:
                 values = f"{100 * figure['first']:7.2f} {100 * figure['second']:7.2f}"
-                print(f"  {name:<16}{values}  {figure['sentence']}")
+                show(f"  {name:<16}{values}  {figure['sentence']}")
         for key, (before, after) in prediction["settings"].items():
-            print(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
+            show(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
         for kind, kinds in (("class", "classes"), ("video", "videos")):
             rows = [row for row in prediction[f"per_{kind}"] if row["difference"]]
             for what, some in (("lost", rows[:_NAMED]), ("gained", rows[::-1][:_NAMED])):
@@ -81,10 +82,10 @@ def print_comparison(
                     if (row["difference"] < 0) == (what == "lost")
                 ]
                 if named:
-                    print(f"  {kinds} that {what}: {', '.join(named)}")
+                    show(f"  {kinds} that {what}: {', '.join(named)}")
     for which in ("first", "second"):
         if only := comparison.get(f"only_{which}"):
-            print(f"only in {comparison[which]}: {', '.join(only)}")
+            show(f"only in {comparison[which]}: {', '.join(only)}")
 
 
 def _predictions(results: Path, split: str) -> set[str]:

@@ -13,7 +13,7 @@ from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.index import INDEX_COLUMNS
 from vss.core.labels import VSPW
-from vss.core.log import track
+from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
 from vss.prepare.vspw import list_vspw
 from vss.score.bootstrap import FIGURES
@@ -69,12 +69,12 @@ def print_scores(
     if out is not None:
         write_json(out, scores)
     counts = scores["counts"]
-    print(f"{counts['frames']} frames of {counts['videos']} videos, split {split}; percent, [95% interval over videos]")
+    show(f"{counts['frames']} frames of {counts['videos']} videos, split {split}; percent, [95% interval over videos]")
     for name in FIGURES:
         if scores[name] is not None:
             between = scores["intervals"][name]
             shown = f" [{100 * between[0]:.2f}, {100 * between[1]:.2f}]" if between else ""
-            print(f"{name:<16}{100 * scores[name]:6.2f}{shown}")
+            show(f"{name:<16}{100 * scores[name]:6.2f}{shown}")
 
 
 def count_folder(

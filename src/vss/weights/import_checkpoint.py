@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file, write_json
-from vss.core.log import log
+from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
 from vss.weights.audit import Audit
@@ -68,7 +68,8 @@ def import_checkpoint(
         tensors, found = place_refiner(file, kind, path=checkpoint)
     else:
         tensors, found = _as_it_is(file, kind, checkpoint)
-    print("\n".join(found.report()), flush=True)
+    for line in found.report():
+        show(line)
     if resolved is not None:
         _check_head(found, resolved, checkpoint, finished=fingerprint is not None)
     save_tensors(tensors, weights)

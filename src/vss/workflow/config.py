@@ -20,6 +20,7 @@ import yaml
 from vss import configs
 from vss.configs.schema import check_config
 from vss.core.errors import UserError
+from vss.core.log import printable
 
 _MOST_LEVELS = 100  # of maps and lists in a file
 _MOST_VALUES = 200_000
@@ -74,7 +75,7 @@ def check_command_line(words: Sequence[str]) -> None:
     try:
         check_files(options.parse_known_args(words)[0].configfile)
     except UserError as mistake:
-        sys.exit(str(mistake))
+        sys.exit(printable(str(mistake)))
 
 
 def _read_file(file: str | Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from vss.core.log import printable
+
 
 def failure_lines(snakemake_logs: Iterable[str | Path]) -> list[str]:
     """Returns a line for every job that failed in a run: its log, and the log's last line.
@@ -15,7 +17,7 @@ def failure_lines(snakemake_logs: Iterable[str | Path]) -> list[str]:
     """
     texts = [Path(path).read_text(encoding="utf-8", errors="replace") for path in snakemake_logs if Path(path).exists()]
     found = re.findall(r"^ *log: (.+) \(check log file\(s\)", "\n".join(texts), re.MULTILINE)
-    return [f"failed: {log}: {last_line(log)}" for log in dict.fromkeys(found)]
+    return [printable(f"failed: {log}: {last_line(log)}") for log in dict.fromkeys(found)]
 
 
 def last_line(log: str | Path) -> str:
