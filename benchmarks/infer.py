@@ -27,7 +27,7 @@ from vss.core.files import write_json
 from vss.core.images import read_image
 from vss.core.log import log
 from vss.models.build import build_segmentor
-from vss.weights.checkpoints import save_weights
+from vss.weights.tensor_files import save_tensors
 
 ROWS = ("upernet_swin-nano_vspw", "upernet_internimage-nano-h_vspw", "mask2former_internimage-nano-h_vspw")
 FULL_SIZE = "mask2former_internimage-h_vspw"  # run only where there is a GPU
@@ -121,7 +121,7 @@ def write_model(folder: Path, row: str) -> Path:
         else:
             head.conv_seg.weight.normal_()
     write_json(folder / "config.json", config)
-    save_weights(segmentor, folder / "weights.safetensors")
+    save_tensors(segmentor.state_dict(), folder / "weights.safetensors")
     return folder
 
 

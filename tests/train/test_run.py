@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from train.tiny import MASK2FORMER, UPERNET
 
+from vss.configs.resolved import read_model_config
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
+from vss.models.build import build_segmentor
 from vss.train.checkpoint import checkpoints
 from vss.train.loop import TimedIterator
+from vss.train.validate import validate
 from vss.weights.fingerprint import read_fingerprint
+from vss.weights.weights_file import read_weights
 
 Train = Callable[..., dict[str, Path]]
 # Stochastic depth and dropout, so that the model's own random numbers matter.
@@ -179,11 +182,16 @@ def test_other_settings_never_continue_from_these(run_train: Train, tmp_path: Pa
     assert len(list((tmp_path / "work").iterdir())) == 3
 
 
-def test_the_best_of_the_validations_is_published(run_train: Train, tmp_path: Path) -> None:
+def test_the_best_of_the_validations_is_published(run_train: Train, prepared: Callable, tmp_path: Path) -> None:
     files = run_train(max_iters=5, cfg_options={"select": "best", "val_interval": 1, "val_frames": 2})
     found = [line["val/miou"] for line in log_lines(files["log"]) if "val/miou" in line]
-    with safe_open(files["weights"], framework="pt") as weights:
-        assert float(weights.metadata()["miou"]) == pytest.approx(max(found), abs=1e-6)
+    config = read_json(files["config"])
+    model, published = build_segmentor(config["model"]), read_weights(files["weights"])
+    assert published.is_ours
+    published.fill(model)
+    dataset = {key: str(path) for key, path in prepared("vspw").items()}
+    scores = validate(model, **dataset, config=read_model_config(config, where="config"), frames=2)
+    assert scores["miou"] == pytest.approx(max(found), abs=1e-6)
     assert len(found) == 5 and not list((tmp_path / "work").glob("*/best.safetensors"))
 
 

@@ -22,7 +22,7 @@ from vss.models.build import build_segmentor
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 from vss.train.validate import validate
-from vss.weights.checkpoints import save_weights
+from vss.weights.tensor_files import save_tensors
 
 
 class Colours(nn.Module):
@@ -81,7 +81,7 @@ def test_scores_are_those_of_infer_and_score(tmp_path: Path, protocol: str) -> N
     dataset = write_dataset(tmp_path / "data", masks, images=images)
     files = {"index": str(dataset.index), "card": str(dataset.card)}
     write_json(tmp_path / "config.json", config)
-    save_weights(model, tmp_path / "weights.safetensors")
+    save_tensors(model.state_dict(), tmp_path / "weights.safetensors")
     model_files = {"weights": tmp_path / "weights.safetensors", "config": tmp_path / "config.json"}
     shard = {"split": "val", "shard": 0, "shards": 1}
     labels, counts = tmp_path / "0.labels.h5", tmp_path / "0.npz"

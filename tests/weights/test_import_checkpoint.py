@@ -18,8 +18,7 @@ from vss.models.build import build_segmentor
 from vss.models.rows import mask2former_config, segmentor_config
 from vss.weights.fingerprint import read_fingerprint
 from vss.weights.import_checkpoint import described_model
-from vss.weights.kinds import kind_of
-from vss.weights.names import todays_names
+from vss.weights.weights_file import read_weights
 
 ROW = "mask2former_internimage-nano-h_vspw"
 OUTPUTS = ("weights", "fingerprint", "config", "audit")
@@ -143,9 +142,9 @@ def test_an_unknown_file_is_told_by_its_tensors(tmp_path, capsys):
 
 
 def test_a_file_describes_its_own_model(old_file):
-    names = torch.load(old_file, weights_only=True)["state_dict"]
-    kind = kind_of(names)
+    file = read_weights(old_file)
+    kind = file.kind
     assert str(kind) == "Mask2Former InternImage-nano-h, 171 classes, 64-d, 24 queries (names of mmdet 2)"
-    assert set(described_model(kind)) == set(todays_names(names).values())
-    with pytest.raises(UserError, match="no model row has these sizes; pass --settings"):
-        described_model(dataclasses.replace(kind, head_size=None))
+    assert set(described_model(kind, where=old_file)) == set(file.tensors)
+    with pytest.raises(UserError, match=r"iter_12500\.pth: .*; no model row has these sizes; pass --settings"):
+        described_model(dataclasses.replace(kind, head_size=None), where=old_file)

@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
 from vss.core.errors import UserError
-from vss.weights.tensor_files import read_tensor_file
+from vss.weights.tensor_files import open_safetensors, read_tensor_file, save_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.num_batches_tracked": torch.tensor(7)}
 
@@ -72,6 +72,20 @@ def test_what_trainers_leave_beside_the_weights_is_passed_over(tmp_path):
 def test_class_names_of_the_file_are_found(meta, tmp_path):
     torch.save({"state_dict": TENSORS, "meta": meta}, tmp_path / "weights.pth")
     assert read_tensor_file(tmp_path / "weights.pth").classes == ["wall", "sky"]
+
+
+def test_our_own_files_are_marked_and_those_of_a_newer_version_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_tensors({"t": torch.arange(6.0).reshape(2, 3).T}, path)
+    file = read_tensor_file(path)
+    assert (file.is_ours, file.tensors["t"].tolist()) == (True, [[0, 3], [1, 4], [2, 5]])
+    with open_safetensors(path) as opened:
+        assert opened.metadata() == {"vss_weights": "1"}  # more entries would come in random order
+    save_file(TENSORS, path, metadata={"vss_weights": "2"})
+    with pytest.raises(UserError, match=r"weights\.safetensors: weights of version 2, known is 1"):
+        read_tensor_file(path)
+    save_file(TENSORS, path, metadata={"format": "pt"})
+    assert not read_tensor_file(path).is_ours
 
 
 class _Runs:

@@ -19,10 +19,7 @@ from vss.core.files import read_json
 from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
 from vss.models.config_types import check_types
-from vss.weights.checkpoints import load_weights
-
-# A published checkpoint may lack these; they do not enter inference, or are rebuilt.
-_DISPENSABLE = ("num_batches_tracked", "relative_position_index")
+from vss.weights.weights_file import read_weights
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,8 @@ def load_segmentor(config: ModelConfig, weights: str | os.PathLike) -> nn.Module
         UserError: the weights do not fill the model, or differ from it in shape.
     """
     segmentor = build_segmentor(network_config(config))
-    audit = load_weights(segmentor, weights, allow_resize=False)
-    missing = [name for name in audit.new if not name.endswith(_DISPENSABLE)]
-    if missing:
-        raise UserError(f"{weights}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
+    file = read_weights(weights)
+    file.fill(segmentor, tolerate_unused=not file.is_ours)
     return segmentor
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.refine.settings import one_of
-from vss.weights.refiners import load_into, read_weights
+from vss.weights.weights_file import read_weights
 
 
 class MiniEncoder(nn.Module):
@@ -199,12 +199,14 @@ def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str
     Raises:
         UserError: weights missing, unreadable or of no known network.
     """
-    state = read_weights(weights, of="CascadePSP")
-    name = _row_of(state)
+    if weights is None:
+        raise UserError("CascadePSP: no weights given")
+    file = read_weights(weights)
+    name = _row_of(file.tensors)
     if name is None:
         raise UserError(f"{weights}: not weights of any of {', '.join(NETWORKS)}")
     network = build_network(name)
-    load_into(network, state, path=str(weights), of=name)
+    file.fill(network)
     return name, network.eval().to(resolve_device(device))
 
 

@@ -21,7 +21,7 @@ from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.refine.proposals import RunLengths
 from vss.refine.settings import one_of, with_defaults
-from vss.weights.refiners import load_into, read_weights
+from vss.weights.weights_file import read_weights
 
 # "authors": sam/sam_post.py of DUT-CSJ/PVUW2023-VSS-3rd. "fast": the package's own defaults, about a tenth of the work.
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -79,9 +79,11 @@ class SamProposer:
         preset = one_of(settings.get("preset", "authors"), _PRESETS, where="refine proposals sam preset")
         parameters = {key: value for key, value in settings.items() if key != "preset"}
         parameters = with_defaults(parameters, {**_COMMON, **_PRESETS[preset]}, where="refine proposals sam")
-        state = read_weights(weights, of="SAM")
-        sam = build_sam(SamShape.of(state, path=str(weights)))
-        load_into(sam, state, path=str(weights), of="SAM")
+        if weights is None:
+            raise UserError("SAM: no weights given")
+        file = read_weights(weights)
+        sam = build_sam(SamShape.of(file.tensors, path=weights))
+        file.fill(sam)
         return cls(sam.eval().to(resolve_device(device)), **parameters)
 
     @torch.inference_mode()

@@ -26,8 +26,8 @@ from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
 from vss.refine.settings import one_of, with_defaults
 from vss.train.workdir import folder_for_content, locked, note_content
-from vss.weights.checkpoints import save_weights
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
+from vss.weights.tensor_files import save_tensors
 
 DEFAULTS: dict[str, Any] = {
     "network": "cascadepsp-mini",  # row of NETWORKS
@@ -233,7 +233,7 @@ def _publish(
     log_file: str | os.PathLike,
     code: str,
 ) -> None:
-    save_weights(training.network, weights)
+    save_tensors(training.network.state_dict(), weights)
     write_text(log_file, "".join(json.dumps(sealed(line)) + "\n" for line in training.log))
     write_fingerprint(
         fingerprint,

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import io
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -21,7 +20,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from safetensors.torch import save_file
 from torch import nn
 
 import vss.train.datasets
@@ -33,7 +31,7 @@ import vss.train.validate  # noqa: F401  all of these register their parts with 
 from vss.configs.resolve import param_scheduler, train_pipeline
 from vss.configs.resolved import TrainingSettings
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, write_json
+from vss.core.files import write_json
 from vss.core.log import log
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
@@ -42,7 +40,9 @@ from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
 from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
-from vss.weights.checkpoints import Audit, load_weights
+from vss.weights.audit import Audit
+from vss.weights.tensor_files import read_tensor_file, save_tensors
+from vss.weights.weights_file import read_weights
 
 
 def work(job: TrainingJob) -> None:
@@ -118,7 +118,7 @@ def _initialise(model: nn.Module, job: TrainingJob) -> None:
         audit = Audit(source="none", new=list(model.state_dict()))
     else:
         classes = job.config.classes if job.config.training.init_classes == "copy" else None
-        audit = load_weights(model, job.init, classes=classes, source_classes=job.init_classes)
+        audit = read_weights(job.init).initialise(model, classes=classes, source_classes=job.init_classes)
     if _rank() == 0:
         write_json(folder / AUDIT, audit.to_json())
         log(f"{job.what}: weights from {audit.summary()}")
@@ -219,13 +219,11 @@ def _save_result(runner: Runner, training: TrainingSettings, folder: Path) -> No
     if not is_main_process():
         return
     if training.select == "best":
-        # A copy: a run killed right after this trains its last iterations again, and must find what was best before.
-        with atomic_path(folder / WEIGHTS) as aside:
-            shutil.copyfile(folder / BEST, aside)
-        return
-    tensors = ResumableCheckpointHook.collect(runner)["state_dict"]
-    with atomic_path(folder / WEIGHTS) as aside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
+        # The best stays: a run killed right after this trains its last iterations again, and must find it.
+        tensors = read_tensor_file(folder / BEST).tensors
+    else:
+        tensors = ResumableCheckpointHook.collect(runner)["state_dict"]
+    save_tensors(tensors, folder / WEIGHTS)
 
 
 def _processes() -> int:

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vss.configs.resolve import with_checkpointing
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
+from vss.core.files import read_json, sha256_of_file, write_json
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
+from vss.weights.tensor_files import open_safetensors, save_tensors
 
 
 def average_weights(parts: Sequence[str | os.PathLike]) -> dict[str, Tensor]:
@@ -27,7 +26,7 @@ def average_weights(parts: Sequence[str | os.PathLike]) -> dict[str, Tensor]:
     Raises:
         UserError: a file cannot be read, or the files differ in names, shapes or types.
     """
-    files = [_open(part) for part in parts]
+    files = [open_safetensors(part) for part in parts]
     names = list(files[0].keys())
     for part, file in zip(parts[1:], files[1:], strict=True):
         if differing := set(names) ^ set(file.keys()):
@@ -75,20 +74,12 @@ def soup(
                 raise UserError(f"{path}: key {key!r} differs from {configs[0]}; a soup needs parts of one model")
     digests = [sha256_of_weights(part) for part in parts]
     averaged = average_weights(parts)
-    with atomic_path(weights) as aside:
-        save_file(averaged, aside)
+    save_tensors(averaged, weights)
     floating = sorted(name for name, tensor in averaged.items() if tensor.is_floating_point())
     write_json(audit, {"averaged": floating, "from_last": sorted(set(averaged) - set(floating))})
     write_json(config, resolved[-1])
     sources = [{"file": Path(part).parent.name, "sha256": digest} for part, digest in zip(parts, digests, strict=True)]
     write_fingerprint(fingerprint, Fingerprint(sha256_of_file(weights), "finetune", model, {"soup": sources}, None))
-
-
-def _open(part: str | os.PathLike) -> safe_open:
-    try:
-        return safe_open(part, "pt")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{part}: not a readable safetensors file ({error})") from None
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

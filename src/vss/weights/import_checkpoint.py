@@ -1,7 +1,7 @@
 """`vss import-checkpoint`: a published file becomes our safetensors, and every parameter is accounted for.
 
 With a row, the result is that row's model, ready for `infer` or `init`. Without one it is the model that the file
-describes, under today's names. Weights of Segment Anything and CascadePSP keep the names their packages want.
+describes: a full-size segmentor, a backbone, Segment Anything or CascadePSP.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
 from vss.weights.audit import Audit
-from vss.weights.checkpoints import place, save_tensors
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
-from vss.weights.kinds import Kind, kind_of
-from vss.weights.refiner_tables import place_refiner
-from vss.weights.tensor_files import TensorFile, read_tensor_file
+from vss.weights.kinds import Kind
+from vss.weights.tensor_files import save_tensors
+from vss.weights.weights_file import WeightsFile, read_weights
 
 StrPath = str | os.PathLike
 
@@ -53,40 +52,36 @@ def import_checkpoint(
             tensors are in it, a part of the head that predicts is not, or outputs are requested that its kind does not
             have.
     """
-    file = read_tensor_file(checkpoint)
-    kind = kind_of(file.tensors)
-    if kind is None:
-        names = sorted(file.tensors)
+    file = read_weights(checkpoint)
+    if file.kind is None:
+        names = sorted(file.names.values())
         raise UserError(f"{checkpoint}: of no known kind; its {len(names)} tensors are {', '.join(names[:3])}, ...")
-    log(f"import-checkpoint: {checkpoint} holds {kind}")
-    _check_outputs(kind, checkpoint, settings, fingerprint=fingerprint, config=config)
-    resolved = None
-    if "config" in settings:
-        resolved = _resolved(settings)
-        tensors, found = _as_row(file, resolved, checkpoint)
-    elif kind.family in ("sam", "cascadepsp"):
-        tensors, found = place_refiner(file, kind, path=checkpoint)
-    else:
-        tensors, found = _as_it_is(file, kind, checkpoint)
+    log(f"import-checkpoint: {checkpoint} holds {file.kind}")
+    _check_outputs(file.kind, checkpoint, settings, fingerprint=fingerprint, config=config)
+
+    # Find the place of every tensor, and refuse before anything is written.
+    resolved = _resolved(settings) if "config" in settings else None
+    tensors, found = _as_row(file, resolved) if resolved else _as_it_is(file, file.kind)
     for line in found.report():
         show(line)
     if resolved is not None:
         _check_head(found, resolved, checkpoint, finished=fingerprint is not None)
+
+    # The weights, and last the fingerprint that stands for them.
     save_tensors(tensors, weights)
     if audit is not None:
         write_json(audit, found.to_json())
     if config is not None:
         write_json(config, resolved)
     if fingerprint is not None:
-        name = model or (resolved["row"] if resolved else str(kind))
-        stage = "refine" if kind.family in ("sam", "cascadepsp") else "finetune"
-        facts = Fingerprint(sha256_of_file(weights), stage, name, dict(settings), None)
+        name = model or (resolved["row"] if resolved else str(file.kind))
+        facts = Fingerprint(sha256_of_file(weights), "finetune", name, dict(settings), None)
         write_fingerprint(fingerprint, facts)
 
 
 def _check_outputs(kind: Kind, checkpoint: StrPath, settings: Mapping[str, Any], **outputs: StrPath | None) -> None:
     """Refuses what a kind cannot have."""
-    if kind.family in ("sam", "cascadepsp"):
+    if kind.is_refiner:
         if "config" in settings:
             raise UserError(f"{checkpoint}: holds {kind}, which is no segmentor of row {settings['config']}")
         for name, path in outputs.items():
@@ -105,30 +100,38 @@ def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
     return published_settings(resolve(settings))
 
 
-def _as_row(file: TensorFile, resolved: Mapping[str, Any], checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
+def _as_row(file: WeightsFile, resolved: Mapping[str, Any]) -> tuple[dict[str, Tensor], Audit]:
     """Returns the whole state dict of a row's model, and the audit."""
     torch.manual_seed(resolved["training"]["seed"])  # tensors that the file lacks are drawn
     state = build_segmentor(resolved["model"]).state_dict()
     copy = resolved["training"]["init_classes"] == "copy"
-    filled, found = place(file, state, path=checkpoint, classes=resolved["classes"] if copy else None)
+    filled, found = file.place(state, classes=resolved["classes"] if copy else None)
     return {name: filled.get(name, tensor).to(tensor.dtype) for name, tensor in state.items()}, found
 
 
-def _as_it_is(file: TensorFile, kind: Kind, checkpoint: StrPath) -> tuple[dict[str, Tensor], Audit]:
-    """Returns the file's tensors by today's names, and the audit against the model that the file describes."""
-    target = described_model(kind)
-    filled, found = place(file, target, path=checkpoint)
+def _as_it_is(file: WeightsFile, kind: Kind) -> tuple[dict[str, Tensor], Audit]:
+    """Returns the file's tensors by current names, and the audit against the model that the file describes."""
+    target = described_model(kind, where=file.path)
+    filled, found = file.place(target, allow_resize=not kind.is_refiner)
+    if kind.is_refiner:
+        file.check_complete(found)
     return {name: tensor.to(target[name].dtype) for name, tensor in filled.items()}, found
 
 
-def described_model(kind: Kind) -> dict[str, Tensor]:
+def described_model(kind: Kind, *, where: StrPath) -> dict[str, Tensor]:
     """Returns the state dict, without data, of the full-size model that a file describes.
 
+    Args:
+        kind: what the file holds.
+        where: the file, for messages.
+
     Raises:
-        UserError: its backbone or head has sizes that no row has.
+        UserError: its backbone or head has sizes that no row has, or SAM's image encoder none that was released.
     """
+    if kind.is_refiner:
+        return _described_refiner(kind, where)
     if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
-        raise UserError(f"{kind}: no model row has these sizes; pass --settings")
+        raise UserError(f"{where}: holds {kind}; no model row has these sizes; pass --settings")
     if kind.head == "Mask2Former":
         heads = mask2former_config(kind.name, num_classes=kind.num_classes, size=kind.head_size)
     else:
@@ -137,6 +140,19 @@ def described_model(kind: Kind) -> dict[str, Tensor]:
     if kind.family == "backbone":
         return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     return state
+
+
+def _described_refiner(kind: Kind, where: StrPath) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        if kind.family == "cascadepsp":
+            from segmentation_refinement.models.psp.pspnet import RefinementModule
+
+            return RefinementModule().state_dict()
+        from segment_anything import sam_model_registry
+
+        if kind.name not in sam_model_registry:
+            raise UserError(f"{where}: holds {kind}; released are vit_b, vit_l and vit_h")
+        return sam_model_registry[kind.name]().state_dict()
 
 
 def _check_head(found: Audit, resolved: Mapping[str, Any], checkpoint: StrPath, *, finished: bool) -> None:

@@ -1,4 +1,4 @@
-"""From the names of published files to the names in a `Segmentor`.
+"""From the names of tensors in published files to their names in our models.
 
 The rules do what the public converters do: mmdet 2 to mmdet 3 for Mask2Former, InternImage's classifier and Hugging
 Face files, and `tools/model_converters` of MMSegmentation and MMPretrain for the official Swin and ConvNeXt files.
@@ -42,38 +42,55 @@ _MMDET_2: _Rules = (
 )
 _IS_OFFICIAL_SWIN = re.compile(r"(^|\.)layers\.0\.blocks\.0\.attn\.qkv\.weight$")
 _IS_OFFICIAL_CONVNEXT = re.compile(r"(^|\.)stages\.0\.0\.dwconv\.weight$")
+# Whose names a file has: the first pattern that one of its names shows.
+_NAMINGS = (
+    (re.compile(r"^(module\.)?decode_head\..*\.attentions\.0\."), "names of mmdet 2"),
+    (_IS_OFFICIAL_SWIN, "names of the Swin authors"),
+    (_IS_OFFICIAL_CONVNEXT, "names of the ConvNeXt authors"),
+    (re.compile(r"^model\.(patch_embed|levels)\."), "Hugging Face names"),
+    (re.compile(r"^(module\.)?backbone\."), ""),
+)
 
-# Tensors of published files that a segmentor has no place for, and why.
+# Tensors that a segmentor may have no place for, and why.
 _IGNORABLE = (
     (r"^(conv_head|dcnv3_head_x[34]|clip_projector|fc_norm)\.", "part of InternImage's classification head"),
     (r"^(backbone\.|cls_)?head\.", "classification head"),
     (r"^(backbone\.)?norm\.", "final norm of the classifier; the segmentor has its own norms"),
     (r"\.attn_mask$", "mask of shifted windows, recomputed"),
+    (r"^auxiliary_head\.", "auxiliary head, which only training uses"),
 )
 
 
-def todays_names(names: Iterable[str]) -> dict[str, str]:
-    """Returns {name in the file: name in a `Segmentor`} for all names of one file.
+def to_current_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns {name in the file: name in our models} for all names of one file; our own names stay as they are.
 
     All are needed at once because the official Swin and ConvNeXt files share names with different meanings.
     """
     names = list(names)
-    rules = (*_WRAPPERS, *_official(names), *_PREFIX, *_MMDET_2)
-    return {name: _apply(rules, name) for name in names}
+    official = ()
+    if is_official_swin(names):
+        official = _OFFICIAL_SWIN
+    elif _any(_IS_OFFICIAL_CONVNEXT, names):
+        official = _OFFICIAL_CONVNEXT
+    current = {name: name for name in names}
+    for pattern, replacement in (*_WRAPPERS, *official, *_PREFIX, *_MMDET_2):
+        current = {name: re.sub(pattern, replacement, renamed) for name, renamed in current.items()}
+    return current
+
+
+def naming(names: Iterable[str]) -> str:
+    """Returns whose names the tensors of a segmentor's or backbone's file have, in words, or "" for our own."""
+    names = list(names)
+    return next((words for pattern, words in _NAMINGS if _any(pattern, names)), "no prefix backbone.")
 
 
 def is_official_swin(names: Iterable[str]) -> bool:
     """Returns whether a file has the names of the Swin authors' own files."""
-    return any(_IS_OFFICIAL_SWIN.search(name) for name in names)
-
-
-def is_official_convnext(names: Iterable[str]) -> bool:
-    """Returns whether a file has the names of the ConvNeXt authors' own files."""
-    return any(_IS_OFFICIAL_CONVNEXT.search(name) for name in names)
+    return _any(_IS_OFFICIAL_SWIN, names)
 
 
 def why_ignorable(name: str) -> str | None:
-    """Returns why a tensor of this name (as `todays_names` gives it) is left out, or None where that is unexpected."""
+    """Returns why our models need no tensor of this current name, or None where one without a place is unexpected."""
     return next((why for pattern, why in _IGNORABLE if re.search(pattern, name)), None)
 
 
@@ -84,7 +101,7 @@ def in_unfold_order(name: str, tensor: Tensor) -> Tensor:
     MMSegmentation unfolds: channels outside, neighbours (0,0), (0,1), (1,0), (1,1) inside.
 
     Args:
-        name: today's name.
+        name: current name.
         tensor: reduction weight [2C, 4C], norm weight or bias [4C].
     """
     if not re.search(r"\.downsample\.(reduction|norm)\.", name):
@@ -93,13 +110,5 @@ def in_unfold_order(name: str, tensor: Tensor) -> Tensor:
     return blocks.transpose(-1, -2).reshape(tensor.shape)
 
 
-def _official(names: list[str]) -> _Rules:
-    if is_official_swin(names):
-        return _OFFICIAL_SWIN
-    return _OFFICIAL_CONVNEXT if is_official_convnext(names) else ()
-
-
-def _apply(rules: _Rules, name: str) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:
+    return any(pattern.search(name) for name in names)

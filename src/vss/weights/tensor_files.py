@@ -1,4 +1,4 @@
-"""Reading the tensors of a file of weights, without running anything that the file brings along."""
+"""Files of tensors: read without running anything that they bring along, written whole and marked as ours."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import atomic_path, read_json
 
 _ALLOWED_FILES = "allowed: safetensors, or a dictionary of tensors as torch.save writes it by default"
 # Where checkpoints keep their tensors: the first of these keys, else the top level itself.
@@ -28,6 +28,9 @@ _TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
 # Sharded safetensors, as Hugging Face's libraries write them.
 _INDEX_SUFFIX = ".safetensors.index.json"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+# Marks safetensors that `save_tensors` wrote, in their header. It is the only entry: several come in random order, and
+# equal weights would be files of different digests.
+_MARK, _VERSION = "vss_weights", "1"
 
 
 class _Inert:
@@ -80,10 +83,13 @@ class TensorFile:
     Attributes:
         tensors: by their names in the file; optimizer, log history and so on are left out.
         classes: class names that the file itself gives (MMCV: meta.CLASSES, MMEngine: meta.dataset_meta), or None.
+        is_ours: whether `save_tensors` wrote it. Files that this project wrote before it marked them are not known
+            to be; their names are those of our models all the same.
     """
 
     tensors: dict[str, Tensor]
-    classes: list[str] | None
+    classes: list[str] | None = None
+    is_ours: bool = False
 
 
 def read_tensor_file(path: str | os.PathLike) -> TensorFile:
@@ -97,12 +103,12 @@ def read_tensor_file(path: str | os.PathLike) -> TensorFile:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file")
     if str(path).endswith(_INDEX_SUFFIX):
-        return TensorFile(_read_parts(Path(path)), None)
+        return TensorFile(_read_parts(Path(path)))
     if _is_safetensors(path):
         if part := _PART.search(Path(path).name):
             index = Path(path).with_name(Path(path).name[: part.start()] + _INDEX_SUFFIX)
             raise UserError(f"{path}: part {int(part[1])} of {int(part[2])} of the weights; name {index} instead")
-        return TensorFile(_load_safetensors(path), None)
+        return _read_safetensors(path)
     content = _unpickle(path)
     tensors = _tensors_of(content)
     if not tensors:
@@ -110,11 +116,34 @@ def read_tensor_file(path: str | os.PathLike) -> TensorFile:
     return TensorFile(tensors, _classes_of(content))
 
 
-def _load_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Writes tensors under the names of our models, such as a state dict, as safetensors, whole or not at all."""
+    with atomic_path(path) as aside:
+        alone = {name: _alone(tensor) for name, tensor in tensors.items()}
+        save_file(alone, aside, metadata={_MARK: _VERSION})
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Returns a tensor that owns its memory; safetensors refuses views into one storage."""
+    plain = tensor.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
+
+
+def open_safetensors(path: str | os.PathLike) -> safe_open:
+    """Opens a safetensors file, of which tensors are then read one by one; anything else is a `UserError`."""
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _read_safetensors(path: str | os.PathLike) -> TensorFile:
+    with open_safetensors(path) as file:
+        version = (file.metadata() or {}).get(_MARK)
+        if version not in (None, _VERSION):
+            raise UserError(f"{path}: weights of version {version}, known is {_VERSION}; install a newer vss")
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    return TensorFile(tensors, is_ours=version is not None)
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
@@ -131,7 +160,7 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
     for name in sorted({str(place) for place in places.values()}):
         if name != Path(name).name or not (index.parent / name).is_file():
             raise UserError(f"{index}: names the part {name!r}, which is no file next to it")
-        tensors.update(_load_safetensors(index.parent / name))
+        tensors.update(_read_safetensors(index.parent / name).tensors)
     if absent := next((name for name in places if name not in tensors), None):
         raise UserError(f"{index}: tensor {absent!r} is not in the part that should hold it")
     return tensors
@@ -166,10 +195,10 @@ def _reason(path: str | os.PathLike, error: Exception) -> str:
     """Returns one line that says why torch refused a file; torch's own advice is to run what is in it."""
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return f"refused, it wants to run {named[1]} when it is read; a file of weights may hold tensors only"
-    return f"not a readable file of weights, but {_kind(path, error)}; {_ALLOWED_FILES}"
+    return f"not a readable file of weights, but {_form(path, error)}; {_ALLOWED_FILES}"
 
 
-def _kind(path: str | os.PathLike, error: Exception) -> str:
+def _form(path: str | os.PathLike, error: Exception) -> str:
     """Returns what a file is that torch cannot read as weights."""
     with open(path, "rb") as file:
         start = file.read(512)

@@ -9,20 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from mmseg.models.utils.embed import PatchMerging
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vss.core.errors import UserError
 from vss.core.labels import COCO_STUFF, VSPW
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import mask2former_config, segmentor_config, upernet_config
-from vss.weights.checkpoints import load_weights, place, save_weights
 from vss.weights.class_names import classes_by_number, matching_classes
-from vss.weights.kinds import kind_of
-from vss.weights.names import in_unfold_order, todays_names
-from vss.weights.refiner_tables import place_refiner
-from vss.weights.tensor_files import TensorFile
-
-REFINERS = ("sam", "cascadepsp")
+from vss.weights.import_checkpoint import described_model
+from vss.weights.names import in_unfold_order, to_current_names
+from vss.weights.tensor_files import TensorFile, save_tensors
+from vss.weights.weights_file import WeightsFile, read_weights
 
 
 def upernet(backbone: str, *, num_classes: int = 124) -> dict:
@@ -45,8 +43,12 @@ def without_memory(table: dict[str, list[int]]) -> dict[str, Tensor]:
     return {name: torch.zeros(1).expand(shape) if shape else torch.tensor(0) for name, shape in table.items()}
 
 
-def read_table(golden_tables: Path, name: str) -> TensorFile:
-    return TensorFile(without_memory(json.loads((golden_tables / "keys" / f"{name}.json").read_text())), None)
+def weights_of(tensors: dict[str, Tensor], path: str = "x.pth") -> WeightsFile:
+    return WeightsFile.of(TensorFile(tensors), path)
+
+
+def read_table(golden_tables: Path, name: str) -> dict[str, Tensor]:
+    return without_memory(json.loads((golden_tables / "keys" / f"{name}.json").read_text()))
 
 
 # Which model each published file is for, and the tensors of it that a file of that kind does not have.
@@ -82,43 +84,42 @@ EXPECTED_UNUSED = (
 @pytest.mark.golden
 def test_every_published_table_has_a_target(golden_tables):
     for path in (golden_tables / "keys").glob("*.json"):
-        kind = kind_of(read_table(golden_tables, path.stem).tensors)
+        kind = weights_of(read_table(golden_tables, path.stem)).kind
         assert kind is not None, path.stem
-        assert path.stem in TARGETS or kind.family in REFINERS, path.stem
+        assert path.stem in TARGETS or kind.is_refiner, path.stem
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("table", TARGETS)
 def test_every_tensor_of_a_published_file_finds_its_place(table, golden_tables):
     config, absent = TARGETS[table]
-    file, target = read_table(golden_tables, table), meta_state(json.dumps(config))
-    filled, audit = place(file, target, path=table, allow_resize=False)
+    tensors, target = read_table(golden_tables, table), meta_state(json.dumps(config))
+    filled, audit = weights_of(tensors, table).place(target, allow_resize=False)
     assert {name: tensor.shape for name, tensor in filled.items()} == {n: target[n].shape for n in filled}
     for name in audit.unused:
         assert name.removeprefix("backbone.").split(".")[0] in EXPECTED_UNUSED or name.endswith("attn_mask"), name
     missing = {name for name in audit.new if name.startswith("backbone.")}
     assert {name for name in missing if not name.endswith("relative_position_index")} == absent
-    if any(name.startswith("decode_head.") for name in file.tensors):
+    if any(name.startswith("decode_head.") for name in tensors):
         assert audit.new == []
         assert audit.unused == {}
-    assert len(audit.loaded) + len(audit.renamed) + len(audit.unused) == len(file.tensors)
+    assert len(audit.loaded) + len(audit.renamed) + len(audit.unused) == len(tensors)
 
 
 @pytest.mark.golden
 def test_refiners_files_have_their_packages_names(golden_tables):
     found = set()
     for path in (golden_tables / "keys").glob("*.json"):
-        file = read_table(golden_tables, path.stem)
-        kind = kind_of(file.tensors)
-        if kind.family not in REFINERS:
-            continue
-        found.add(kind.family)
-        wrapped = TensorFile({f"module.{name}": tensor for name, tensor in file.tensors.items()}, None)
-        for variant in (file, wrapped):
-            filled, audit = place_refiner(variant, kind_of(variant.tensors), path=path.stem)
-            assert set(filled) == set(file.tensors)
+        tensors = read_table(golden_tables, path.stem)
+        wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        for file in (weights_of(tensors), weights_of(wrapped)):
+            if not file.kind.is_refiner:
+                continue
+            found.add(file.kind.family)
+            filled, audit = file.place(described_model(file.kind, where=path), allow_resize=False)
+            assert set(filled) == set(tensors)
             assert (audit.new, audit.unused) == ([], {})
-    assert found == set(REFINERS)
+    assert found == {"sam", "cascadepsp"}
 
 
 @pytest.mark.golden
@@ -134,45 +135,46 @@ def test_refiners_files_have_their_packages_names(golden_tables):
     ],
 )
 def test_a_files_kind_is_told_by_its_contents(table, words, golden_tables):
-    assert str(kind_of(read_table(golden_tables, table).tensors)) == words
+    assert str(weights_of(read_table(golden_tables, table)).kind) == words
 
 
 @pytest.mark.golden
 def test_hugging_face_names_are_those_of_the_classifier(golden_tables):
-    plain = read_table(golden_tables, "internimage_xl_22k_192to384_classification").tensors
+    plain = read_table(golden_tables, "internimage_xl_22k_192to384_classification")
     renamed = {f"model.{n.replace('gamma', 'layer_scale')}": tensor for n, tensor in plain.items()}
-    assert [*todays_names(renamed).values()] == [*todays_names(plain).values()]
-    filled, _ = place(TensorFile(renamed, None), meta_state(json.dumps(upernet("internimage-xl"))), path="hf")
+    assert [*to_current_names(renamed).values()] == [*to_current_names(plain).values()]
+    file = weights_of(renamed)
+    filled, _ = file.place(meta_state(json.dumps(upernet("internimage-xl"))))
     assert sum(name.startswith("backbone.") for name in filled) == 875
-    assert str(kind_of(renamed)).endswith("(Hugging Face names)")
+    assert str(file.kind).endswith("(Hugging Face names)")
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("table", ["upernet_swin_l", "sam_vit_b", "upernet_internimage_xl", "cascadepsp"])
 def test_a_file_of_another_family_is_told_in_one_line(table, golden_tables):
     with pytest.raises(UserError, match=r"holds .*; the model's backbone is InternImage-H") as caught:
-        place(read_table(golden_tables, table), meta_state(json.dumps(mask2former())), path="x.pth")
+        weights_of(read_table(golden_tables, table)).place(meta_state(json.dumps(mask2former())))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.golden
 def test_less_than_99_percent_of_a_backbone_is_an_error_with_names(golden_tables):
-    file = read_table(golden_tables, "internimage_h_jointto22k_384_classification")
+    tensors = read_table(golden_tables, "internimage_h_jointto22k_384_classification")
     target = meta_state(json.dumps(mask2former()))
-    names = [name for name in file.tensors if name.startswith("levels.2.blocks.1")]
-    few = {name: tensor for name, tensor in file.tensors.items() if name not in names[:5]}
-    _, audit = place(TensorFile(few, None), target, path="x.pth")
+    names = [name for name in tensors if name.startswith("levels.2.blocks.1")]
+    few = {name: tensor for name, tensor in tensors.items() if name not in names[:5]}
+    _, audit = weights_of(few).place(target)
     assert len([name for name in audit.new if name.startswith("backbone.")]) == 5
-    many = {name: tensor for name, tensor in file.tensors.items() if name not in names}
+    many = {name: tensor for name, tensor in tensors.items() if name not in names}
     with pytest.raises(UserError, match=r"fills \d+ of 1335 backbone tensors.*lacks backbone\.levels\.2\."):
-        place(TensorFile(many, None), target, path="x.pth")
+        weights_of(many).place(target)
 
 
 @pytest.mark.golden
 def test_queries_and_classes_of_other_numbers_on_the_published_files(golden_tables):
-    file = read_table(golden_tables, "mask2former_internimage_h_1024d_200q_cocostuff164k")
+    tensors = read_table(golden_tables, "mask2former_internimage_h_1024d_200q_cocostuff164k")
     config = mask2former(num_classes=124, size="opengvlab", num_queries=100)
-    _, audit = place(file, meta_state(json.dumps(config)), path="x.pth")
+    _, audit = weights_of(tensors).place(meta_state(json.dumps(config)))
     assert "cut" in audit.resized["decode_head.query_feat.weight"]
     assert "no-object row kept" in audit.resized["decode_head.cls_embed.weight"]
     assert audit.new == []
@@ -187,7 +189,7 @@ def nano() -> nn.Module:
 @pytest.fixture(scope="module")
 def nano_file(nano: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "coco.safetensors"
-    save_weights(nano, path)
+    save_tensors(nano.state_dict(), path)
     return path
 
 
@@ -198,16 +200,43 @@ def nano_model(num_classes: int, **overrides: int) -> nn.Module:
 
 def test_weights_come_back_as_they_were_saved(nano, nano_file):
     model = nano_model(171)
-    audit = load_weights(model, nano_file, allow_resize=False)
+    audit = read_weights(nano_file).fill(model)
     assert (audit.new, audit.unused, audit.resized, audit.renamed) == ([], {}, {}, {})
     for name, tensor in nano.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_our_own_files_are_neither_renamed_nor_filled_in_part(nano, tmp_path):
+    state = nano.state_dict()
+    name = "decode_head.query_feat.weight"
+    without = {key: tensor for key, tensor in state.items() if key != name}
+    for tensors, words in (
+        (without, f"lacks 1 tensors of the model, such as {name}"),
+        ({**state, "neck.weight": torch.ones(1)}, r"has 1 tensors beyond the model's, such as neck\.weight"),
+        ({f"module.{key}": tensor for key, tensor in state.items()}, r"fills 0 of \d+ backbone tensors"),
+    ):
+        save_tensors(tensors, tmp_path / "ours.safetensors")
+        with pytest.raises(UserError, match=rf"ours\.safetensors: {words}"):
+            read_weights(tmp_path / "ours.safetensors").fill(nano_model(171))
+    save_tensors({**state, "auxiliary_head.conv_seg.weight": torch.ones(1)}, tmp_path / "trained.safetensors")
+    audit = read_weights(tmp_path / "trained.safetensors").fill(nano_model(171))
+    assert audit.unused == {"auxiliary_head.conv_seg.weight": "auxiliary head, which only training uses"}
+
+
+def test_files_that_we_wrote_before_they_were_marked_are_read(nano, nano_file, tmp_path):
+    old = tmp_path / "weights.safetensors"
+    save_file(nano.state_dict(), old)
+    assert (read_weights(old).is_ours, read_weights(nano_file).is_ours) == (False, True)
+    model = nano_model(171)
+    audit = read_weights(old).fill(model)
+    assert (audit.new, audit.unused, audit.renamed) == ([], {}, {})
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in nano.state_dict().items())
+
+
 def test_a_class_change_starts_fresh_but_keeps_no_object(nano, nano_file):
     model = nano_model(124)
     before = model.decode_head.cls_embed.weight.detach().clone()
-    audit = load_weights(model, nano_file)
+    audit = read_weights(nano_file).initialise(model)
     after = model.decode_head.cls_embed.weight
     assert torch.equal(after[-1], nano.decode_head.cls_embed.weight[-1])
     assert torch.equal(after[:-1], before[:-1])
@@ -217,7 +246,7 @@ def test_a_class_change_starts_fresh_but_keeps_no_object(nano, nano_file):
 def test_rows_of_classes_are_copied_by_name_where_asked(nano, nano_file):
     model = nano_model(124)
     before = model.decode_head.cls_embed.bias.detach().clone()
-    audit = load_weights(model, nano_file, classes=VSPW.classes)
+    audit = read_weights(nano_file).initialise(model, classes=VSPW.classes)
     source, after = nano.decode_head.cls_embed, model.decode_head.cls_embed
     pairs = {"car": "car", "person": "person", "cattle": "cow", "wall": "wall-other", "sofa": "couch"}
     for ours, theirs in pairs.items():
@@ -233,7 +262,7 @@ def test_the_files_own_class_names_count_first(nano, tmp_path):
     names = [f"class {i}" for i in range(170)] + ["ladder"]
     torch.save({"state_dict": nano.state_dict(), "meta": {"CLASSES": tuple(names)}}, tmp_path / "own.pth")
     model = nano_model(124)
-    audit = load_weights(model, tmp_path / "own.pth", classes=VSPW.classes)
+    audit = read_weights(tmp_path / "own.pth").initialise(model, classes=VSPW.classes)
     assert audit.classes == {"ladder": "ladder"}
     row = VSPW.classes.index("ladder")
     assert torch.equal(model.decode_head.cls_embed.weight[row], nano.decode_head.cls_embed.weight[170])
@@ -241,13 +270,13 @@ def test_the_files_own_class_names_count_first(nano, tmp_path):
 
 def test_given_names_of_the_files_classes_are_checked(nano_file):
     with pytest.raises(UserError, match="171 classes, but 3 class names"):
-        load_weights(nano_model(124), nano_file, classes=VSPW.classes, source_classes=["a", "b", "c"])
+        read_weights(nano_file).initialise(nano_model(124), classes=VSPW.classes, source_classes=["a", "b", "c"])
 
 
 @pytest.mark.parametrize("queries", [12, 24, 60])
 def test_queries_are_cut_or_repeated(queries, nano, nano_file):
     model = nano_model(171, num_queries=queries)
-    load_weights(model, nano_file)
+    read_weights(nano_file).initialise(model)
     source = nano.decode_head.query_feat.weight
     for i, row in enumerate(model.decode_head.query_feat.weight):
         assert torch.equal(row, source[i % len(source)])
@@ -255,14 +284,14 @@ def test_queries_are_cut_or_repeated(queries, nano, nano_file):
 
 def test_without_leave_any_other_shape_is_an_error(nano_file):
     with pytest.raises(UserError, match=r"cls_embed.* has shape"):
-        load_weights(nano_model(124), nano_file, allow_resize=False)
+        read_weights(nano_file).fill(nano_model(124))
 
 
 def test_a_file_without_the_prefix_is_loaded_all_the_same(nano, tmp_path):
     bare = {n.removeprefix("backbone."): t for n, t in nano.state_dict().items() if n.startswith("backbone.")}
     torch.save({"model": {f"module.{name}": tensor for name, tensor in bare.items()}}, tmp_path / "bare.pth")
     model = nano_model(124)
-    audit = load_weights(model, tmp_path / "bare.pth")
+    audit = read_weights(tmp_path / "bare.pth").initialise(model)
     assert len(audit.renamed) == len(bare)
     for name, tensor in nano.backbone.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[name], tensor), name
@@ -273,16 +302,16 @@ def test_two_tensors_for_one_place_are_an_error(nano, tmp_path):
     name = next(iter(state))
     torch.save({**state, f"module.{name}": state[name]}, tmp_path / "double.pth")
     with pytest.raises(UserError, match="are both"):
-        load_weights(nano_model(171), tmp_path / "double.pth")
+        read_weights(tmp_path / "double.pth").initialise(nano_model(171))
 
 
 def test_swins_tables_are_resized_to_another_window(tmp_path):
     heads = upernet_config("swin-nano", num_classes=5, size="nano")
     small = build_segmentor(segmentor_config("swin-nano", heads))
-    save_weights(small, tmp_path / "swin.safetensors")
+    save_tensors(small.state_dict(), tmp_path / "swin.safetensors")
     large = build_segmentor(segmentor_config("swin-nano", heads, window_size=8))
     index = large.backbone.stages[0].blocks[0].attn.w_msa.relative_position_index.clone()
-    audit = load_weights(large, tmp_path / "swin.safetensors")
+    audit = read_weights(tmp_path / "swin.safetensors").initialise(large)
     name = "backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table"
     assert audit.resized[name] == "[49, 1] -> [225, 1]: bicubic"
     before, after = small.state_dict()[name].reshape(7, 7), large.state_dict()[name].reshape(15, 15)
