@@ -16,6 +16,7 @@ from vss.score.summary import summarise
 
 OUT = {
     "html": "report.html",
+    "viewer": "viewer.html",
     "table_csv": "table.csv",
     "table_md": "table.md",
     "table_html": "table.html",

@@ -57,7 +57,8 @@ def test_everything_is_written_and_self_contained(written):
     assert all(path.stat().st_size for path in written.values())
     source = written["html"].read_text(encoding="utf-8")
     page = Page(source)
-    assert all(reference.startswith(("#", "data:image/jpeg;base64,")) for reference in page.references)
+    here = ("#", "data:image/jpeg;base64,", "viewer.html")
+    assert all(reference.startswith(here) for reference in page.references)
     assert not re.search(r"url\((?!#)|@import", source)
     assert max(Counter(page.ids).values()) == 1, "ids are unique on the page"
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
@@ -107,9 +108,9 @@ def test_a_hostile_title_is_text_everywhere(finished_run, write_report, tmp_path
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        ({"title": "Another title"}, {"html", "table_html"}),
-        ({"colours": {"wall": "#102030"}}, {"html", "overlays"}),
-        ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays"}),
+        ({"title": "Another title"}, {"html", "table_html", "viewer"}),
+        ({"colours": {"wall": "#102030"}}, {"html", "overlays", "viewer"}),
+        ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays", "viewer"}),
     ],
 )
 def test_a_setting_changes_what_it_names(written, write_report, change, changed):

@@ -42,6 +42,7 @@ rule report:
         card=expand(MASKS, split=plan.split),
     output:
         html="<results>/report/report.html",
+        viewer="<results>/report/viewer.html",
         table_csv=report(
             "<results>/report/table.csv",
             caption="../report/table.rst",

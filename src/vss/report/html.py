@@ -37,7 +37,7 @@ def page(*, title: str, lead: str, sections: Sequence[Section]) -> str:
         sections: in order.
     """
     links = "".join(f'<a href="#{part.anchor}">{html.escape(part.heading)}</a>' for part in sections)
-    return _document(
+    return document(
         title,
         f"<h1>{html.escape(title)}</h1>\n{lead}\n<nav>{links}</nav>\n" + "\n".join(_section(part) for part in sections),
     )
@@ -45,10 +45,11 @@ def page(*, title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def table_page(*, title: str, caption: str, table: str) -> str:
     """Returns a page with the score table alone, for Snakemake's own report."""
-    return _document(title, f'<p class="caption">{html.escape(caption)}</p>\n<div class="scroll">{table}</div>')
+    return document(title, f'<p class="caption">{html.escape(caption)}</p>\n<div class="scroll">{table}</div>')
 
 
-def _document(title: str, body: str) -> str:
+def document(title: str, body: str, *, style: str = "") -> str:
+    """Returns a whole page: `body` and `style` (CSS beside the report's own) are put in as they are."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -56,18 +57,19 @@ def _document(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>
-{_resource("page.css")}</style>
+{resource("page.css")}{style}</style>
 </head>
 <body>
 {body}
 <script>
-{_resource("page.js")}</script>
+{resource("page.js")}</script>
 </body>
 </html>
 """
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Returns the text of a file of this package."""
     return (importlib.resources.files("vss.report") / name).read_text(encoding="utf-8")
 
 

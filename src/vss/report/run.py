@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from html import escape
 from typing import Any
 
 import cv2
+import numpy as np
 import pandas as pd
 
 from vss.core.csv_file import write_csv
+from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, one_line
@@ -19,6 +22,7 @@ from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
 from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_table, score_table
+from vss.report.viewer import viewer_page
 
 CAPTIONS = {
     "table": (
@@ -61,6 +65,7 @@ SEARCHED_SPLIT = "val"  # where weights are searched
 VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
 
 
+_VIEWER_LINK = '<p><a href="viewer.html">Play the videos, class by class and side by side</a></p>\n'
 MOST_NAMED = 5  # frames or videos that a notice names
 
 
@@ -82,8 +87,8 @@ def report(
         inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
             shards, by prediction shown; `chosen`, results of weight searches by ensemble, may be absent.
         index, card: the prepared dataset.
-        out: files to write: `html`, `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `curves`,
-            `overlays` (the last four PNG).
+        out: files to write: `html`, `viewer` (plays videos), `table_csv`, `table_md`, `table_html`, `predictions`,
+            `per_class`, `curves`, `overlays` (the last four PNG).
 
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
@@ -96,7 +101,21 @@ def report(
     trainings = settings.get("trainings", inputs["logs"])
     logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
     members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
-    rows = _frames(settings, inputs["labels"], frames, dataset)
+    title = settings.get("title", "Video semantic segmentation on VSPW")
+    of_split = frames[frames["split"] == settings["split"]]
+    colours = class_colours(dataset.classes, settings.get("colours", {}))
+    with _predictions(settings, inputs["labels"]) as shown:
+        rows = _frames(settings, shown, of_split, dataset, colours)
+        viewer = viewer_page(
+            title=f"Videos: {title}",
+            rows=of_split,
+            card=dataset,
+            predictions=shown,
+            shown=_videos(settings.get("videos", 2), of_split, rows),
+            colours=colours,
+            megabytes=settings.get("video_megabytes", 40),
+        )
+    write_text(out["viewer"], viewer)
     best = _best(table)
     charts = {
         "predictions": figures.predictions_figure(table),
@@ -110,7 +129,6 @@ def report(
             raise OSError(f"{out['overlays']}: cannot be written")
     write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
-    title = settings.get("title", "Video semantic segmentation on VSPW")
     write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
     sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
     about = read_json(inputs["scores"][best])["counts"] if best else {}
@@ -142,28 +160,51 @@ def _training_title(key: str, settings: Mapping[str, Any]) -> str:
     return f"{title}, {stage}" if stage else title
 
 
+@contextmanager
+def _predictions(
+    settings: Mapping[str, Any], labels: Mapping[str, Sequence[str | os.PathLike]]
+) -> Iterator[list[Predictions]]:
+    """Opens the predictions shown as pictures, in order."""
+    titles = {row["name"]: row["title"] for row in settings["rows"]}
+    with ExitStack() as opened:
+        yield [
+            opened.enter_context(closing(Predictions(titles.get(name, name), labels[name])))
+            for name in settings.get("shown", labels)
+        ]
+
+
 def _frames(
     settings: Mapping[str, Any],
-    labels: Mapping[str, Sequence[str | os.PathLike]],
-    index: pd.DataFrame,
+    predictions: Sequence[Predictions],
+    rows: pd.DataFrame,
     card: Card,
+    colours: np.ndarray,
 ) -> list[FrameRow]:
-    titles = {row["name"]: row["title"] for row in settings["rows"]}
-    predictions = [Predictions(titles.get(name, name), labels[name]) for name in settings.get("shown", labels)]
     if not predictions:
         return []
-    try:
-        return frame_rows(
-            rows=index[index["split"] == settings["split"]],
-            card=card,
-            predictions=predictions,
-            count=settings.get("frames", 4),
-            colours=class_colours(card.classes, settings.get("colours", {})),
-            alpha=settings.get("overlay_alpha", 0.55),
+    return frame_rows(
+        rows=rows,
+        card=card,
+        predictions=predictions,
+        count=settings.get("frames", 4),
+        colours=colours,
+        alpha=settings.get("overlay_alpha", 0.55),
+    )
+
+
+def _videos(chosen: int | Sequence[str], rows: pd.DataFrame, frames: Sequence[FrameRow]) -> list[tuple[str, str]]:
+    """Returns (video, frame) of what the viewer plays: the videos named, or that many of those the frames are of."""
+    if isinstance(chosen, int):
+        first: dict[str, str] = {}
+        for row in frames:
+            first.setdefault(row.video, row.frame)
+        return list(first.items())[:chosen]
+    middle = {video: part["frame"].iloc[len(part) // 2] for video, part in rows.groupby("video", sort=False)}
+    if unknown := [video for video in chosen if video not in middle]:
+        raise UserError(
+            f"report.videos: {unknown[0]!r} is no video of the split; the first of it is {next(iter(middle), None)!r}"
         )
-    finally:
-        for prediction in predictions:
-            prediction.close()
+    return [(video, middle[video]) for video in chosen]
 
 
 def _lead(
@@ -246,7 +287,7 @@ def _sections(
         section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{below}'),
         section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),
         *parts,
-        section("frames", "Frames", captions["overlays"], html.frames(rows)),
+        section("frames", "Frames", captions["overlays"], _VIEWER_LINK + html.frames(rows)),
         section("classes", "Classes", captions["per_class"], drawn["per_class"]),
         section("training", "Training", captions["curves"], drawn["curves"]),
         section("protocol", "Protocol", captions["protocol"], html.facts(_facts(settings, card)) + html.meanings(

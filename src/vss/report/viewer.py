@@ -1,0 +1,181 @@
+"""The page that plays videos: image, truth and predictions under one slider, in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from vss.core.confusion import confusion_matrix, iou, mean_iou
+from vss.core.images import read_image, read_mask
+from vss.core.index import Card
+from vss.core.labels import IGNORE_INDEX
+from vss.core.log import log, one_line, track
+from vss.report.html import document, resource
+from vss.report.overlays import Predictions, scale_image
+
+STORED_WIDTH = 640  # pixels at most: half of a wide page, sharp enough to see a contour
+_WEBP_QUALITY = 80
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Video:
+    """What the page holds of one video; every list is one entry per frame.
+
+    Attributes:
+        name: of the video.
+        frames: names of the frames, in order.
+        images: data URLs of the images (WebP).
+        truth: data URLs of the truth's train ids as PNGs, None where a frame has no mask; red and, above 255, green.
+        labels: the same of each prediction.
+        scores: mIoU of each prediction's frames in percent, None without truth.
+        flicker: percent of the pixels whose truth stays and whose label changes since the frame before; None for the
+            first frame. Without truth all pixels count.
+        iou: of each prediction, IoU in percent over the frames held, by train id, of the classes that the truth has.
+    """
+
+    name: str
+    frames: list[str]
+    images: list[str]
+    truth: list[str | None]
+    labels: list[list[str]]
+    scores: list[list[float | None]]
+    flicker: list[list[float | None]]
+    iou: list[dict[int, float]]
+
+
+def viewer_page(
+    *,
+    title: str,
+    rows: pd.DataFrame,
+    card: Card,
+    predictions: Sequence[Predictions],
+    shown: Iterable[tuple[str, str]],
+    colours: np.ndarray,
+    megabytes: float,
+) -> str:
+    """Returns the page as HTML and logs what it holds.
+
+    Args:
+        title: plain text.
+        rows: index rows of the split.
+        card: of the dataset.
+        predictions: those that can be chosen, in order.
+        shown: (video, frame) pairs, one per video. Of a video too long for its part of the budget the frames around
+            that one are held.
+        colours: RGB [256, 3] uint8 by train id.
+        megabytes: of all videos at most, shared evenly.
+    """
+    shown = list(shown)
+    videos = []
+    for name, middle in shown:
+        frames = rows[rows["video"] == name]
+        room = megabytes * _MEGABYTE / len(shown)
+        held = _around(frames, middle, _fitting(frames[frames["frame"] == middle], card, predictions, room))
+        following = track(list(held.itertuples(index=False)), what=f"report: {one_line(name)}")
+        videos.append(_video(name, following, card, predictions))
+        log(f"report: the viewer holds {len(held)} of the {len(frames)} frames of {one_line(name)}")
+    content = {
+        "classes": [one_line(name.replace("_", " ")) for name in card.classes],
+        "colours": ["#" + bytes(colour).hex() for colour in colours[: len(card.classes)]],
+        "ignore": IGNORE_INDEX,
+        "predictions": [prediction.title for prediction in predictions],
+        "videos": [asdict(video) for video in videos],
+    }
+    # A script element ends at the first "</": no name may write one.
+    held_json = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+    log(f"report: the viewer takes {len(held_json) / _MEGABYTE:.1f} MB of at most {megabytes:g} MB")
+    body = resource("viewer.html").replace("{title}", escape(title))
+    return document(
+        title,
+        f'{body}<script type="application/json" id="content">{held_json}</script>\n'
+        f"<script>\n{resource('viewer.js')}</script>",
+        style=resource("viewer.css"),
+    )
+
+
+def _fitting(row: pd.DataFrame, card: Card, predictions: Sequence[Predictions], room: float) -> int:
+    """Returns how many frames fit into `room` bytes, at least one, by what one of them takes."""
+    one = _video("", row.itertuples(index=False), card, predictions)
+    size = sum(len(text) for text in [*one.images, *filter(None, one.truth), *(maps[0] for maps in one.labels)])
+    return max(1, int(room / size))
+
+
+def _around(frames: pd.DataFrame, middle: str, count: int) -> pd.DataFrame:
+    """Returns up to `count` consecutive frames with `middle` near their centre."""
+    at = frames["frame"].tolist().index(middle)
+    first = max(0, min(at - count // 2, len(frames) - count))
+    return frames.iloc[first : first + count]
+
+
+def _video(name: str, rows: Iterable, card: Card, predictions: Sequence[Predictions]) -> Video:
+    """Reads and encodes frames, and counts per frame what the page points to: scores and flicker."""
+    count, members = len(card.classes), range(len(predictions))
+    video = Video(name, [], [], [], [[] for _ in members], [[] for _ in members], [[] for _ in members], [])
+    totals = [np.zeros((count, count + 1), np.int64) for _ in members]
+    truth_before, before = None, [None for _ in members]
+    for row in rows:
+        image = read_image(Path(card.root) / row.image)
+        truth = read_mask(Path(card.root) / row.mask, card.label_map) if row.mask else None
+        video.frames.append(row.frame)
+        video.images.append(_url("webp", cv2.cvtColor(_smaller(image), cv2.COLOR_RGB2BGR)))
+        video.truth.append(None if truth is None else _url("png", _smaller(truth)))
+        for member, prediction in enumerate(predictions):
+            labels = prediction.read(row.video, row.frame)
+            video.labels[member].append(_url("png", _smaller(labels)))
+            score = math.nan
+            if truth is not None:
+                matrix = confusion_matrix(labels, truth, count)
+                totals[member] += matrix
+                score = mean_iou(matrix)
+            video.scores[member].append(None if math.isnan(score) else round(100 * score, 2))
+            video.flicker[member].append(_flicker(truth_before, truth, before[member], labels))
+            before[member] = labels
+        truth_before = truth
+    for total in totals:
+        values = iou(total)
+        present = np.flatnonzero(total.sum(axis=1) > 0)
+        video.iou.append({int(train_id): round(100 * float(values[train_id]), 1) for train_id in present})
+    return video
+
+
+def _flicker(
+    truth_before: np.ndarray | None, truth: np.ndarray | None, before: np.ndarray | None, labels: np.ndarray
+) -> float | None:
+    """Returns the percentage of pixels whose label changes though their truth does not, None where none can."""
+    if before is None or before.shape != labels.shape:
+        return None
+    counted = np.ones(labels.shape, bool)
+    if truth is not None and truth_before is not None and truth.shape == truth_before.shape:
+        counted = (truth == truth_before) & (truth != IGNORE_INDEX)
+    total = int(counted.sum())
+    return round(100 * int(((before != labels) & counted).sum()) / total, 2) if total else None
+
+
+def _smaller(picture: np.ndarray) -> np.ndarray:
+    """Returns an image or a label map at most `STORED_WIDTH` wide; labels are sampled, never mixed."""
+    height, width = picture.shape[:2]
+    if width <= STORED_WIDTH:
+        return picture
+    if picture.ndim == 3:
+        return scale_image(picture, STORED_WIDTH)
+    size = (STORED_WIDTH, round(height * STORED_WIDTH / width))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _url(kind: str, picture: np.ndarray) -> str:
+    if picture.dtype == np.uint16:  # browsers cut 16 bits to 8: the low byte goes to red, the high one to green
+        picture = np.dstack([np.zeros(picture.shape, np.uint8), picture >> 8, picture & 255]).astype(np.uint8)
+    options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY] if kind == "webp" else []
+    done, data = cv2.imencode(f".{kind}", picture, options)
+    assert done
+    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
