@@ -187,6 +187,11 @@ def test_an_interrupted_training_continues_to_the_same_weights(dataset, monkeypa
     train(dataset, "again", work="work-2")
     assert seen == []  # finished: published without training
 
+    (state,) = (dataset.folder / "work-2").rglob("state.pth")
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    train(dataset, "damaged", work="work-2")
+    assert seen == list(range(6))
+
 
 def test_a_killed_job_leaves_the_lock_free_and_its_checkpoints_whole(dataset):
     # Forked: a fresh interpreter would spend its time on importing torch.

@@ -26,10 +26,11 @@ from vss.configs.resolved import read_training_config
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.train import workdir
-from vss.train.checkpoint import ResumableCheckpointHook, checkpoints, discard_damaged
+from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
 from vss.train.job import TrainingJob, write_job
 from vss.train.run import _even_share, run_processes
+from vss.train.whole import is_whole, save_whole
 from vss.train.worker import work
 
 
@@ -72,6 +73,42 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, monkeypatch: pyt
     discard_damaged(tmp_path)
     assert list(checkpoints(tmp_path)) == [1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
+
+
+@pytest.mark.parametrize("flip", range(8))
+def test_a_flipped_bit_of_the_best_weights_is_found(tmp_path: Path, flip: int) -> None:
+    best = tmp_path / "best.safetensors"
+    for content in (b"of the first validation", b"of a better one"):
+        save_whole(best, lambda aside, content=content: aside.write_bytes(content))
+        check_best(tmp_path)
+    damaged = bytearray(best.read_bytes())
+    damaged[flip] ^= 1 << flip
+    best.write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"best\.safetensors: damaged: .* delete {tmp_path} to train again"):
+        check_best(tmp_path)
+
+
+def test_a_kill_between_a_file_and_its_digest_damages_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "best.safetensors"
+    save_whole(path, lambda aside: aside.write_bytes(b"old"))
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", kill_at_the_second_call(os.replace, kill))
+    with pytest.raises(KeyboardInterrupt):
+        save_whole(path, lambda aside: aside.write_bytes(b"new"))
+    assert path.read_bytes() == b"old" and is_whole(path)
+
+
+def kill_at_the_second_call(real: Callable, kill: Callable) -> Callable:
+    calls = []
+
+    def replace(*paths: object) -> None:
+        calls.append(paths)
+        (real if len(calls) == 1 else kill)(*paths)
+
+    return replace
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", None])

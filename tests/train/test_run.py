@@ -136,11 +136,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     newest = max(checkpoints(folder).items())[1]
     newest.write_bytes(newest.read_bytes()[:-1000])
     log_file = folder / "log.jsonl"
-    log_file.write_bytes(log_file.read_bytes().replace(b'{"iter": 2', b'{"it\x80r": 2'))
+    lines = log_file.read_bytes().replace(b'{"iter": 2', b'{"it\x80r": 2')
+    log_file.write_bytes(lines.replace(b'{"iter": 3', b'{"iter": 1'))  # a digit: the line is JSON as before
     continued = run_train(**settings)
     printed = capsys.readouterr().err
     assert f"{newest}: damaged or cut short, removed" in printed and "continue from iteration" in printed
-    assert "1 line cannot be read" in printed
+    assert "2 lines cannot be read" in printed
     assert digest(continued) == digest(run_train(to="other", work="other-work", **settings))
 
 

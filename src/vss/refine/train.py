@@ -17,7 +17,7 @@ import torch
 
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, canonical_json, sealed, sha256_of_file, write_text
+from vss.core.files import canonical_json, sealed, sha256_of_file, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, track
 from vss.prepare.recheck import checked_content
@@ -25,6 +25,7 @@ from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
 from vss.refine.samples import Batch, MaskSamples
 from vss.refine.settings import one_of, with_defaults
+from vss.train.whole import is_whole, remove, save_whole
 from vss.train.workdir import folder_for_content, locked, note_content
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
 from vss.weights.tensor_files import save_tensors
@@ -195,11 +196,14 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "log": json.dumps([self.log, self._since]),
         }
-        with atomic_path(self._state_file) as aside:
-            torch.save(state, aside)
+        save_whole(self._state_file, lambda aside: torch.save(state, aside))
 
     def _restore(self) -> None:
         if not self._state_file.is_file():
+            return
+        if not is_whole(self._state_file):
+            log(f"{self._state_file}: damaged or cut short, removed; the training starts from iteration 0")
+            remove(self._state_file)
             return
         state = torch.load(self._state_file, map_location=self._device, weights_only=True)
         self.network.load_state_dict(state["network"])

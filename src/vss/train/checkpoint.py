@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves_with_path
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, sha256_of_file, write_text
 from vss.core.log import log
-from vss.train.disk_space import full_disk_is_one_line
+from vss.train.whole import is_whole, remove, save_whole
+from vss.train.workdir import BEST
 
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
@@ -36,39 +35,26 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def discard_damaged(folder: Path) -> None:
-    """Removes checkpoints newer than the newest whole one, so that a training continues from that; logs each.
-
-    A checkpoint is whole where its SHA-256 is the one next to it. One without (of an earlier version) is whole where
-    the checksums inside its zip archive hold.
-    """
+    """Removes checkpoints newer than the newest whole one, so that a training continues from that; logs each."""
     found = list(checkpoints(folder).items())
-    while found and not _is_whole(found[-1][1]):
+    while found and not is_whole(found[-1][1]):
         _, path = found.pop()
         remove(path)
         onward = f"iteration {found[-1][0]}" if found else "iteration 0, as no other is left"
         log(f"{path}: damaged or cut short, removed; the training continues from {onward}")
 
 
-def remove(path: Path) -> None:
-    """Removes a checkpoint and its digest."""
-    path.unlink(missing_ok=True)
-    _digest_path(path).unlink(missing_ok=True)
+def check_best(folder: Path) -> None:
+    """Checks the best weights so far, which cannot be made again from a checkpoint.
 
-
-def _digest_path(path: Path) -> Path:
-    """Returns where the SHA-256 of a checkpoint is, in the form of `sha256sum`."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _is_whole(path: Path) -> bool:
-    digest = _digest_path(path)
-    if digest.exists():
-        return digest.read_bytes().split()[:1] == [sha256_of_file(path).encode()]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
-        return False
+    Raises:
+        UserError: they are damaged.
+    """
+    if (folder / BEST).exists() and not is_whole(folder / BEST):
+        raise UserError(
+            f"{folder / BEST}: damaged: its SHA-256 is not the one next to it; delete {folder} to train again, or only"
+            " this file to choose among the validations that are still to come"
+        )
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -116,10 +102,7 @@ class ResumableCheckpointHook(Hook):
     def _write(self, runner: Any, iteration: int) -> None:
         path = self._folder / f"iter_{iteration}.pth"
         checkpoint = self.collect(runner)
-        with atomic_path(path) as aside:
-            with full_disk_is_one_line(path):
-                torch.save(checkpoint, aside)
-            write_text(_digest_path(path), f"{sha256_of_file(aside)}  {path.name}\n")
+        save_whole(path, lambda aside: torch.save(checkpoint, aside))
         for old in list(checkpoints(self._folder).values())[: -self._keep]:
             remove(old)
 

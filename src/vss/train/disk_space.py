@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from vss.core.errors import UserError
+from vss.core.files import NO_SPACE
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What torch's archive writer raises for a write that failed, whatever the reason.
 _TORCH_WRITE_FAILED = ("iostream error", "unexpected pos", "PytorchStreamWriter")
 _MIB = 2**20
@@ -42,7 +41,7 @@ def _is_full(error: BaseException) -> bool:
     """Returns whether an error, or one that led to it, is a write without space."""
     seen: BaseException | None = error
     while seen is not None:
-        if getattr(seen, "errno", None) in _FULL or "No space left" in str(seen):
+        if getattr(seen, "errno", None) in NO_SPACE or "No space left" in str(seen):
             return True
         if isinstance(seen, RuntimeError) and any(text in str(seen) for text in _TORCH_WRITE_FAILED):
             return True

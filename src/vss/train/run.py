@@ -124,8 +124,9 @@ def train(
 
 def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:
     """Trains to the end in a locked work folder and marks it finished; `document` is written as its config."""
-    from vss.train.checkpoint import checkpoints, discard_damaged, remove
+    from vss.train.checkpoint import check_best, checkpoints, discard_damaged
     from vss.train.shared_memory import check_shared_memory
+    from vss.train.whole import remove
     from vss.train.worker import work
 
     # What cannot work is refused before anything is written.
@@ -137,6 +138,7 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
 
     # Prepare the folder, and choose what has to be chosen for the training to fit into memory.
     discard_damaged(folder)
+    check_best(folder)
     write_json(folder / CONFIG, document)
     job = replace(job, gpus=gpus, config=_fitted(job.config, gpus, job.what))
 
@@ -151,7 +153,7 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     workdir.mark_finished(folder, {**_digests(folder), "code": code})
     for path in checkpoints(folder).values():
         remove(path)
-    (folder / BEST).unlink(missing_ok=True)
+    remove(folder / BEST)
 
 
 def _even_share(gpus: int, batch_size: int) -> int:

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from vss.configs.resolved import ModelConfig, TrainingConfig
 from vss.core.confusion import confusion_matrix, mean_iou
-from vss.core.files import atomic_path
 from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
 from vss.core.log import log
@@ -22,6 +21,7 @@ from vss.infer.load import InferencePlan, build_engine, default_precision, tta_o
 from vss.infer.predictions import FrameCallbacks, predictions
 from vss.train.checkpoint import bare
 from vss.train.hooks import LogHook
+from vss.train.whole import save_whole
 
 
 def validate(
@@ -116,8 +116,7 @@ class ValidationHook(Hook):
         log(f"validation at iteration {done}: mIoU {100 * scores['miou']:.2f}")
         if self._training.select == "best" and not scores["miou"] <= self._best_so_far():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in bare(runner.model).state_dict().items()}
-            with atomic_path(self._best) as aside:
-                save_file(tensors, aside, metadata={"miou": repr(scores["miou"])})
+            save_whole(self._best, lambda aside: save_file(tensors, aside, metadata={"miou": repr(scores["miou"])}))
         runner.call_hook("after_val_epoch")
 
     def _best_so_far(self) -> float:

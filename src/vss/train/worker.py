@@ -34,7 +34,7 @@ from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.log import log
 from vss.models.build import build_segmentor
-from vss.train.checkpoint import ResumableCheckpointHook, checkpoints
+from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
@@ -219,6 +219,7 @@ def _save_result(runner: Runner, training: TrainingSettings, folder: Path) -> No
     if not is_main_process():
         return
     if training.select == "best":
+        check_best(folder)
         # The best stays: a run killed right after this trains its last iterations again, and must find it.
         tensors = read_tensor_file(folder / BEST).tensors
     else:
