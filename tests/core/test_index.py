@@ -79,6 +79,14 @@ def test_broken_index_is_one_clear_line(tmp_path, content, says) -> None:
     assert str(path) in str(raised.value)
 
 
+def test_an_index_in_text_order_is_read_in_the_order_of_the_numbers(tmp_path) -> None:
+    lines = [f"v,f_{n},val,v/f_{n}.jpg,,2,3" for n in (1, 10, 2)]
+    (tmp_path / "index.csv").write_text("\n".join([",".join(INDEX_COLUMNS), *lines]) + "\n")
+    rows = read_index(tmp_path / "index.csv")
+    assert list(rows["frame"]) == ["f_1", "f_2", "f_10"]
+    assert list(rows.index) == [0, 1, 2]
+
+
 def test_card_round_trip(tmp_path) -> None:
     card = Card("vspw", "some where/VSPW", list(VSPW.classes), VSPW.raw_to_train().tolist(), False,
                         {"val": 3}, "00ff")  # fmt: skip

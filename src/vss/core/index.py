@@ -64,15 +64,21 @@ class Card:
 
 def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
     """Writes one row per frame with `INDEX_COLUMNS`, sorted by split, video and, in natural order, frame."""
-    table = rows.loc[:, list(INDEX_COLUMNS)]
-    keys = [(row.split, row.video, natural_key(row.frame)) for row in table.itertuples(index=False)]
-    table = table.iloc[sorted(range(len(table)), key=keys.__getitem__)]
     with atomic_path(index) as aside:
-        table.to_csv(aside, index=False, lineterminator="\n")
+        _in_order(rows.loc[:, list(INDEX_COLUMNS)]).to_csv(aside, index=False, lineterminator="\n")
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    columns = zip(table["split"], table["video"], table["frame"], strict=True)
+    keys = [(split, video, natural_key(frame)) for split, video, frame in columns]
+    return table.iloc[sorted(range(len(table)), key=keys.__getitem__)]
 
 
 def read_index(index: str | os.PathLike) -> pd.DataFrame:
-    """Reads a dataset index: strings stay strings (a frame may be called 00000001), a missing mask is ""."""
+    """Reads a dataset index: strings stay strings (a frame may be called 00000001), a missing mask is "".
+
+    Rows are in the order of `write_index`, whatever their order in the file (early versions wrote text order).
+    """
     try:
         table = pd.read_csv(index, dtype=str, keep_default_na=False)
     except FileNotFoundError:
@@ -82,7 +88,7 @@ def read_index(index: str | os.PathLike) -> pd.DataFrame:
     if tuple(table.columns) != INDEX_COLUMNS:
         raise UserError(f"{index}: columns are {list(table.columns)}, expected {list(INDEX_COLUMNS)}")
     try:
-        return table.astype({"height": int, "width": int})
+        return _in_order(table.astype({"height": int, "width": int})).reset_index(drop=True)
     except ValueError as error:
         raise UserError(f"{index}: height and width must be whole numbers ({error})") from None
 
