@@ -181,7 +181,7 @@ WORKFLOW = (
         "vss.prepare.run:prepare",
         "Check and list a dataset, or draw one.",
         (
-            option("--dataset", required=True, choices=("vspw", "coco_stuff")),
+            option("--dataset", required=True, help="key of the config's data, such as vspw"),
             *(*DATA, *files("check")),
             option("--workers", type=int, help="processes (default: all cores)"),
             SETTINGS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class Dataset:
     on_problem: str
     checks: str
     drawn: Drawn
-    shards: Shards | None = field(default=None)
+    shards: Shards
 
 
 def test_a_section_is_read_with_its_defaults_and_types() -> None:
@@ -114,7 +114,8 @@ def test_a_section_is_read_with_its_defaults_and_types() -> None:
 
 def test_sections_within_sections_become_their_own_types() -> None:
     read = read_section(Dataset, "data.coco_stuff", {"drawn": {"height": 64}}, where="settings")
-    assert read == Dataset(None, "stop", "full", Drawn(seed=0, train_images=160, val_images=24, height=64))
+    drawn = Drawn(seed=0, train_images=160, val_images=24, height=64)
+    assert read == Dataset(None, "stop", "full", drawn, Shards(train=1, val=1, test=1))
 
 
 @pytest.mark.parametrize(

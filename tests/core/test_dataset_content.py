@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from vss.configs.datasets import read_dataset_row
 from vss.core.dataset_content import contents, dataset_content
+
+VSPW, COCO_STUFF = (read_dataset_row(name, {}).layout for name in ("vspw", "coco_stuff"))
 
 
 def touch(path: Path, content: bytes = b"x") -> None:
@@ -38,40 +41,40 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_shows_in_its_split_alone(vspw: Path, change) -> None:
-    before = dataset_content("vspw", vspw)
+    before = dataset_content(VSPW, vspw)
     assert set(before) == {"train", "val", "test"}
     change(vspw)
-    after = dataset_content("vspw", vspw)
+    after = dataset_content(VSPW, vspw)
     assert {split for split in before if before[split] != after[split]} == {"val"}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_images_alone_do_not_change_with_masks(vspw: Path, change) -> None:
-    whole, images = contents("vspw", vspw)
-    assert whole == dataset_content("vspw", vspw)
+    whole, images = contents(VSPW, vspw)
+    assert whole == dataset_content(VSPW, vspw)
     change(vspw)
-    changed = {split for split, digest in contents("vspw", vspw)[1].items() if digest != images[split]}
+    changed = {split for split, digest in contents(VSPW, vspw)[1].items() if digest != images[split]}
     assert changed == (
         set() if change in (CHANGES["mask replaced by one of its size"], CHANGES["mask removed"]) else {"val"}
     )
 
 
 def test_what_no_stage_reads_changes_nothing(vspw: Path) -> None:
-    before = dataset_content("vspw", vspw)
+    before = dataset_content(VSPW, vspw)
     touch(vspw / "data/v/origin/Thumbs.db")
     touch(vspw / "data/x/mask/3.png")  # the test split has no masks
     touch(vspw / "data/unlisted/origin/1.jpg")
     (vspw / "val.txt").write_text("v\n../v\n")
     (vspw / "data/t/origin/1.jpg").rename(vspw / "moved.jpg")
     (vspw / "data/t/origin/1.jpg").symlink_to(vspw / "moved.jpg")
-    assert dataset_content("vspw", vspw) == before
+    assert dataset_content(VSPW, vspw) == before
 
 
 def test_coco_stuff(tmp_path: Path) -> None:
     for split in ("train", "val"):
         touch(tmp_path / f"images/{split}2017/1.jpg")
         touch(tmp_path / f"stuffthingmaps/{split}2017/1.png")
-    before = dataset_content("coco_stuff", tmp_path)
+    before = dataset_content(COCO_STUFF, tmp_path)
     touch(tmp_path / "stuffthingmaps/train2017/1.png", b"other")
-    after = dataset_content("coco_stuff", tmp_path)
+    after = dataset_content(COCO_STUFF, tmp_path)
     assert before["train"] != after["train"] and before["val"] == after["val"]

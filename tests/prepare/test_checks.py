@@ -7,15 +7,17 @@ import pytest
 
 from tests.raw_dataset import FRAMES, save_image, save_mask
 from vss.core.labels import VSPW
+from vss.core.masks import PLAIN_IDS
 from vss.prepare import checks
-from vss.prepare.checks import check_frame, check_frames
+from vss.prepare.checks import MaskLabels, check_frame, check_frames
 from vss.prepare.listing import RawFrame, printable, why_refused
 
+LABELS = MaskLabels("vspw", VSPW, PLAIN_IDS)
 FRAME = RawFrame("v", "0", "val", "v.jpg", "v.png")
 
 
 def checked(root, mode):
-    return check_frame(FRAME, root=str(root), space=VSPW, checks=mode)
+    return check_frame(FRAME, root=str(root), labels=LABELS, checks=mode)
 
 
 @pytest.fixture
@@ -85,8 +87,8 @@ def test_processes_give_the_same_in_the_same_order(vspw, monkeypatch) -> None:
         for f in FRAMES
     ]
     vspw.mask("t0", FRAMES[1]).write_bytes(b"")
-    alone = list(check_frames(frames, root=vspw.root, space=VSPW, checks="full", workers=1))
-    together = list(check_frames(frames, root=vspw.root, space=VSPW, checks="full", workers=2))
+    alone = list(check_frames(frames, root=vspw.root, labels=LABELS, checks="full", workers=1))
+    together = list(check_frames(frames, root=vspw.root, labels=LABELS, checks="full", workers=2))
     assert alone == together
     assert [item.frame for item in alone] == frames
     assert sum(len(item.problems) for item in alone) == 100

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vss.configs.datasets import Dataset, read_dataset_row
 from vss.core.errors import UserError
 from vss.core.index import read_card
 from vss.core.labels import COCO_STUFF, LABEL_SPACES, VSPW
@@ -24,6 +25,10 @@ SMALL = {
 }  # fmt: skip
 
 
+def row(name: str, **drawn: int) -> Dataset:
+    return read_dataset_row(name, {"drawn": {**SMALL[name], **drawn}})
+
+
 def contents(folder: Path) -> dict[str, str]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -31,9 +36,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("dataset", SMALL)
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(dataset, tmp_path) -> None:
-    first = drawn.draw(dataset, SMALL[dataset], beside=tmp_path / "a")
-    again = drawn.draw(dataset, SMALL[dataset], beside=tmp_path / "b")
-    other = drawn.draw(dataset, {**SMALL[dataset], "seed": 1}, beside=tmp_path / "a")
+    first = drawn.draw(row(dataset), beside=tmp_path / "a")
+    again = drawn.draw(row(dataset), beside=tmp_path / "b")
+    other = drawn.draw(row(dataset, seed=1), beside=tmp_path / "a")
     assert first.name == again.name != other.name
     assert contents(first) == contents(again)
     pictures = {name: digest for name, digest in contents(first).items() if name.endswith(".jpg")}
@@ -41,8 +46,8 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(dataset, 
 
 
 def test_a_video_does_not_depend_on_the_others(tmp_path) -> None:
-    few = contents(drawn.draw("vspw", SMALL["vspw"], beside=tmp_path))
-    more = contents(drawn.draw("vspw", {**SMALL["vspw"], "train_videos": 3, "test_videos": 2}, beside=tmp_path))
+    few = contents(drawn.draw(row("vspw"), beside=tmp_path))
+    more = contents(drawn.draw(row("vspw", train_videos=3, test_videos=2), beside=tmp_path))
     shared = {name for name in few.keys() & more.keys() if name.startswith("data/")}
     assert len(shared) == 2 * 2 * 2 + 2 * 3 + 1
     assert all(few[name] == more[name] for name in shared)
@@ -54,7 +59,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr(drawn, "_draw_clip", no_space)
     with pytest.raises(UserError, match=r"drawn-\w+: No space left on device; free some space"):
-        drawn.draw("coco_stuff", SMALL["coco_stuff"], beside=tmp_path)
+        drawn.draw(row("coco_stuff"), beside=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,16 +70,16 @@ def test_a_drawn_folder_is_used_again_and_a_half_drawn_one_is_not(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(drawn, "_coco_clips", stopped)
         with pytest.raises(KeyboardInterrupt):
-            drawn.draw("coco_stuff", SMALL["coco_stuff"], beside=tmp_path)
+            drawn.draw(row("coco_stuff"), beside=tmp_path)
     assert not list(tmp_path.glob("drawn-*"))
-    folder = drawn.draw("coco_stuff", SMALL["coco_stuff"], beside=tmp_path)
+    folder = drawn.draw(row("coco_stuff"), beside=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     monkeypatch.setattr(drawn, "_draw_all", stopped)
-    assert drawn.draw("coco_stuff", SMALL["coco_stuff"], beside=tmp_path) == folder
+    assert drawn.draw(row("coco_stuff"), beside=tmp_path) == folder
 
 
 def test_vspw_layout_and_files(tmp_path) -> None:
-    root = drawn.draw("vspw", SMALL["vspw"], beside=tmp_path)
+    root = drawn.draw(row("vspw"), beside=tmp_path)
     videos = {split: (root / f"{split}.txt").read_text().split() for split in ("train", "val", "test")}
     assert [len(videos[split]) for split in ("train", "val", "test")] == [2, 1, 1]
     assert not (root / "data" / videos["test"][0] / "mask").exists()
@@ -97,7 +102,7 @@ def test_prepare_reads_what_was_drawn_like_real_data(run_prepare) -> None:
 
 @pytest.mark.parametrize("dataset", drawn.CLASSES)
 def test_each_key_is_a_class_of_the_dataset(dataset) -> None:
-    raw = drawn.raw_of_keys(dataset)
+    raw = drawn.raw_of_keys(row(dataset))
     train = LABEL_SPACES[dataset].raw_to_train()[raw]
     named = {key: LABEL_SPACES[dataset].classes[t] for key, t in zip(filming.KEYS, train, strict=True) if t != 255}
     assert named == drawn.CLASSES[dataset]
@@ -105,9 +110,9 @@ def test_each_key_is_a_class_of_the_dataset(dataset) -> None:
 
 
 def test_keys_by_hand() -> None:
-    vspw = dict(zip(filming.KEYS, drawn.raw_of_keys("vspw").tolist(), strict=True))
+    vspw = dict(zip(filming.KEYS, drawn.raw_of_keys(row("vspw")).tolist(), strict=True))
     assert (vspw["others"], vspw["void"], vspw["wall"], vspw["person"]) == (0, 255, 1, VSPW.classes.index("person") + 1)
-    coco = dict(zip(filming.KEYS, drawn.raw_of_keys("coco_stuff").tolist(), strict=True))
+    coco = dict(zip(filming.KEYS, drawn.raw_of_keys(row("coco_stuff")).tolist(), strict=True))
     assert (coco["others"], coco["void"], coco["person"]) == (255, 255, 0)
     assert COCO_STUFF.classes[COCO_STUFF.raw_to_train()[coco["sky"]]] == "sky-other"
 
@@ -129,7 +134,7 @@ def test_every_scene_covers_its_frame_whatever_the_camera_does() -> None:
 
 
 def test_default_val_split_holds_every_class_others_and_void() -> None:
-    defaults = drawn.read_settings("vspw", {})
+    defaults = drawn.read_settings(read_dataset_row("vspw", {}))
     assert defaults.val_frames > 17  # VC16 needs more than 16 frames
     counts = np.zeros(len(filming.KEYS), int)
     for k in range(defaults.val_videos):
@@ -149,6 +154,6 @@ def test_things_move_and_are_occluded() -> None:
 
 
 def test_sizes_differ_between_videos() -> None:
-    height = drawn.read_settings("vspw", {}).height
+    height = drawn.read_settings(read_dataset_row("vspw", {})).height
     widths = {int(height * aspect) for aspect in drawn._VSPW_ASPECTS}
     assert len(widths) >= 3 and min(widths) < height < max(widths)

@@ -164,6 +164,7 @@ def test_every_kind_that_stops_is_broken_below() -> None:
     assert made == {kind for kind, meaning in PROBLEM_KINDS.items() if not meaning.note} - {
         "split_missing",
         "split_unlabelled",
+        "split_without_masks",
     }  # below, COCO-Stuff's
 
 
@@ -393,8 +394,8 @@ def test_wrong_settings_are_refused_in_one_line(run_prepare, settings, says) -> 
 def test_missing_root_and_unknown_dataset(run_prepare, tmp_path) -> None:
     with pytest.raises(UserError, match=r"data\.vspw\.root: .*nowhere is not a folder"):
         run_prepare(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="'ade20k', allowed: vspw, coco_stuff"):
-        run_prepare(tmp_path, dataset="ade20k")
+    with pytest.raises(UserError, match=r"data\.vspv\.images: is missing, which format 'folders' needs .*'vspw'"):
+        run_prepare(tmp_path, dataset="vspv")
 
 
 def test_a_folder_that_is_no_vspw_says_what_was_looked_for(run_prepare, tmp_path) -> None:

@@ -120,7 +120,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, video):
 
 
 def test_what_was_written_is_read_back(tmp_path, dataset, frames, monkeypatch):
-    monkeypatch.setattr("vss.submit.run.png_of_labels", lambda frame: b"\x89PNG\r\n\x1a\n half")
+    monkeypatch.setattr("vss.submit.run.png_of_labels", lambda *_: b"\x89PNG\r\n\x1a\n half")
     with pytest.raises(UserError, match="not a readable submission"):
         run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "submission.zip")
     assert not list(tmp_path.glob("*.zip"))

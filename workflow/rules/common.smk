@@ -57,7 +57,7 @@ pathvars:
 
 
 wildcard_constraints:
-    dataset="vspw|coco_stuff",
+    dataset=any_of(plan.datasets),
     model=any_of(plan.models),
     ensemble=any_of(plan.ensembles),
     refiner=any_of(plan.refiners),
@@ -131,13 +131,23 @@ def braced(files, split):
     return jobs.braced(files, plan.shards(split))
 
 
+def trained_on(stage, part):
+    """The index or the card of the dataset that a model is trained on."""
+    return lambda wildcards: ancient(
+        expand(
+            rules.prepare.output[part],
+            dataset=plan.trained_on(stage, wildcards.model),
+        )
+    )
+
+
 def pretrained(wildcards):
     """The pretrained weights of a model with a pretrain: `ancient`, since their content is followed by the fingerprint."""
     if wildcards.model not in plan.pretrained():
         return {}
     return {
         "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
-        "init_card": ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
+        "init_card": trained_on("pretrain", "card")(wildcards),
         "init_fingerprint": expand(
             rules.pretrain.output.fingerprint, model=wildcards.model
         ),

@@ -1,11 +1,11 @@
-# Get weights for VSPW's classes: by training, from a published checkpoint, or as the average of other models' weights.
+# Get weights for the classes that are predicted: by training, from a published checkpoint, or as the average of other models' weights.
 
 
 rule finetune:
     input:
         unpack(pretrained),
-        index=ancient(INDEX),
-        card=ancient(CARD),
+        index=trained_on("finetune", "index"),
+        card=trained_on("finetune", "card"),
         settings="<results>/finetune/{model}/settings.json",
     output:
         **weights_of("finetune"),
@@ -28,7 +28,7 @@ rule finetune:
         init_card=optional("init_card"),
         work_dir=work_dir("finetune/{model}"),
     message:
-        "Finetune {wildcards.model} on VSPW"
+        "Finetune {wildcards.model}"
     shell:
         "vss lease {resources.gpu} -- vss finetune --model {wildcards.model} --settings {input.settings:q}"
         " --running {params.running:q} --index {input.index:q} --card {input.card:q} --init={params.init:q}"

@@ -3,7 +3,7 @@
 
 rule prepare:
     input:
-        lambda wildcards: plan.split_lists(wildcards.dataset),
+        lambda wildcards: plan.data_files(wildcards.dataset),
     output:
         index="<results>/prepare/{dataset}/index.csv",
         card="<results>/prepare/{dataset}/dataset.json",
@@ -48,6 +48,6 @@ rule check_masks:
 
 
 # Plain text: `ancient` marks an annotated string in place, and with it every other rule's input.
-INDEX = str(*expand(rules.prepare.output.index, dataset="vspw"))
-CARD = str(*expand(rules.prepare.output.card, dataset="vspw"))
-MASKS = str(*expand(rules.check_masks.output, dataset="vspw", allow_missing=True))
+INDEX = str(*expand(rules.prepare.output.index, dataset=plan.dataset))
+CARD = str(*expand(rules.prepare.output.card, dataset=plan.dataset))
+MASKS = str(*expand(rules.check_masks.output, dataset=plan.dataset, allow_missing=True))

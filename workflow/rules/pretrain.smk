@@ -1,10 +1,10 @@
-# Train on COCO-Stuff. The resumable state lives in <work>, outside the outputs, which Snakemake deletes on failure.
+# Train on another dataset first. The resumable state lives in <work>, outside the outputs, which Snakemake deletes on failure.
 
 
 rule pretrain:
     input:
-        index=ancient(expand(rules.prepare.output.index, dataset="coco_stuff")),
-        card=ancient(expand(rules.prepare.output.card, dataset="coco_stuff")),
+        index=trained_on("pretrain", "index"),
+        card=trained_on("pretrain", "card"),
         settings="<results>/pretrain/{model}/settings.json",
     output:
         **weights_of("pretrain"),
@@ -27,7 +27,7 @@ rule pretrain:
         retrain=["--retrain-on-code-change"] * config["retrain_on_code_change"],
         work_dir=work_dir("pretrain/{model}"),
     message:
-        "Pretrain {wildcards.model} on COCO-Stuff"
+        "Pretrain {wildcards.model}"
     shell:
         "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {input.settings:q}"
         " --running {params.running:q} --index {input.index:q} --card {input.card:q} --init={params.init:q}"

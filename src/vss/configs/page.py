@@ -27,6 +27,10 @@ _WORDS = {
 }
 # Sections that several keys share, or that depend on another key: tables of their own.
 _SHARED = {
+    "dataset": "Datasets: data.NAME",
+    "drawn_vspw": "data.vspw.drawn",
+    "drawn_coco_stuff": "data.coco_stuff.drawn",
+    "drawn_folders": "data.NAME.drawn",
     "training": "Trainings: models.NAME.pretrain, models.NAME.finetune",
     "row": "Rows: the keys of cfg_options",
     "views": "Views: tta.NAME, models.NAME.test",

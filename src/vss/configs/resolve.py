@@ -51,8 +51,21 @@ _CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite
 _WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
 
 
-def load(name: str, cfg_options: RowSettings | None = None, *, protocol: str = "paper") -> Config:
+def load(
+    name: str,
+    cfg_options: RowSettings | None = None,
+    *,
+    protocol: str = "paper",
+    label_space: Mapping[str, Any] | None = None,
+) -> Config:
     """Returns a row as an MMEngine config, with `cfg_options` (dotted keys) merged in and model sizes brought in line.
+
+    Args:
+        name: of the row.
+        cfg_options: values by dotted key.
+        protocol: "paper" or "as_published".
+        label_space: of other classes than those of the row's dataset: name, classes (names, position = train id) and
+            colours ("#rrggbb" by train id, or none).
 
     Raises:
         UserError: unknown row, protocol or key, or a value that is not allowed.
@@ -64,6 +77,14 @@ def load(name: str, cfg_options: RowSettings | None = None, *, protocol: str = "
     config = Config.fromfile(configs.FOLDER / f"{name}.py")
     if protocol == "as_published":
         config.merge_from_dict(config.as_published.to_dict())
+    config.classes, config.colours = list(LABEL_SPACES[config.dataset].classes), []
+    if label_space is not None:
+        if label_space["name"] != config.dataset:
+            config.label_shift = False  # what the authors' code did to COCO-Stuff's labels
+        config.dataset, config.classes = label_space["name"], list(label_space["classes"])
+        config.colours = list(label_space.get("colours", ()))
+        for head in filter(config.model.get, ("decode_head", "auxiliary_head")):
+            config.model[head].num_classes = len(config.classes)
     options = dict(cfg_options or {})
     for key, value in options.items():
         _check_type(key, _what_stands_at(config, key), value)
@@ -84,6 +105,10 @@ def load(name: str, cfg_options: RowSettings | None = None, *, protocol: str = "
 def resolve(settings: RowSettings) -> Config:
     """Returns the config of a training: a row with the settings merged in, its pipeline and schedules written out.
 
+    Args:
+        settings: config (the row's name), protocol, cfg_options, label_space (see `load`), and any top-level key of the
+            row.
+
     Raises:
         UserError: see `load`.
     """
@@ -91,8 +116,8 @@ def resolve(settings: RowSettings) -> Config:
     if "config" not in settings:
         raise UserError("training settings: key 'config' (the row's name) is missing")
     name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
-    cfg_options = settings.pop("cfg_options", None) or {}
-    config = load(name, {**settings, **cfg_options}, protocol=protocol)
+    cfg_options, label_space = settings.pop("cfg_options", None) or {}, settings.pop("label_space", None)
+    config = load(name, {**settings, **cfg_options}, protocol=protocol, label_space=label_space)
     training = read_training(name, _plain(config.to_dict()))
     config.train_pipeline = train_pipeline(training)
     config.param_scheduler = param_scheduler(training)
@@ -129,23 +154,24 @@ def param_scheduler(training: TrainingSettings) -> list[dict[str, Any]]:
 def published_settings(config: Config) -> dict[str, Any]:
     """Returns what is written next to the weights: everything inference and a reader need, as plain JSON values.
 
-    Keys: row, protocol, dataset, classes (names, position = train id), model (MMEngine config), test (how a frame is
-    fitted, see _base_/vspw.py), normalisation {mean, std} of RGB 0..255, training (every other key of the config).
+    Keys: row, protocol, dataset (name of the label space), classes (names, position = train id), colours (by train id,
+    only where the classes have their own), model (MMEngine config), test (how a frame is fitted, see _base_/vspw.py),
+    normalisation {mean, std} of RGB 0..255, training (every other key of the config).
     """
     plain = _plain(config.to_dict())
-    head = ("row", "protocol", "dataset", "model", "test")
+    head = ("row", "protocol", "dataset", "classes", "model", "test")
     preprocessor = plain["model"]["data_preprocessor"]
     return {
         **{key: plain[key] for key in head},
-        "classes": list(LABEL_SPACES[plain["dataset"]].classes),
+        **({"colours": plain["colours"]} if plain["colours"] else {}),
         "normalisation": {"mean": preprocessor["mean"], "std": preprocessor["std"]},
-        "training": {key: value for key, value in plain.items() if key not in head},
+        "training": {key: value for key, value in plain.items() if key not in (*head, "colours")},
     }
 
 
 def _size_model(config: Config, training: TrainingSettings) -> None:
     """Brings the model in line with crop_size, dataset and grad_checkpoint."""
-    num_classes = LABEL_SPACES[config.dataset].num_classes
+    num_classes = len(config.classes)
     for head in ("decode_head", "auxiliary_head"):
         if head in config.model and config.model[head].num_classes != num_classes:
             raise UserError(

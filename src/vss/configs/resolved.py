@@ -77,6 +77,7 @@ class ModelConfig:
         row: name of the row, None where a config names none.
         protocol: "paper" or "as_published".
         classes: names, position = train id; None where a config has none.
+        colours: "#rrggbb" by train id, "" for the overlay palette's; empty where the classes have none of their own.
         test: the model's own view settings.
         mean, std: three numbers each, RGB on 0..255.
         trained_in: precision of the training.
@@ -86,6 +87,7 @@ class ModelConfig:
     row: str | None
     protocol: str
     classes: tuple[str, ...] | None
+    colours: tuple[str, ...]
     test: ViewSettings
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -143,6 +145,7 @@ def _model_fields(document: ConfigDocument, where: str) -> dict[str, Any]:
         "row": document.get("row"),
         "protocol": document.get("protocol", "paper"),
         "classes": None if classes is None else tuple(classes),
+        "colours": tuple(document.get("colours", ())),
         "test": document.get("test", {}),
         "mean": tuple(normalisation.get("mean", IMAGE_MEAN)),
         "std": tuple(normalisation.get("std", IMAGE_STD)),

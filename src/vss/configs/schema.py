@@ -82,7 +82,9 @@ def section_schema(name: str) -> dict[str, Any]:
         return resolve_reference({"$ref": f"#/$defs/{name}"})
     schema = load_schema()
     for key in name.split("."):
-        schema = resolve_reference(schema["properties"][key])
+        others = schema.get("additionalProperties")
+        named = key in schema.get("properties", {}) or not isinstance(others, dict)
+        schema = resolve_reference(schema["properties"][key] if named else others)
     return schema
 
 

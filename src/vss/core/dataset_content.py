@@ -2,70 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MASKS = re.compile(r"^stuffthingmaps/|/mask$")
-_COCO_YEARS = {"train": "train2017", "val": "val2017"}
+from vss.core.dataset_layout import IMAGE_SUFFIXES, DatasetLayout, FramePattern, read_list
+
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
 # A file on the network takes its time; several are requested at once.
 _THREADS = 16
 
 
-def dataset_content(dataset: str, root: str | os.PathLike) -> dict[str, str]:
+def dataset_content(layout: DatasetLayout, root: str | os.PathLike) -> dict[str, str]:
     """Returns by split 16 hexadecimal digits that change when its list, or an image or mask of it, does."""
-    return contents(dataset, root)[0]
+    return contents(layout, root)[0]
 
 
-def contents(dataset: str, root: str | os.PathLike) -> tuple[dict[str, str], dict[str, str]]:
+def contents(layout: DatasetLayout, root: str | os.PathLike) -> tuple[dict[str, str], dict[str, str]]:
     """Returns (`dataset_content`, the same of images alone), from one look at the files.
 
     Names, sizes and times of change are compared, which takes a second or two for the 450,000 files of VSPW on a local
     disk. What cannot be listed counts as absent: the prepare stage names it.
 
     Args:
-        dataset: "vspw" or "coco_stuff".
-        root: its folder.
+        layout: where the files are.
+        root: the dataset's folder.
     """
     root = Path(root)
-    folders = _vspw_folders(root) if dataset == "vspw" else _coco_stuff_folders(root)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = {split: pool.map(_folder_digest, (root / part for part in parts)) for split, parts in folders.items()}
-        digests = {split: dict(zip(parts, found[split], strict=True)) for split, parts in folders.items()}
-    whole = {split: _joined(parts) for split, parts in digests.items()}
-    return whole, {split: _joined(_without_masks(parts)) for split, parts in digests.items()}
+        parts = {split: _parts(layout, root, split) for split in layout.splits}
+        found = {
+            split: pool.map(_folder_digest, (root / folder for folder, _ in folders))
+            for split, (folders, _) in parts.items()
+        }
+        digests = {split: list(zip(folders, found[split], strict=True)) for split, (folders, _) in parts.items()}
+    names = {split: listed for split, (_, listed) in parts.items()}
+    whole = {split: _joined(each, names[split]) for split, each in digests.items()}
+    return whole, {
+        split: _joined([item for item in each if item[0][1] is layout.images], names[split])
+        for split, each in digests.items()
+    }
 
 
-def _vspw_folders(root: Path) -> dict[str, list[str]]:
-    folders = {}
-    for split in ("train", "val", "test"):
-        try:
-            text = (root / f"{split}.txt").read_text("utf-8-sig", "surrogateescape")
-        except OSError:
-            text = ""
-        videos = dict.fromkeys(line.removesuffix("\r") for line in text.split("\n") if line.strip())
-        # A name that leaves the folder is refused by the prepare stage, and never followed.
-        videos = [video for video in videos if "/" not in video and "\0" not in video and video not in (".", "..")]
-        parts = ("origin",) if split == "test" else ("origin", "mask")
-        folders[split] = [f"data/{video}/{part}" for video in videos for part in parts]
-    return folders
+def _parts(layout: DatasetLayout, root: Path, split: str) -> tuple[list[tuple[str, FramePattern]], list[str]]:
+    """Returns the folders of a split, each with the pattern of its files, and the names that choose among these."""
+    patterns, value, file = layout.patterns(split), layout.folder_name(split), layout.list_file(split)
+    names: list[str] = []
+    if file is not None:
+        with contextlib.suppress(OSError):
+            names = list(dict.fromkeys(name for _, name in read_list(root / file)[0]))
+    if file is None or not layout.images.video_is_folder:
+        return [(folder, pattern) for pattern in patterns for folder in pattern.folders(root, split=value)], names
+    # A name that leaves the folder is refused by the prepare stage, and never followed.
+    videos = [name for name in names if "/" not in name and "\0" not in name and name not in (".", "..")]
+    return [
+        (folder, pattern)
+        for video in videos
+        for pattern in patterns
+        for folder in pattern.folders(root, split=value, video=video)
+    ], []
 
 
-def _coco_stuff_folders(root: Path) -> dict[str, list[str]]:
-    return {split: [f"images/{year}", f"stuffthingmaps/{year}"] for split, year in _COCO_YEARS.items()}
-
-
-def _without_masks(digests: dict[str, bytes]) -> dict[str, bytes]:
-    return {folder: found for folder, found in digests.items() if not _MASKS.search(folder)}
-
-
-def _joined(digests: dict[str, bytes]) -> str:
+def _joined(digests: list[tuple[tuple[str, FramePattern], bytes]], names: list[str]) -> str:
     digest = hashlib.sha256()
-    for folder, found in digests.items():
+    for (folder, _), found in digests:
         digest.update(os.fsencode(folder) + b"\0" + found)
+    for name in names:
+        digest.update(b"\n" + os.fsencode(name))
     return digest.hexdigest()[:16]
 
 

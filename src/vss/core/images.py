@@ -6,18 +6,29 @@ import io
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import simplejpeg
 
 from vss.core.errors import UserError
+from vss.core.label_space import Colour
+from vss.core.masks import PLAIN_IDS, MaskCoding, train_ids
 
 MOST_PIXELS = 1 << 28  # 16384 x 16384: 0.8 GB as RGB
+_MODES = {
+    ("ids", 8): "P or L (one byte per pixel)",
+    ("ids", 16): "P, L or I;16 (grey values or palette indices; a class table by colour is for masks in colours)",
+    ("red", 8): "RGB (ids in the red channel)",
+    ("colours", 8): "RGB, RGBA or P (the colours of the class table; a table by id is for masks of ids)",
+}
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # A few stray bytes before the end marker, which some encoders leave; every pixel is there.
 _HARMLESS = re.compile(r"Corrupt JPEG data: [1-4] extraneous bytes before marker 0xd9")
+
+Decoded = TypeVar("Decoded")
 
 
 def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
@@ -98,42 +109,60 @@ def _check_size(path: str | os.PathLike, height: int, width: int) -> None:
         raise UserError(f"{path}: {width}x{height} pixels, at most {MOST_PIXELS:,} pixels are allowed")
 
 
-def read_raw_mask(path: str | os.PathLike) -> np.ndarray:
-    """Decodes a mask PNG to its stored values [H, W] uint8 (palette indices, not colours).
+def read_raw_mask(path: str | os.PathLike, coding: MaskCoding = PLAIN_IDS) -> np.ndarray:
+    """Decodes a mask PNG to its raw ids [H, W], uint8 or, where files have 16 bits, uint16.
+
+    Args:
+        path: of the mask.
+        coding: how the file holds them; by default as 8-bit grey values or palette indices.
 
     Raises:
         UserError: the file is missing, truncated or damaged, or its values need not be labels (`mask_mistake`).
     """
+    return _decode_mask(path, coding, coding.raw_ids)
+
+
+def unknown_mask_colours(path: str | os.PathLike, coding: MaskCoding) -> dict[Colour, int]:
+    """Returns the colours of a mask that its class table does not have, with their pixels, most first.
+
+    Raises:
+        UserError: see `read_raw_mask`.
+    """
+    return _decode_mask(path, coding, coding.unknown_colours)
+
+
+def _decode_mask(path: str | os.PathLike, coding: MaskCoding, decode: Callable[[object], Decoded]) -> Decoded:
     from PIL import Image  # OpenCV expands palettes to colours
 
     data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as file:
             _check_size(path, file.height, file.width)
-            if mistake := mask_mistake(file, data[:32].tobytes()):
+            if mistake := mask_mistake(file, data[:32].tobytes(), coding):
                 raise UserError(f"{path}: {mistake}")
-            mask = np.array(file, dtype=np.uint8)
+            decoded = decode(file)
         with Image.open(io.BytesIO(data)) as file:
             file.verify()  # the checksums of a PNG's chunks, which decoding passes over
     except UserError:
         raise
     except Exception as error:  # image libraries raise many types on damaged files
         raise UserError(f"{path}: not a readable mask ({_one_line(error)})") from None
-    return mask
+    return decoded
 
 
-def mask_mistake(image: object, head: bytes) -> str | None:
+def mask_mistake(image: object, head: bytes, coding: MaskCoding = PLAIN_IDS) -> str | None:
     """Returns why the values of an opened mask cannot be taken for labels, None where they can.
 
     Args:
         image: a `PIL.Image.Image`.
         head: first 32 bytes of the file.
+        coding: how the file should hold raw ids.
     """
-    if image.mode not in ("P", "L"):
-        return f"mask has mode {image.mode}, expected P or L (one byte per pixel)"
+    if image.mode not in coding.modes:
+        return f"mask has mode {image.mode}, expected {_MODES[coding.values, coding.bits]}"
     if image.mode == "L" and head.startswith(_PNG) and head[24] < 8:
         return f"mask is grey with {head[24]} bits per pixel, which decoders widen to other values; expected 8 bits"
-    if image.mode == "P":
+    if image.mode == "P" and coding.values == "ids":
         palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
         is_grey = (palette == palette[:, :1]).all()
         if is_grey and len(palette) > 1 and (palette[:, 0] != np.arange(len(palette))).any():
@@ -141,9 +170,11 @@ def mask_mistake(image: object, head: bytes) -> str | None:
     return None
 
 
-def read_mask(path: str | os.PathLike, label_map: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Decodes a mask and maps it to train ids [H, W] uint8; 255 = ignore. The only place where labels are mapped."""
-    return np.asarray(label_map, np.uint8)[read_raw_mask(path)]
+def read_mask(
+    path: str | os.PathLike, label_map: Sequence[int] | np.ndarray, coding: MaskCoding = PLAIN_IDS
+) -> np.ndarray:
+    """Decodes a mask and maps it to train ids [H, W] uint8; 255 = ignore."""
+    return train_ids(read_raw_mask(path, coding), label_map)
 
 
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
+from vss.core.images import read_mask, read_raw_mask
+from vss.core.labels import overlay_palette
+from vss.core.masks import PLAIN_IDS, MaskCoding
 from vss.core.order import natural_key
 from vss.core.shards import shard_of
 
@@ -40,15 +44,20 @@ class Card:
     """What a dataset index means: where its files are and how its masks map to train ids.
 
     Attributes:
-        name: "vspw" or "coco_stuff".
+        name: the dataset's key in the config's `data`, such as "vspw".
         root: folder that the index's paths are relative to.
         classes: class names, position = train id.
-        label_map: 256 train ids, position = raw mask value; 255 = ignore.
+        label_map: 256 or more train ids, position = raw id of the masks; 255 = ignore.
         drawn: True where the data were drawn by this project.
         frames: number of index rows by split.
         sha256: of the index file.
         content: by split, a digest of the files of a real dataset (`dataset_content`); empty for a drawn one.
         left_out: what the index lacks because of problems; empty where there were none.
+        space: name of the label space that the train ids are of, where it is not that of the dataset.
+        colours: "#rrggbb" by train id, "" for the overlay palette's; empty where the class table gives none.
+        coding: how the masks hold raw ids.
+        ignored: raw ids that mean "no label".
+        layout: where the files of a real dataset are (`DatasetLayout.to_json`); empty for a drawn one.
     """
 
     name: str
@@ -60,6 +69,28 @@ class Card:
     sha256: str
     content: dict[str, str] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    space: str = ""
+    colours: tuple[str, ...] = ()
+    coding: MaskCoding = PLAIN_IDS
+    ignored: tuple[int, ...] = ()
+    layout: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label_space(self) -> str:
+        """Returns the name of the label space that the train ids are of."""
+        return self.space or self.name
+
+    def palette(self) -> np.ndarray:
+        """Returns the RGB colours [256, 3] uint8 that label maps are shown in, by train id."""
+        return overlay_palette(self.colours)
+
+    def read_raw_mask(self, mask: str) -> np.ndarray:
+        """Decodes a mask of the index to raw ids [H, W], uint8 or uint16."""
+        return read_raw_mask(os.path.join(self.root, mask), self.coding)
+
+    def read_mask(self, mask: str) -> np.ndarray:
+        """Decodes a mask of the index to train ids [H, W] uint8; 255 = ignore."""
+        return read_mask(os.path.join(self.root, mask), self.label_map, self.coding)
 
 
 def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
@@ -120,7 +151,9 @@ def read_card(path: str | os.PathLike) -> Card:
 
 def _card_of(content: Mapping[str, Any]) -> Card:
     left_out = tuple(LeftOut(**item) for item in content.get("left_out", ()))
-    return Card(**{**content, "left_out": left_out})
+    coding = MaskCoding.from_json(content.get("coding", {}))
+    tuples = {key: tuple(content.get(key, ())) for key in ("colours", "ignored")}
+    return Card(**{**content, **tuples, "left_out": left_out, "coding": coding})
 
 
 def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> pd.DataFrame:

@@ -20,7 +20,6 @@ import pandas as pd
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
 from vss.core.files import write_json
-from vss.core.images import read_mask
 from vss.core.index import Card, read_dataset
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, track
@@ -145,9 +144,9 @@ class PixelSource:
     def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Yields (truth [P] uint8, one [C, P] float32 for each member), a large frame in parts."""
         for row in track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
-            path = Path(self._dataset.root) / row.mask
-            mask = read_mask(path, self._dataset.label_map)
+            mask = self._dataset.read_mask(row.mask)
             if mask.shape != (row.height, row.width):
+                path = Path(self._dataset.root) / row.mask
                 raise UserError(f"{path}: is {mask.shape}, the index says {(row.height, row.width)}")
             at = np.flatnonzero(mask != IGNORE_INDEX)
             at = at[:: -(-len(at) // self._quota)] if len(at) else at

@@ -14,15 +14,18 @@ _NAMED_SHARE = 0.01  # of the frame that a region must cover to be named
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw_overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def draw_overlay(
+    image: np.ndarray, labels: np.ndarray, classes: Sequence[str], palette: np.ndarray | None = None
+) -> np.ndarray:
     """Returns the frame with its classes drawn over it [H, W, 3] uint8 RGB.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         labels: [H, W] uint8 train ids; 255 stays as it is.
         classes: class names by train id.
+        palette: RGB [256, 3] uint8 by train id; None = the overlay palette.
     """
-    colours = overlay_palette()[labels]
+    colours = (overlay_palette() if palette is None else palette)[labels]
     mixed = cv2.addWeighted(image, 1 - _OPACITY, colours, _OPACITY, 0)
     mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
     mixed[_borders(labels)] = 255
@@ -31,19 +34,21 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) 
     return mixed
 
 
-def draw_legend(classes: Sequence[str], present: Sequence[int]) -> np.ndarray:
+def draw_legend(classes: Sequence[str], present: Sequence[int], palette: np.ndarray | None = None) -> np.ndarray:
     """Returns a picture [H, W, 3] uint8 RGB of the classes' colours and names, one line each.
 
     Args:
         classes: class names by train id.
         present: train ids to show.
+        palette: RGB [256, 3] uint8 by train id; None = the overlay palette.
     """
+    palette = overlay_palette() if palette is None else palette
     names = [classes[label].replace("_", " ") for label in present]
     widest = max(cv2.getTextSize(name, _FONT, 0.5, 1)[0][0] for name in names)
     legend = np.full((24 * len(names) + 8, widest + 48, 3), 255, np.uint8)
     for line, (label, name) in enumerate(zip(present, names, strict=True)):
         top = 24 * line + 8
-        legend[top : top + 16, 8:32] = overlay_palette()[label]
+        legend[top : top + 16, 8:32] = palette[label]
         cv2.putText(legend, name, (40, top + 13), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return legend
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vss.configs.resolved import read_model_config
+from vss.configs.resolved import ModelConfig, read_model_config
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, write_json
 from vss.core.images import read_image
@@ -78,7 +78,7 @@ def predict(
         at_once = check_inference(plan, sizes, what=what, with_probabilities=probabilities, **at_once)
         engine = load_engine(plan, files.weights)
         for source in sources:
-            run = _Run(engine, source, out_dir, config.classes or (), probabilities, at_once, failures)
+            run = _Run(engine, source, out_dir, config, probabilities, at_once, failures)
             run.video() if source.kind == "video" else run.images()
         log(f"label maps and overlays are in {out_dir}")
     if failures:
@@ -121,12 +121,13 @@ class _Run:
         engine: Engine,
         source: Source,
         out_dir: Path,
-        classes: Sequence[str],
+        config: ModelConfig,
         with_probabilities: bool,
         at_once: Mapping[str, Any],
         failures: list[str],
     ) -> None:
-        self._engine, self._source, self._classes = engine, source, classes
+        self._engine, self._source, self._classes = engine, source, config.classes or ()
+        self._palette = overlay_palette(config.colours)
         self._folder = out_dir / source.folder
         self._with_probabilities, self._at_once, self._failures = with_probabilities, at_once, failures
         self._written: list[str] = []  # relative to the folder
@@ -150,7 +151,8 @@ class _Run:
             name, _ = item
             self._write_frame(name, labels, probabilities)
             with self._whole(f"overlays/{name}.jpg") as aside:
-                Image.fromarray(draw_overlay(decoded.pop(name), labels, self._classes)).save(aside, quality=92)
+                overlay = draw_overlay(decoded.pop(name), labels, self._classes, self._palette)
+                Image.fromarray(overlay).save(aside, quality=92)
 
         callbacks = FrameCallbacks(read, finish, lambda item: str(item[1]), self._with_probabilities)
         found = predictions(self._engine, self._source.files, callbacks, **self._at_once)
@@ -163,7 +165,7 @@ class _Run:
 
         def finish(frame: VideoFrame, labels: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
             self._write_frame(f"{frame.number:08d}", labels, probabilities)
-            return draw_overlay(frame.image, labels, self._classes)
+            return draw_overlay(frame.image, labels, self._classes, self._palette)
 
         name = title(self._source)
         callbacks = FrameCallbacks(
@@ -194,7 +196,7 @@ class _Run:
     def _write_frame(self, name: str, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
         self._found[np.unique(labels)] = True
         image = Image.fromarray(labels)
-        image.putpalette(overlay_palette().tobytes())
+        image.putpalette(self._palette.tobytes())
         with self._whole(f"labels/{name}.png") as aside:
             image.save(aside)
         if probabilities is not None:
@@ -217,7 +219,7 @@ class _Run:
         present = [number for number in range(len(self._classes)) if self._found[number]]
         if present:
             with self._whole("legend.png") as aside:
-                Image.fromarray(draw_legend(self._classes, present)).save(aside)
+                Image.fromarray(draw_legend(self._classes, present, self._palette)).save(aside)
         earlier = set(self._before) - set(self._written)
         if self._source.folder:
             stale = [self._folder / name for name in sorted(earlier) if (self._folder / name).is_file()]

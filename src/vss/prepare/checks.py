@@ -6,9 +6,10 @@ that cut files are still found; it sees neither damage inside a file nor label v
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,17 @@ import numpy as np
 from PIL import Image
 
 from vss.core.errors import UserError
-from vss.core.images import mask_mistake, read_image, read_raw_mask
-from vss.core.index import LeftOut
-from vss.core.labels import LabelSpace
+from vss.core.images import mask_mistake, read_image, read_raw_mask, unknown_mask_colours
+from vss.core.index import Card, LeftOut
+from vss.core.label_space import IGNORE_INDEX, LabelSpace
 from vss.core.log import track
+from vss.core.masks import MaskCoding
 from vss.prepare.listing import FRAME_SKIPPED, PROBLEM_KINDS, Listing, Problem, RawFrame
 from vss.prepare.parallel import map_in_order
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 64
+_COLOURS_NAMED = 3  # of a mask whose colours the class table does not have
 # Below these, starting processes takes longer than the work: a full check takes 4 ms per frame, a fast one 0.1 ms.
 _FRAMES_WORTH_PROCESSES = {"full": 1000, "fast": 40000}
 
@@ -41,28 +44,74 @@ class CheckedFrame:
     labelled: bool | None = None  # whether the mask labels a pixel; None where its values were not read
 
 
+@dataclass(frozen=True)
+class MaskLabels:
+    """What a dataset's masks may hold.
+
+    Attributes:
+        dataset: its name.
+        space: the label space that it is used in.
+        coding: how masks hold raw ids.
+        table: name of the class table, for messages.
+    """
+
+    dataset: str
+    space: LabelSpace
+    coding: MaskCoding
+    table: str = "the class table"
+
+    @classmethod
+    def of_card(cls, card: Card) -> MaskLabels:
+        """Returns what the masks of a prepared dataset may hold."""
+        raw_ids = tuple(raw for raw, train in enumerate(card.label_map) if train != IGNORE_INDEX)
+        space = LabelSpace(
+            name=card.label_space,
+            classes=tuple(card.classes),
+            raw_ids=raw_ids,
+            train_ids=tuple(card.label_map[raw] for raw in raw_ids),
+            ignored=card.ignored,
+            mask_colours=card.coding.colours,
+        )
+        return cls(card.name, space, card.coding)
+
+    def strange(self, path: str, values: Mapping[int, int]) -> list[str]:
+        """Returns what of a mask's values (raw id -> pixels) is not in the class table, one line for each."""
+        known = self.space.known_raw_values()
+        strange = {value: pixels for value, pixels in values.items() if value not in known}
+        if not strange or self.coding.values != "colours":
+            return [f"{value} on {pixels} pixels" for value, pixels in strange.items()]
+        lines = []
+        for colour, pixels in list(unknown_mask_colours(path, self.coding).items())[:_COLOURS_NAMED]:
+            nearest = min(self.space.mask_colours, key=lambda known: math.dist(known, colour))
+            lines.append(
+                f"colour #{bytes(colour).hex()} on {pixels} pixels, the nearest in {self.table} is"
+                f" #{bytes(nearest).hex()}"
+            )
+        return lines
+
+
 class _BrokenError(Exception):
     """A file that cannot be used: (kind, found)."""
 
 
 def check_frames(
-    frames: Sequence[RawFrame], *, root: Path, space: LabelSpace, checks: str, workers: int | None = None
+    frames: Sequence[RawFrame], *, root: Path, labels: MaskLabels, checks: str, workers: int | None = None
 ) -> Iterator[CheckedFrame]:
     """Yields every frame checked, in order.
 
     Args:
         frames: what to check.
         root: folder the frames' paths are relative to.
-        space: label space of the masks.
+        labels: what the masks may hold.
         checks: "full" or "fast".
         workers: processes; by default one for each core this process may use.
     """
-    check = partial(check_frame, root=str(root), space=space, checks=checks)
+    check = partial(check_frame, root=str(root), labels=labels, checks=checks)
     checked = map_in_order(check, frames, worth=_FRAMES_WORTH_PROCESSES[checks], workers=workers)
-    yield from track(checked, what=f"check {space.name} ({checks})", total=len(frames))
+    yield from track(checked, what=f"check {labels.dataset} ({checks})", total=len(frames))
 
 
-def check_frame(frame: RawFrame, *, root: str, space: LabelSpace, checks: str) -> CheckedFrame:
+def check_frame(frame: RawFrame, *, root: str, labels: MaskLabels, checks: str) -> CheckedFrame:
     """Opens the image and the mask of one frame."""
     read_image, read_mask = (_full_image, _full_mask) if checks == "full" else (_fast_image, _fast_mask)
     try:
@@ -73,14 +122,13 @@ def check_frame(frame: RawFrame, *, root: str, space: LabelSpace, checks: str) -
         return CheckedFrame(frame, height, width, ())
     problems, labelled = [], None
     try:
-        mask_size, values = read_mask(f"{root}/{frame.mask}")
+        mask_size, values = read_mask(f"{root}/{frame.mask}", labels)
         if mask_size != (height, width):
             found = f"{mask_size[1]}x{mask_size[0]}, image {width}x{height}"
             problems.append(_problem(frame, frame.mask, "mask_size", found))
-        for value, pixels in values.items():
-            if value not in space.known_raw_values():
-                problems.append(_problem(frame, frame.mask, "label_value", f"{value} on {pixels} pixels"))
-        labelled = bool(values.keys() & set(space.raw_ids)) if values else None
+        for found in labels.strange(f"{root}/{frame.mask}", values):
+            problems.append(_problem(frame, frame.mask, "label_value", found))
+        labelled = bool(values.keys() & set(labels.space.raw_ids)) if values else None
     except _BrokenError as error:
         problems.append(_problem(frame, frame.mask, *error.args))
     return CheckedFrame(frame, height, width, tuple(problems), labelled)
@@ -135,25 +183,25 @@ def _fast_image(path: str) -> tuple[int, int]:
     return (height, width) if _ends(path, kind) else _full_image(path)
 
 
-def _full_mask(path: str) -> tuple[tuple[int, int], dict[int, int]]:
-    _mask_header(path)
+def _full_mask(path: str, labels: MaskLabels) -> tuple[tuple[int, int], dict[int, int]]:
+    _mask_header(path, labels)
     try:
-        mask = read_raw_mask(path)
+        mask = read_raw_mask(path, labels.coding)
     except UserError as error:
         raise _BrokenError("mask_broken", str(error).removeprefix(f"{path}: ")) from None
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = np.bincount(mask.ravel())
     return mask.shape, {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def _fast_mask(path: str) -> tuple[tuple[int, int], dict[int, int]]:
-    size = _mask_header(path)
-    return (size, {}) if _ends(path, "PNG") else _full_mask(path)
+def _fast_mask(path: str, labels: MaskLabels) -> tuple[tuple[int, int], dict[int, int]]:
+    size = _mask_header(path, labels)
+    return (size, {}) if _ends(path, "PNG") else _full_mask(path, labels)
 
 
-def _mask_header(path: str) -> tuple[int, int]:
+def _mask_header(path: str, labels: MaskLabels) -> tuple[int, int]:
     _, height, width = _header(path, "mask_broken", ("PNG",))
     with Image.open(path) as image, open(path, "rb") as file:
-        if mistake := mask_mistake(image, file.read(32)):
+        if mistake := mask_mistake(image, file.read(32), labels.coding):
             raise _BrokenError("mask_meaning", mistake)
     return height, width
 

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from vss.core.errors import UserError
 from vss.core.index import LeftOut
 from vss.core.log import printable
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-MASK_SUFFIX = ".png"
 _LONGEST_NAME = 255  # bytes of one path component, on every common file system
 
 
@@ -41,7 +35,7 @@ FRAME_SKIPPED = "frame skipped"
 VIDEO_SKIPPED = "video skipped"
 
 PROBLEM_KINDS = {
-    "list_missing": ProblemKind("a text file with one video id per line", "split left empty"),
+    "list_missing": ProblemKind("a text file with one video id, or frame name, per line", "split left empty"),
     "list_final_newline": ProblemKind("a final newline", "last line read whole", note=True),
     "list_duplicate": ProblemKind("each video id once", "read once", note=True),
     "split_missing": ProblemKind("a folder of images", "split left empty"),
@@ -49,7 +43,7 @@ PROBLEM_KINDS = {
     "name_refused": ProblemKind(
         "one plain file name: no separator, no control character, valid UTF-8, at most 255 bytes", "name skipped"
     ),
-    "video_absent": ProblemKind("a folder for every listed video", VIDEO_SKIPPED),
+    "video_absent": ProblemKind("a folder or a file for every listed name", VIDEO_SKIPPED),
     "video_empty": ProblemKind("at least one image", VIDEO_SKIPPED),
     "frame_size": ProblemKind("frames of one size within a video", "frames kept", note=True),
     "frame_duplicate": ProblemKind("one image for a frame name", "first file used"),
@@ -57,10 +51,11 @@ PROBLEM_KINDS = {
     "image_broken": ProblemKind("a whole JPEG or PNG", FRAME_SKIPPED),
     "mask_missing": ProblemKind("a mask for every image of train and val", FRAME_SKIPPED),
     "mask_broken": ProblemKind("a whole PNG", FRAME_SKIPPED),
-    "mask_meaning": ProblemKind("labels as 8-bit grey values or palette indices", FRAME_SKIPPED),
+    "mask_meaning": ProblemKind("labels as the class table has them: ids or colours", FRAME_SKIPPED),
     "mask_size": ProblemKind("the size of the image", FRAME_SKIPPED),
     "split_unlabelled": ProblemKind("at least one pixel of a class in the masks of a split", "frames kept"),
-    "label_value": ProblemKind("a value of the label set", "pixels mapped to 255 (ignored), frame kept"),
+    "split_without_masks": ProblemKind("a mask for some frame of train and val", "frames kept"),
+    "label_value": ProblemKind("a value of the class table", "pixels mapped to 255 (ignored), frame kept"),
 }
 
 
@@ -133,35 +128,3 @@ def why_refused(name: str) -> str | None:
     if (length := len(os.fsencode(name))) > _LONGEST_NAME:
         return f"{name[:20]!r}... is {length} bytes long, at most {_LONGEST_NAME} are allowed"
     return None
-
-
-def files_by_stem(
-    folder: Path, suffixes: Iterable[str], *, listing: Listing, shown: str, split: str, video: str = ""
-) -> dict[str, str]:
-    """Returns {stem: file name} of a folder's files with one of `suffixes` (any case).
-
-    A dangling link counts as a file, so that it is found broken later instead of being overlooked. A missing folder
-    has no files.
-
-    Raises:
-        UserError: the folder cannot be listed.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
-    found: dict[str, str] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
-            continue
-        if reason := why_refused(name):
-            listing.problem(f"{shown}/{name}", "name_refused", reason, without=(split, video or stem, stem))
-        elif stem in found:
-            listing.problem(f"{shown}/{name}", "frame_duplicate", f"also {found[stem]}")
-        else:
-            found[stem] = name
-    return found

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from vss.core.dataset_content import dataset_content
+from vss.core.dataset_layout import DatasetLayout
 from vss.core.errors import UserError
 from vss.core.index import Card, read_dataset, write_card
-from vss.core.labels import LABEL_SPACES
-from vss.prepare.checks import CheckedFrame, check_frames, check_labels
+from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels
 from vss.prepare.listing import Listing, RawFrame
 
 _SHOWN = 3
@@ -43,9 +43,9 @@ def checked_content(rows: pd.DataFrame, dataset: Card, splits: Iterable[str]) ->
         UserError: a changed split has a file that cannot be used.
     """
     splits = [split for split in splits if split in dataset.content]
-    if not splits:
-        return {}
-    now = dataset_content(dataset.name, dataset.root)
+    if not splits or not dataset.layout:  # a card of an earlier version has none
+        return {split: dataset.content[split] for split in splits}
+    now = dataset_content(DatasetLayout.from_json(dataset.layout, where=dataset.name), dataset.root)
     for split in splits:
         if now[split] != dataset.content[split]:
             _check(rows[rows["split"] == split], dataset, split)
@@ -54,8 +54,7 @@ def checked_content(rows: pd.DataFrame, dataset: Card, splits: Iterable[str]) ->
 
 def _check(rows: pd.DataFrame, dataset: Card, split: str) -> None:
     frames = [RawFrame(row.video, row.frame, split, row.image, row.mask) for row in rows.itertuples(index=False)]
-    space = LABEL_SPACES[dataset.name]
-    checked = list(check_frames(frames, root=Path(dataset.root), space=space, checks="full"))
+    checked = list(check_frames(frames, root=Path(dataset.root), labels=MaskLabels.of_card(dataset), checks="full"))
     listing = Listing()
     check_labels(checked, listing)
     found = [problem.line() for item in checked for problem in item.problems]

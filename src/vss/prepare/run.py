@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vss.configs.schema import read_section
+from vss.configs.datasets import Dataset, read_dataset_row
 from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file, write_json
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
-from vss.core.labels import LABEL_SPACES, LabelSpace
 from vss.core.log import log
-from vss.prepare.checks import CheckedFrame, check_frames, check_labels, check_sizes
-from vss.prepare.coco_stuff import list_coco_stuff
+from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels, check_sizes
 from vss.prepare.drawn import draw as drawn
-from vss.prepare.listing import PROBLEM_KINDS, Listing, Problem
-from vss.prepare.vspw import list_vspw
+from vss.prepare.folders import check_masks_found, list_dataset
+from vss.prepare.listing import PROBLEM_KINDS, Problem
 
-LISTERS: dict[str, Callable[[Path], Listing]] = {"vspw": list_vspw, "coco_stuff": list_coco_stuff}
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """Settings of a dataset: see `dataset` in config.schema.yaml.
-
-    Attributes:
-        root: folder in the dataset's published layout; None draws a dataset.
-        on_problem: "stop" or "skip".
-        checks: "full" or "fast".
-        drawn: what is drawn, see `drawn.draw`.
-        shards: jobs that the splits are cut into; nothing here depends on it.
-    """
-
-    root: str | None
-    on_problem: str
-    checks: str
-    drawn: Mapping[str, Any] = field(default_factory=dict)
-    shards: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare(
@@ -59,8 +36,8 @@ def prepare(
     """Writes the index, the card and the check report of a dataset.
 
     Args:
-        dataset: "vspw" or "coco_stuff".
-        settings: as the user wrote them, see `PrepareSettings`; a dataset is drawn next to the index.
+        dataset: key of the config's `data`.
+        settings: the row as the user wrote it, see `vss.configs.datasets`; a dataset is drawn next to the index.
         index: CSV to write, see `write_index`.
         card: JSON to write, see `Card`.
         check: JSON report to write: {dataset, root, checks, on_problem, counts, problems}. Where problems stop the
@@ -72,25 +49,24 @@ def prepare(
             is "stop".
     """
     # What there is: a folder of the user's, or one that is drawn now.
-    if dataset not in LISTERS:
-        raise UserError(f"dataset: {dataset!r}, allowed: {', '.join(LISTERS)}")
-    space = LABEL_SPACES[dataset]
-    chosen = read_section(PrepareSettings, f"data.{dataset}", settings, where=f"data.{dataset}")
-    root, is_drawn = _root(dataset, chosen, Path(index).parent)
+    row = read_dataset_row(dataset, settings)
+    root = _root(row, Path(index).parent)
     # Before anything is read: what changes meanwhile is noticed by the next run.
-    content = None if is_drawn else dataset_content(dataset, root)
-    listing = LISTERS[dataset](root)
-    checked = list(check_frames(listing.frames, root=root, space=space, checks=chosen.checks, workers=workers))
+    content = {} if row.root is None else dataset_content(row.layout, root)
+    listing = list_dataset(row.layout, root)
+    check_masks_found(row.layout, root, listing)
+    labels = MaskLabels(row.name, row.space, row.coding, Path(row.settings.classes or "the class table").name)
+    checked = list(check_frames(listing.frames, root=root, labels=labels, checks=row.settings.checks, workers=workers))
     check_sizes(checked, listing)
     check_labels(checked, listing)
     # What of it can be used, and whether the problems stop the run.
     problems = listing.problems + [problem for item in checked for problem in item.problems]
     kept = [item for item in checked if not any(problem.left_out for problem in item.problems)]
-    report = _report(dataset, root, chosen, kept, problems)
-    _stop_if_needed(report, problems, kept, chosen.on_problem, check)
+    report = _report(row, root, kept, problems)
+    _stop_if_needed(report, problems, kept, check)
     # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
-    write_card(card, _card(space, root, content, kept, problems, index))
+    write_card(card, _card(row, root, content, kept, problems, index))
     write_json(check, report)
     stopped_report(check).unlink(missing_ok=True)
     log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
@@ -102,14 +78,13 @@ def stopped_report(check: str | os.PathLike) -> Path:
     return check.with_name(f"{check.stem}-stopped{check.suffix}")
 
 
-def _root(dataset: str, settings: PrepareSettings, parent: Path) -> tuple[Path, bool]:
-    """Returns the dataset's folder, and whether it is drawn (into `parent`)."""
-    if settings.root is None:
-        return drawn.draw(dataset, settings.drawn, beside=parent), True
-    root = Path(os.path.expanduser(settings.root))
-    if not root.is_dir():
-        raise UserError(f"data.{dataset}.root: {root} is not a folder")
-    return root, False
+def _root(row: Dataset, parent: Path) -> Path:
+    """Returns the dataset's folder, which is drawn into `parent` where there is no root."""
+    if row.root is None:
+        return drawn.draw(row, beside=parent)
+    if not row.root.is_dir():
+        raise UserError(f"data.{row.name}.root: {row.root} is not a folder")
+    return row.root
 
 
 def _rows(kept: list[CheckedFrame]) -> pd.DataFrame:
@@ -118,9 +93,9 @@ def _rows(kept: list[CheckedFrame]) -> pd.DataFrame:
 
 
 def _card(
-    space: LabelSpace,
+    row: Dataset,
     root: Path,
-    content: dict[str, str] | None,
+    content: dict[str, str],
     kept: list[CheckedFrame],
     problems: list[Problem],
     index: str | os.PathLike,
@@ -130,28 +105,31 @@ def _card(
     for item in filter(None, (problem.left_out for problem in problems)):
         left_out.setdefault((item.split, item.video, item.frame), item)
     return Card(
-        name=space.name,
+        name=row.name,
         root=str(root),
-        classes=list(space.classes),
-        label_map=space.raw_to_train().tolist(),
-        drawn=content is None,
+        classes=list(row.space.classes),
+        label_map=row.space.raw_to_train().tolist(),
+        drawn=row.root is None,
         frames=dict(Counter(item.frame.split for item in kept)),
         sha256=sha256_of_file(index),
-        content=content or {},
+        content=content,
         left_out=tuple(left_out.values()),
+        space=row.space.name,
+        colours=row.space.colours,
+        coding=row.coding,
+        ignored=row.space.ignored,
+        layout={} if row.root is None else row.layout.to_json(),
     )
 
 
-def _report(
-    dataset: str, root: Path, settings: PrepareSettings, kept: list[CheckedFrame], problems: list[Problem]
-) -> dict[str, Any]:
+def _report(row: Dataset, root: Path, kept: list[CheckedFrame], problems: list[Problem]) -> dict[str, Any]:
     videos = {(item.frame.split, item.frame.video) for item in kept}
-    stop = settings.on_problem == "stop"
+    stop = row.settings.on_problem == "stop"
     return {
-        "dataset": dataset,
+        "dataset": row.name,
         "root": str(root),
-        "checks": settings.checks,
-        "on_problem": settings.on_problem,
+        "checks": row.settings.checks,
+        "on_problem": row.settings.on_problem,
         "counts": {
             "frames": dict(Counter(item.frame.split for item in kept)),
             "videos": dict(Counter(split for split, _ in videos)),
@@ -171,10 +149,10 @@ def _report(
 
 
 def _stop_if_needed(
-    report: dict[str, Any], problems: list[Problem], kept: list[CheckedFrame], on_problem: str, check: str | os.PathLike
+    report: dict[str, Any], problems: list[Problem], kept: list[CheckedFrame], check: str | os.PathLike
 ) -> None:
     """Raises after every problem was written down, naming the first few."""
-    dataset, root = report["dataset"], report["root"]
+    dataset, root, on_problem = report["dataset"], report["root"], report["on_problem"]
     stopping = [problem for problem in problems if not problem.note]
     if kept and not (stopping and on_problem == "stop"):
         return
@@ -183,7 +161,7 @@ def _stop_if_needed(
         head = f"{len(stopping)} problems in {root}" if len(stopping) > 1 else f"a problem in {root}"
         remedy = f"fix them or set data.{dataset}.on_problem: skip"
     else:
-        head, remedy = f"no usable frame in {root}", "README.md, Your data, shows the layout"
+        head, remedy = f"no usable frame in {root}", "docs/your-data.md shows the layouts"
     first = "; ".join(problem.line() for problem in (stopping or problems)[:_SHOWN])
     more = f"; and {len(stopping) - _SHOWN} more" if len(stopping) > _SHOWN else ""
     counted = _counted(report["counts"]["problems"], "")

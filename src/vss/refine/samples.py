@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vss.core.errors import UserError
-from vss.core.images import read_image, read_mask
+from vss.core.images import read_image
 from vss.core.index import Card
 from vss.refine.cascadepsp import image_tensor, mask_tensor, to_working_size
 from vss.refine.parts import Part, split_components
@@ -114,7 +114,7 @@ class MaskSamples:
 
     def _read_frame(self, number: int) -> tuple[np.ndarray, list[Part]]:
         row = self._rows[number]
-        labels = read_mask(os.path.join(self._card.root, row.mask), self._card.label_map)
+        labels = self._card.read_mask(row.mask)
         return read_image(os.path.join(self._card.root, row.image)), self._split(labels)
 
     def _padded(self, tensor: Tensor, value: float) -> Tensor:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
-from vss.core.images import read_image, read_mask
+from vss.core.images import read_image
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX, overlay_palette
 from vss.core.labels_file import LabelsReader
@@ -69,17 +69,18 @@ class Predictions:
             reader.close()
 
 
-def class_colours(classes: Sequence[str], chosen: Mapping[str, str]) -> np.ndarray:
+def class_colours(classes: Sequence[str], chosen: Mapping[str, str], colours: Sequence[str] = ()) -> np.ndarray:
     """Returns RGB colours [256, 3] uint8 by train id: the overlay palette with the chosen colours in it.
 
     Args:
         classes: class names, position = train id.
         chosen: '#rrggbb' by class name.
+        colours: '#rrggbb' by train id that the dataset gives its classes, '' or nothing where it gives none.
 
     Raises:
         UserError: a name is no class, or a colour is not of that form.
     """
-    palette = overlay_palette()
+    palette = overlay_palette(colours)
     for name, colour in chosen.items():
         if name not in classes:
             raise UserError(f"report.colours: {name!r} is no class of the dataset")
@@ -119,6 +120,8 @@ def choose_frames(rows: pd.DataFrame, *, card: Card, prediction: Predictions, co
     Candidates are taken evenly from every video: its middle frame, or more where there are few videos. Without truth
     they are not ranked and come in the index's order.
     """
+    if (rows["mask"] != "").any():
+        rows = rows[rows["mask"] != ""]
     wanted = count * CANDIDATES_A_FRAME
     videos = [frames for _, frames in rows.groupby("video", sort=True)]
     videos = [videos[at] for at in _evenly(len(videos), min(wanted, len(videos)))]
@@ -154,7 +157,7 @@ def _rank(position: int, total: int) -> str:
 
 
 def _frame_score(row, card: Card, labels: np.ndarray) -> float:
-    truth = read_mask(Path(card.root) / row.mask, card.label_map)
+    truth = card.read_mask(row.mask)
     return mean_iou(confusion_matrix(labels, truth, len(card.classes)))
 
 
@@ -162,7 +165,7 @@ def _frame_row(
     row, note: str, card: Card, predictions: Sequence[Predictions], colours: np.ndarray, alpha: float
 ) -> FrameRow:
     image = read_image(Path(card.root) / row.image)
-    truth = read_mask(Path(card.root) / row.mask, card.label_map) if row.mask else None
+    truth = card.read_mask(row.mask) if row.mask else None
     maps = [prediction.read(row.video, row.frame) for prediction in predictions]
     titles = _short_titles([prediction.title for prediction in predictions])
     panels = [Panel("image", scale_image(image, PANEL_WIDTH), f"{image.shape[1]}\u00d7{image.shape[0]}")]

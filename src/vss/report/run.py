@@ -16,6 +16,7 @@ from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, write_text
 from vss.core.index import Card, read_dataset
+from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line
 from vss.report import figures, html
 from vss.report.members import members_table
@@ -101,9 +102,9 @@ def report(
     trainings = settings.get("trainings", inputs["logs"])
     logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
     members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
-    title = settings.get("title", "Video semantic segmentation on VSPW")
+    title = settings.get("title", f"Video semantic segmentation on {dataset.name}")
     of_split = frames[frames["split"] == settings["split"]]
-    colours = class_colours(dataset.classes, settings.get("colours", {}))
+    colours = class_colours(dataset.classes, settings.get("colours", {}), dataset.colours)
     with _predictions(settings, inputs["labels"]) as shown:
         rows = _frames(settings, shown, of_split, dataset, colours)
         viewer = viewer_page(
@@ -245,7 +246,7 @@ def _lead(
         parts.append(
             html.notice(
                 "Drawn data. The videos were drawn by this project, so the scores show that every stage works and say"
-                " nothing about VSPW; the paper's figures stand beside them for orientation only."
+                " nothing about real video; the paper's figures stand beside them for orientation only."
             )
         )
     elif card.name == "vspw" and whole is not None and counts["frames"] != whole:
@@ -302,8 +303,19 @@ def _facts(settings: Mapping[str, Any], card: Card) -> dict[str, str]:
         "protocol": _PROTOCOL_WORDS.get(protocol, str(protocol)),
         "data": f"{card.name}, {'drawn by this project' if card.drawn else 'real'}: {frames} frames",
         "index": f"SHA-256 {card.sha256[:16]}",
-        "scored": f"split {settings['split']}; masks as distributed, 0 and 255 ignored, 1..124 are the classes",
+        "scored": f"split {settings['split']}; masks as distributed: {_mask_values(card)}, all else is ignored",
     }
+
+
+def _mask_values(card: Card) -> str:
+    """Returns which mask values are the classes, in words."""
+    if card.coding.values == "colours":
+        return f"{sum(train != IGNORE_INDEX for train in card.label_map)} colours are the {len(card.classes)} classes"
+    ids = [raw for raw, train in enumerate(card.label_map) if train != IGNORE_INDEX]
+    starts = [raw for raw in ids if raw - 1 not in ids]
+    ends = [raw for raw in ids if raw + 1 not in ids]
+    spans = [str(first) if first == last else f"{first}..{last}" for first, last in zip(starts, ends, strict=True)]
+    return f"{', '.join(spans)} are the {len(card.classes)} classes"
 
 
 def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

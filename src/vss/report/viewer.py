@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vss.core.confusion import confusion_matrix, iou, mean_iou
-from vss.core.images import read_image, read_mask
+from vss.core.images import read_image
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line, track
@@ -125,7 +125,7 @@ def _video(name: str, rows: Iterable, card: Card, predictions: Sequence[Predicti
     truth_before, before = None, [None for _ in members]
     for row in rows:
         image = read_image(Path(card.root) / row.image)
-        truth = read_mask(Path(card.root) / row.mask, card.label_map) if row.mask else None
+        truth = card.read_mask(row.mask) if row.mask else None
         video.frames.append(row.frame)
         video.images.append(_url("webp", cv2.cvtColor(_smaller(image), cv2.COLOR_RGB2BGR)))
         video.truth.append(None if truth is None else _url("png", _smaller(truth)))

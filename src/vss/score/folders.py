@@ -8,14 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from vss.configs.datasets import read_dataset_row
 from vss.configs.layouts import OUR_LABELS, import_source
 from vss.core.errors import UserError
 from vss.core.files import write_json
-from vss.core.index import INDEX_COLUMNS
+from vss.core.index import INDEX_COLUMNS, Card
 from vss.core.labels import VSPW
 from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
-from vss.prepare.vspw import list_vspw
+from vss.prepare.folders import list_dataset
 from vss.score.bootstrap import FIGURES
 from vss.score.counts import Counts, merge_counts
 from vss.score.shard import count_videos
@@ -91,8 +92,8 @@ def count_folder(
         layout = "vss"
     given = {"labels": str(predicted), "layout": layout, "ids": ids}
     source = import_source({key: value for key, value in given.items() if value is not None}, where="score")
-    label_map = VSPW.raw_to_train()
-    with open_reader(source, split=split, classes=VSPW.classes, label_map=label_map.tolist()) as reader:
+    dataset = _card(dataset_root)
+    with open_reader(source, split=split, classes=dataset.classes, label_map=dataset.label_map) as reader:
         refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=f"score {predicted} {split}")
         videos = list(rows.groupby("video", sort=True))
         return merge_counts(
@@ -101,9 +102,7 @@ def count_folder(
                     track(videos, what=f"score {predicted} {split}", unit="video"),
                     lambda video, frame: reader.labels((video, frame)),
                     predicted,
-                    root=dataset_root,
-                    label_map=label_map,
-                    classes=VSPW.classes,
+                    dataset=dataset,
                     split=split,
                     shard=0,
                     shards=1,
@@ -112,9 +111,15 @@ def count_folder(
         )
 
 
+def _card(root: Path) -> Card:
+    """Returns the card of a VSPW folder without an index."""
+    label_map = VSPW.raw_to_train().tolist()
+    return Card(VSPW.name, str(root), list(VSPW.classes), label_map, drawn=False, frames={}, sha256="")
+
+
 def _listed(root: Path, split: str) -> pd.DataFrame:
     """Returns index rows of a split; sizes are 0, which nothing here reads."""
-    listing = list_vspw(root)
+    listing = list_dataset(read_dataset_row(VSPW.name, {"root": str(root)}).layout, root)
     # What is wrong in this split stops: a score of fewer frames would look like that of all.
     for problem in listing.problems:
         if problem.file == f"{split}.txt" and problem.kind == "list_missing":

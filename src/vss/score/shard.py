@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from vss.core.errors import UserError
-from vss.core.images import read_image, read_raw_mask
-from vss.core.index import read_dataset, shard_rows
+from vss.core.images import read_image
+from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
+from vss.core.masks import train_ids
 from vss.score.counts import TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
 from vss.score.temporal import FLOWS, pair_confusion
 from vss.score.video import VideoCounter
@@ -35,38 +35,36 @@ def score_shard(
 ) -> None:
     """Counts a shard's label maps against its masks and writes the counts (`Counts`, npz).
 
-    Prediction and mask are paired by (video, frame), never by position.
+    Prediction and mask are paired by (video, frame), never by position. Frames without a mask are not scored, and
+    windows of frames in a row do not reach over them.
 
     Args:
         labels: `*.labels.h5` of this shard.
         index, card: the prepared dataset.
-        split: split of the dataset; its frames need masks.
+        split: split of the dataset; some of its frames need masks.
         shard, shards: which shard, of how many.
         out: npz file to write.
         flow: "dis" also counts temporal consistency along DIS optical flow (reads the images as well).
 
     Raises:
-        UserError: a frame of the index has no prediction, no mask, or one of another size; the prediction was made
-            for other classes.
+        UserError: a frame with a mask has no prediction, or one of another size; no frame has a mask; the prediction
+            was made for other classes.
     """
     if flow is not None and flow not in FLOWS:
         raise UserError(f"flow: no such optical flow {flow!r}; allowed: {', '.join(sorted(FLOWS))}, or none")
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
-    if (rows["mask"] == "").any():
-        row = rows[rows["mask"] == ""].iloc[0]
-        raise UserError(f"{index}: frame {row.frame!r} of video {row.video!r} ({split}) has no mask to score against")
+    if not (table["mask"][table["split"] == split] != "").any():
+        raise UserError(f"{index}: split {split!r} has no mask to score against")
     with LabelsReader(labels) as predictions:
         if predictions.classes != dataset.classes:
             raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
-        videos = list(rows.groupby("video", sort=True))
+        videos = [(name, of_video) for name, of_video in rows.groupby("video", sort=True) if of_video["mask"].any()]
         counts = count_videos(
             track(videos, what=f"score {split} shard {shard}", unit="video"),
             predictions.read,
             predictions.path,
-            root=Path(dataset.root),
-            label_map=np.asarray(dataset.label_map, np.uint8),
-            classes=dataset.classes,
+            dataset=dataset,
             split=split,
             shard=shard,
             shards=shards,
@@ -80,9 +78,7 @@ def count_videos(
     read: LabelsOfFrame,
     source: Path,
     *,
-    root: Path,
-    label_map: np.ndarray,
-    classes: Sequence[str],
+    dataset: Card,
     split: str,
     shard: int,
     shards: int,
@@ -94,23 +90,21 @@ def count_videos(
         videos: id and index rows of each, frames in order.
         read: gives the label map [H, W] uint8 of (video, frame).
         source: where the label maps are, for messages.
-        root: what the rows' paths are relative to.
-        label_map: [256] uint8 from raw mask value to train id, 255 = ignore.
-        classes: class names, position = train id.
+        dataset: that the rows are of.
         split, shard, shards, flow: see `score_shard`.
 
     Raises:
         UserError: see `score_shard`.
     """
     counted = [
-        (video, len(rows), _count_video(number, rows, read, source, root, label_map, len(classes), flow))
+        (video, int((rows["mask"] != "").sum()), _count_video(number, rows, read, source, dataset, flow))
         for number, (video, rows) in enumerate(videos)
     ]
     return Counts(
         split=split,
         shards=shards,
         members=(shard,),
-        classes=tuple(classes),
+        classes=tuple(dataset.classes),
         flow=flow,
         videos=tuple(video for video, _, _ in counted),
         frames=np.array([frames for _, frames, _ in counted], np.int64),
@@ -127,25 +121,27 @@ def _count_video(
     rows: pd.DataFrame,
     read: LabelsOfFrame,
     source: Path,
-    root: Path,
-    label_map: np.ndarray,
-    num_classes: int,
+    dataset: Card,
     flow: str | None,
 ) -> dict[str, np.ndarray]:
     """Returns the rows that one video adds to the tables of `Counts`."""
+    num_classes = len(dataset.classes)
     counter = VideoCounter(number, num_classes)
     flow_total = np.zeros((num_classes, num_classes + 1), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
-        raw = read_raw_mask(root / row.mask)
-        truth = cv2.LUT(raw, label_map)  # decoded once: consistency compares the raw values
         predicted = read(row.video, row.frame)
-        try:
-            counter.add(raw=raw, truth=truth, labels=predicted)
-        except UserError as error:
-            raise UserError(f"{source}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+        if row.mask:
+            raw = dataset.read_raw_mask(row.mask)
+            truth = train_ids(raw, dataset.label_map)  # decoded once: consistency compares the raw values
+            try:
+                counter.add(raw=raw, truth=truth, labels=predicted)
+            except UserError as error:
+                raise UserError(f"{source}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+        else:
+            counter.skip()
         if flow is not None:
-            image = read_image(root / row.image)
+            image = read_image(Path(dataset.root) / row.image)
             if before is not None and before[0].shape == image.shape:
                 motion = FLOWS[flow](before[0], image)
                 flow_total += pair_confusion(before[1], predicted, motion, num_classes)

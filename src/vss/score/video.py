@@ -27,18 +27,23 @@ class VideoCounter:
     def __init__(self, video: int, num_classes: int) -> None:
         self._video, self._num_classes = video, num_classes
         self._frames = 0
-        self._raw, self._merged, self._truth, self._labels, self._labelled = (ConstantRun() for _ in range(5))
+        self.skip()
         self._windows: list[tuple[int, ...]] = []
         self._persistent: list[np.ndarray] = []
         self.confusion = np.zeros((num_classes, num_classes + 1), np.int64)
         self._boundary = np.zeros((num_classes, 3), np.int64)
         self._trimap = np.zeros(2, np.int64)
 
+    def skip(self) -> None:
+        """Takes a frame without a mask: no window reaches over it."""
+        self._in_a_row = 0
+        self._raw, self._merged, self._truth, self._labels, self._labelled = (ConstantRun() for _ in range(5))
+
     def add(self, *, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
         """Takes the next frame.
 
         Args:
-            raw: mask values as stored [H, W] uint8.
+            raw: raw mask ids [H, W] uint8 or uint16.
             truth: the same mask as train ids [H, W] uint8, 255 = ignore.
             labels: predicted train ids [H, W] uint8.
 
@@ -47,9 +52,10 @@ class VideoCounter:
         """
         check_labels(labels, truth, self._num_classes)
         self._frames += 1
+        self._in_a_row += 1
         void = truth == IGNORE_INDEX
         self._raw.add(raw)
-        self._merged.add(raw * (raw != 255).view(np.uint8))
+        self._merged.add(raw * (raw != IGNORE_INDEX))
         self._truth.add(truth)
         self._labels.add(labels)
         self._labelled.add(labels, but_not=void)
@@ -62,7 +68,7 @@ class VideoCounter:
         self._count_boundary(table, true, predicted, both)
 
         for level, length in enumerate(WINDOW_LENGTHS, start=1):
-            if self._frames >= length:
+            if self._in_a_row >= length:
                 self._count_window(level, length, table, true, predicted, both)
 
     def tables(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
+from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.order import natural_key
@@ -64,7 +65,7 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
                 panoptic.write(video, frame, labels)
             else:
                 with atomic_path(target / name) as aside:
-                    aside.write_bytes(png_of_labels(labels))
+                    aside.write_bytes(png_of_labels(labels, submission_palette()))
         if panoptic:
             panoptic.finish()
         else:

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from vss.core.errors import UserError
-from vss.core.labels import submission_palette
+from vss.core.index import Card
+from vss.core.labels import VSPW, submission_palette
 
 
 def entry_name(video: str, frame: str) -> str:
@@ -23,10 +24,15 @@ def entry_name(video: str, frame: str) -> str:
     return f"{video}/{frame}.png"
 
 
-def png_of_labels(labels: np.ndarray) -> bytes:
-    """Returns a label map [H, W] uint8 as a PNG of mode P with VSPW's palette."""
+def palette_of(dataset: Card) -> np.ndarray:
+    """Returns the palette [256, 3] uint8 of a dataset's submissions: VSPW's official one, or its own."""
+    return submission_palette() if dataset.label_space == VSPW.name else dataset.palette()
+
+
+def png_of_labels(labels: np.ndarray, palette: np.ndarray) -> bytes:
+    """Returns a label map [H, W] uint8 as a PNG of mode P with a palette [256, 3] uint8."""
     image = Image.fromarray(labels)
-    image.putpalette(submission_palette().tobytes())  # turns L into P
+    image.putpalette(palette.tobytes())  # turns L into P
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

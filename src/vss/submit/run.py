@@ -24,7 +24,7 @@ from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.order import natural_key
-from vss.submit.png import entry_name, png_of_labels
+from vss.submit.png import entry_name, palette_of, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
@@ -46,7 +46,7 @@ def submit(
         index, card: the prepared dataset.
         out: zip to write.
         split: split of the dataset.
-        fill: what stands for a listed frame that `data.vspw.on_problem: skip` left out: "previous" takes the labels of
+        fill: what stands for a listed frame that `on_problem: skip` left out: "previous" takes the labels of
             the frame before it in its video, or of the first one; None refuses.
 
     Raises:
@@ -55,6 +55,7 @@ def submit(
     """
     table, dataset = read_dataset(index, card)
     num_classes = len(dataset.classes)
+    palette = palette_of(dataset)
     rows = _with_filled(_rows(table, split, index), [item for item in dataset.left_out if item.split == split], fill)
     readers = [LabelsReader(path) for path in labels]
     try:
@@ -62,8 +63,8 @@ def submit(
         sources = list(zip(rows["video"], rows["source"], strict=True))
         _refuse_missing([key for key in sources if key not in reader_of], len(sources), what="predictions")
         with atomic_path(out) as aside:
-            _pack(aside, rows, reader_of, num_classes, split)
-            _check(aside, rows, split=split, num_classes=num_classes)
+            _pack(aside, rows, reader_of, num_classes, split, palette)
+            _check(aside, rows, split=split, num_classes=num_classes, palette=palette)
     finally:
         for reader in readers:
             reader.close()
@@ -79,6 +80,7 @@ def _pack(
     reader_of: Mapping[tuple[str, str], LabelsReader],
     num_classes: int,
     split: str,
+    palette: np.ndarray,
 ) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
@@ -90,7 +92,7 @@ def _pack(
             # PNG is compressed already.
             entry = zipfile.ZipInfo(entry_name(row.video, row.frame), _NO_TIME)
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, png_of_labels(frame))
+            archive.writestr(entry, png_of_labels(frame, palette))
 
 
 def _with_filled(rows: pd.DataFrame, left_out: Sequence[LeftOut], fill: str | None) -> pd.DataFrame:
@@ -129,12 +131,13 @@ def check_submission(
         UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
             not a P-mode PNG with VSPW's palette, of the image's size, with ids 0..num_classes-1.
     """
-    _check(path, _rows(read_index(index), split, index), split=split, num_classes=num_classes)
+    rows = _rows(read_index(index), split, index)
+    _check(path, rows, split=split, num_classes=num_classes, palette=submission_palette())
 
 
-def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int) -> None:
+def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int, palette: np.ndarray) -> None:
     """Checks a submission zip against the rows of its frames (`check_submission`)."""
-    palette = submission_palette().ravel().tolist()
+    expected = palette.ravel().tolist()
     wanted = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -151,8 +154,8 @@ def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_class
                         raise UserError(
                             f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode P"
                         )
-                    if image.getpalette() != palette:
-                        raise UserError(f"{path}: {name} has another palette than VSPW's")
+                    if image.getpalette() != expected:
+                        raise UserError(f"{path}: {name} has another palette than the dataset's")
                     problem = _problem(np.array(image), (row.height, row.width), num_classes)
                 if problem:
                     raise UserError(f"{path}: {name} {problem}")

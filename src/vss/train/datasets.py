@@ -19,7 +19,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from vss.core.errors import UserError
 from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
-from vss.core.labels import IGNORE_INDEX, overlay_palette
+from vss.core.labels import IGNORE_INDEX
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a package is absent that it can do without
     from mmseg.datasets import BaseSegDataset
@@ -60,13 +60,15 @@ class IndexDataset(BaseSegDataset):
             raise UserError(f"label_shift: requested on split {split!r}, allowed on 'train' only")
         self.raw_to_train = label_map(self.card.label_map, shift=label_shift)
         classes = self.card.classes
-        palette = overlay_palette()[: len(classes)].tolist()
+        palette = self.card.palette()[: len(classes)].tolist()
         super().__init__(metainfo={"classes": tuple(classes), "palette": palette}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Returns (video, frame, image, mask) of every row of the split."""
+        """Returns (video, frame, image, mask) of every row of the split that has a mask, of all where none has."""
         table = read_index(self.index)
         table = table[table["split"] == self.split]
+        if (table["mask"] != "").any():
+            table = table[table["mask"] != ""]
         if table.empty:
             raise UserError(f"{self.index}: no frame in split {self.split!r}")
         columns = (table[name].tolist() for name in ("video", "frame", "image", "mask"))
@@ -81,6 +83,7 @@ class IndexDataset(BaseSegDataset):
             frame=frame,
             img_path=os.path.join(self.card.root, image),
             raw_to_train=self.raw_to_train,
+            mask_coding=self.card.coding,
             reduce_zero_label=False,
             seg_fields=[],
         )
@@ -90,7 +93,7 @@ class IndexDataset(BaseSegDataset):
 
 
 def label_map(raw_to_train: Sequence[int], *, shift: bool = False) -> np.ndarray:
-    """Returns a lookup table [256] uint8 from raw value to train id; `shift` is that of `IndexDataset.label_shift`."""
+    """Returns a lookup table [256 or more] uint8 from raw id to train id; `shift`: see `IndexDataset.label_shift`."""
     table = np.asarray(raw_to_train, np.uint8)
     if not shift:
         return table
@@ -123,7 +126,7 @@ class LoadIndexLabels(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         if "seg_map_path" not in results:
             raise UserError(f"{results['img_path']}: has no mask, labels cannot be loaded")
-        results["gt_seg_map"] = read_mask(results["seg_map_path"], results["raw_to_train"])
+        results["gt_seg_map"] = read_mask(results["seg_map_path"], results["raw_to_train"], results["mask_coding"])
         results["seg_fields"].append("gt_seg_map")
         return results
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from vss.configs.result_settings import result_settings
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, sha256_of_file, write_json
 from vss.core.index import Card, read_card, read_dataset
-from vss.core.labels import LABEL_SPACES
 from vss.core.log import log
+from vss.core.masks import PLAIN_IDS
 from vss.prepare.recheck import checked_content
 from vss.train import workdir
 from vss.train.job import TrainingJob, write_job
@@ -95,7 +95,7 @@ def train(
     # The folder is named after all that the result depends on.
     inputs = {
         # Drawn data of other settings have the same frame names, but lie in another folder.
-        "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map)],
+        "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)],
         "init": None if init is None else sha256_of_weights(init),
         **({"code": code} if retrain_on_code_change else {}),
     }
@@ -298,10 +298,18 @@ def _check_gpus(gpus: int) -> None:
 
 
 def _check_classes(config: TrainingConfig, dataset: Card, card: StrPath) -> None:
-    if dataset.name != config.dataset:
-        raise UserError(f"{card}: dataset is {dataset.name!r}, row {config.row} is for {config.dataset!r}")
-    if list(dataset.classes) != list(LABEL_SPACES[dataset.name].classes):
-        raise UserError(f"{card}: class names differ from those of {dataset.name}; prepare the dataset again")
+    if dataset.label_space != config.dataset:
+        raise UserError(
+            f"{card}: dataset is {dataset.label_space!r}, row {config.row} is for {config.dataset!r};"
+            " other classes are named by the setting label_space"
+        )
+    if tuple(dataset.classes) != config.classes:
+        raise UserError(f"{card}: class names differ from those of {config.dataset}; prepare the dataset again")
+
+
+def _coding(dataset: Card) -> list[dict[str, Any]]:
+    """Returns how the masks hold raw ids, where they do not hold them plainly."""
+    return [] if dataset.coding == PLAIN_IDS else [asdict(dataset.coding)]
 
 
 def _init_classes(config: TrainingConfig, init_card: StrPath | None) -> tuple[str, ...] | None:
@@ -309,6 +317,6 @@ def _init_classes(config: TrainingConfig, init_card: StrPath | None) -> tuple[st
     if init_card is None:
         return None
     dataset = read_card(init_card)
-    if dataset.name == "coco_stuff" and config.protocol == "as_published":
+    if dataset.label_space == "coco_stuff" and config.protocol == "as_published":
         return (*dataset.classes[1:], "never trained")  # see IndexDataset.label_shift
     return tuple(dataset.classes)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from vss.configs.resolved import ModelConfig, TrainingConfig
 from vss.core.confusion import confusion_matrix, mean_iou
-from vss.core.images import read_image, read_mask
+from vss.core.images import read_image
 from vss.core.index import read_card, read_index
 from vss.core.log import log
 from vss.infer.load import InferencePlan, build_engine, default_precision, tta_of
@@ -57,7 +57,7 @@ def validate(
     )
 
     def count(row: Any, labels: np.ndarray, _: None) -> np.ndarray:
-        return confusion_matrix(labels, read_mask(Path(info.root, row.mask), info.label_map), classes)
+        return confusion_matrix(labels, info.read_mask(row.mask), classes)
 
     callbacks = FrameCallbacks(
         read=lambda row: read_image(Path(info.root, row.image)),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vss.configs.table import COUNTED
+from vss.core.dataset_layout import count_images
 from vss.core.files import read_json
 from vss.workflow.plan import Plan
 
@@ -57,13 +58,9 @@ def _with_sources(plan: Plan, predictions: Iterable[str]) -> set[str]:
 
 
 def _frames(plan: Plan) -> dict[str, int]:
-    """Returns the number of frames of VSPW by split."""
-    card = Path(plan.config["results"], "prepare", "vspw", "dataset.json")
+    """Returns the number of frames of the predicted dataset by split."""
+    card = Path(plan.config["results"], "prepare", plan.dataset, "dataset.json")
     if card.is_file():
         return read_json(card)["frames"]
-    counts = {}
-    for path in map(Path, plan.split_lists("vspw")):
-        videos = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split()
-        folders = (path.parent / "data" / video / "origin" for video in videos)
-        counts[path.stem] = sum(len(list(folder.iterdir())) for folder in folders if folder.is_dir())
-    return counts
+    row = plan.datasets[plan.dataset]
+    return {} if row.root is None else {split: count_images(row.layout, row.root, split) for split in row.layout.splits}

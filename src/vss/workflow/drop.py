@@ -19,7 +19,7 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
     These are the scores of predictions that are in no ensemble, and shards that a split no longer has.
 
     Args:
-        config_file: the workflow's config; its `results`, `ensembles` and `data.vspw.shards` are read.
+        config_file: the workflow's config; its `results`, `ensembles` and `shards` are read.
         yes: delete; otherwise only list.
 
     Raises:
@@ -28,7 +28,10 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
     config = load_config(config_file)
     needed = {member for ensemble in config["ensembles"].values() for member in ensemble["members"]}
     folder = Path(config["results"], "predictions")
-    drop_unneeded(folder, needed, shards=config["data"]["vspw"]["shards"], delete=yes)
+    # Of the datasets one is predicted; the most shards of any are never fewer than its.
+    rows = [row["shards"] for row in config["data"].values()]
+    shards = {split: max(row[split] for row in rows) for split in rows[0]}
+    drop_unneeded(folder, needed, shards=shards, delete=yes)
 
 
 def drop_unneeded(

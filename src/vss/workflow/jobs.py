@@ -15,6 +15,8 @@ from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.workflow.plan import Plan
 from vss.workflow.settings import counted_settings, training_digest
 
+# How a report writes a dataset; another one by its name in the config.
+_DATASET_TITLES = {"vspw": "VSPW", "coco_stuff": "COCO-Stuff"}
 _PROVENANCE = {"settings", "row", "data", "init", "code"}
 
 # ---- training
@@ -154,7 +156,9 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         {"name": name, "title": plan.title(name), "table": row.get("table"), "paper": row.get("paper", {})}
         for name, row in scored.items()
     ]
+    title = f"Video semantic segmentation on {_DATASET_TITLES.get(plan.dataset, plan.dataset)}"
     return {
+        "title": title,
         **plan.config["report"],
         "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
         "protocol": plan.config["protocol"],

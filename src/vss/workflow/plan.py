@@ -10,15 +10,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vss.configs.datasets import Dataset, read_dataset_row, settings_for_jobs
 from vss.configs.layouts import ImportSource, import_keys, import_source
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
-from vss.core.labels import VSPW
+from vss.core.label_space import LabelSpace
 from vss.core.shards import shard_of
 from vss.workflow.digest import content_mark
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# The dataset that a training is on, and weights have the classes of, where the config names none.
+_TRAINED_ON = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 _LONGEST_PREDICTION = 180  # bytes, of the 255 that file systems allow a name
 
 
@@ -51,7 +54,9 @@ class Plan:
         }
         self._check_names()
         self._check_models(sorted(row_names))
+        self.datasets = self._read_datasets()
         self._check_predictions()
+        self.dataset: str = self._predicted_dataset()
         self._check_refiners()
         self._check_files()
         self._check_report()
@@ -59,11 +64,11 @@ class Plan:
     # -- models
 
     def pretrained(self) -> list[str]:
-        """Returns the models that are trained on COCO-Stuff first."""
+        """Returns the models that are trained on another dataset first."""
         return [name for name, model in self.models.items() if "pretrain" in model]
 
     def finetuned(self) -> list[str]:
-        """Returns the models that are trained on VSPW here."""
+        """Returns the models that are trained here on what is predicted, or in its classes."""
         return [name for name, model in self.models.items() if "finetune" in model]
 
     def trainings(self) -> list[str]:
@@ -80,14 +85,34 @@ class Plan:
 
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns a training's settings as its job takes them; GPUs are not part of them."""
-        settings = {key: value for key, value in self.models[model][stage].items() if key not in ("init", "gpus")}
+        left_out = ("init", "gpus", "data")
+        settings = {key: value for key, value in self.models[model][stage].items() if key not in left_out}
         settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
-        return {**settings, "protocol": self.config["protocol"]}
+        return {**settings, **self._label_space(stage, model), "protocol": self.config["protocol"]}
 
     def import_settings(self, model: str) -> dict[str, Any]:
         """Returns what imported weights depend on, but for the file itself."""
         chosen = {key: self.models[model][key] for key in ("config", "cfg_options")}
-        return {**chosen, "protocol": self.config["protocol"]}
+        return {**chosen, **self._label_space("import", model), "protocol": self.config["protocol"]}
+
+    def trained_on(self, stage: str, model: str) -> str:
+        """Returns the dataset that a model is trained on, or (stage "import") whose classes its weights have."""
+        row = self.models[model] if stage == "import" else self.models[model][stage]
+        return row.get("data", _TRAINED_ON[stage])
+
+    def _label_space(self, stage: str, model: str) -> dict[str, Any]:
+        """Returns the classes of a training as its settings name them; nothing where they are those of its row."""
+        space = self.datasets[self.trained_on(stage, model)].space
+        if space.name == _TRAINED_ON[stage]:
+            return {}
+        colours = {"colours": list(space.colours)} if space.colours else {}
+        return {"label_space": {"name": space.name, "classes": list(space.classes), **colours}}
+
+    def space_of_model(self, model: str) -> LabelSpace:
+        """Returns the label space of a model's predictions."""
+        if "soup" in self.models[model]:
+            return self.space_of_model(self.models[model]["soup"][0])
+        return self.datasets[self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)].space
 
     def training_gpus(self, stage: str, model: str) -> int:
         """Returns how many GPUs a training requests."""
@@ -125,16 +150,22 @@ class Plan:
     # -- data
 
     def split_lists(self, dataset: str) -> list[str]:
-        """Returns the files that list a real VSPW's splits."""
-        root = self.config["data"][dataset]["root"]
-        if root is None or dataset != "vspw":
+        """Returns the files that list a real dataset's splits."""
+        row = self.datasets[dataset]
+        if row.root is None:
             return []
-        lists = (os.path.join(root, f"{split}.txt") for split in ("train", "val", "test"))
+        names = (row.layout.list_file(split) for split in row.layout.splits)
+        lists = (os.path.join(row.settings.root, name) for name in names if name)
         return [path for path in lists if os.path.exists(path)]
+
+    def data_files(self, dataset: str) -> list[str]:
+        """Returns the files that a prepared dataset depends on, next to images and masks: lists and class tables."""
+        return [*self.split_lists(dataset), *map(str, self.datasets[dataset].tables)]
 
     def data_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what a prepared dataset depends on; shards are not part of it."""
-        return {key: value for key, value in self.config["data"][dataset].items() if key != "shards"}
+        settings = settings_for_jobs(dataset, self.config["data"])
+        return {key: value for key, value in settings.items() if key != "shards"}
 
     def data_content(self, dataset: str) -> dict[str, str]:
         """Returns by split a digest of a real dataset's lists, images and masks; nothing for drawn data."""
@@ -143,10 +174,12 @@ class Plan:
     def index_content(self, dataset: str) -> dict[str, str]:
         """Returns by split a digest of the files that decide which frames a dataset's index has.
 
-        Masks do where frames with damaged ones are left out; where these stop the run, they leave the index as it is.
+        Masks do where frames with damaged ones are left out, and where some frames have none; where these stop the run,
+        they leave the index as it is.
         """
         content, images = self._content_and_images(dataset)
-        return content if self.config["data"][dataset]["on_problem"] == "skip" else images
+        row = self.datasets[dataset]
+        return content if row.settings.on_problem == "skip" or not row.layout.all_labelled else images
 
     def split_content(self, dataset: str, split: str) -> str | None:
         """Returns the digest of the images and masks of one split; None for drawn data."""
@@ -154,11 +187,11 @@ class Plan:
 
     def _content_and_images(self, dataset: str) -> tuple[dict[str, str], dict[str, str]]:
         """Returns `contents` of a real dataset, taken once per run."""
-        root = self.config["data"][dataset]["root"]
-        if root is None:
+        row = self.datasets[dataset]
+        if row.root is None:
             return {}, {}
         if dataset not in self._contents:
-            self._contents[dataset] = contents(dataset, root)
+            self._contents[dataset] = contents(row.layout, row.root)
         return self._contents[dataset]
 
     def data_digest(self, dataset: str, splits: Iterable[str]) -> str:
@@ -168,6 +201,8 @@ class Plan:
         """
         counted = {key: value for key, value in self.data_settings(dataset).items() if key != "on_problem"}
         content = {split: self.data_content(dataset).get(split) for split in splits}
+        if tables := self.datasets[dataset].tables:
+            content["tables"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables]
         return hashlib.sha256(canonical_json([counted, content]).encode()).hexdigest()[:16]
 
     def training_data(self, stage: str, model: str) -> str:
@@ -175,7 +210,7 @@ class Plan:
 
         Validation only watches a training, unless the weights that validate best are chosen.
         """
-        dataset = "coco_stuff" if stage == "pretrain" else "vspw"
+        dataset = self.dataset if stage == "refine" else self.trained_on(stage, model)
         settings = {} if stage == "refine" else self.training_settings(stage, model)
         options = settings.get("cfg_options", {})
         best = options.get("select", settings.get("select")) == "best"
@@ -193,7 +228,7 @@ class Plan:
 
     def shards(self, split: str) -> list[str]:
         """Returns the shard names of a split: "00", "01", ..., with three digits where there are more than 100."""
-        count = self.config["data"]["vspw"]["shards"][split]
+        count = self.config["data"][self.dataset]["shards"][split]
         return [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
 
     def members(self, ensemble: str) -> list[str]:
@@ -451,20 +486,76 @@ class Plan:
                 for found in member.get("class_weights", ()):
                     self._check_class(f"ensembles.{ensemble}.members.{member['name']}.class_weights", found)
 
-    @staticmethod
-    def _check_class(key: str, name: str) -> None:
-        if name not in VSPW.classes:
-            raise UserError(f"config: {key}: no VSPW class {name!r}{did_you_mean(name, VSPW.classes)}")
+    def _check_class(self, key: str, name: str) -> None:
+        classes = self.datasets[self.dataset].space.classes
+        if name not in classes:
+            raise UserError(f"config: {key}: no class {name!r} in {self.dataset}{did_you_mean(name, classes)}")
+
+    def _read_datasets(self) -> dict[str, Dataset]:
+        """Returns the rows of `data` as they resolve.
+
+        Raises:
+            UserError: a mistake in one, or a training on a dataset that there is not.
+        """
+        rows = self.config["data"]
+        try:
+            datasets = {name: read_dataset_row(name, row, rows) for name, row in rows.items()}
+        except UserError as error:
+            raise UserError(f"config: {error}") from None
+        for name, model in self.models.items():
+            for stage in filter(model.__contains__, ("pretrain", "finetune", "weights")):
+                trained_on = self.trained_on("import" if stage == "weights" else stage, name)
+                if trained_on not in datasets:
+                    key = "data" if stage == "weights" else f"{stage}.data"
+                    near = did_you_mean(trained_on, datasets)
+                    raise UserError(
+                        f"config: models.{name}.{key}: no dataset {trained_on!r}{near}; data has {', '.join(datasets)}"
+                    )
+        return datasets
+
+    def _predicted_dataset(self) -> str:
+        """Returns the dataset that is predicted and scored.
+
+        Raises:
+            UserError: models in use do not have its classes.
+        """
+        models = list(dict.fromkeys(member.split(".")[0] for member in self.inferred()))
+        chosen = self.config["targets"].get("data")
+        if chosen is not None and chosen not in self.datasets:
+            raise UserError(f"config: targets.data: no dataset {chosen!r}{did_you_mean(chosen, self.datasets)}")
+        if chosen is None:
+            chosen = self._dataset_of_classes(models[0]) if models else next(iter(self.datasets))
+        space = self.datasets[chosen].space
+        for model in models:
+            found = self.space_of_model(model)
+            if (found.name, found.classes) != (space.name, space.classes):
+                raise UserError(
+                    f"config: predictions: model {model!r} predicts the classes of {found.name}, and {chosen}, which"
+                    f" has those of {space.name}, is scored; give one of them a map to the other (data.NAME.map), or"
+                    " score them by two configs"
+                )
+        return chosen
+
+    def _dataset_of_classes(self, model: str) -> str:
+        """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
+        while "soup" in self.models[model]:
+            model = self.models[model]["soup"][0]
+        trained_on = self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)
+        target = self.datasets[trained_on].settings.map
+        if target is None:
+            return trained_on
+        if target.to in self.datasets:
+            return target.to
+        space = self.datasets[trained_on].space
+        return next((name for name, row in self.datasets.items() if row.own_space == space), trained_on)
 
     def _check_files(self) -> None:
-        if "shards" in self.config["data"]["coco_stuff"]:
-            raise UserError("config: data.coco_stuff: unknown key 'shards'; only VSPW is predicted")
         absent = []
-        for dataset, parts in (("vspw", ("data",)), ("coco_stuff", ("images", "stuffthingmaps"))):
-            root = self.config["data"][dataset]["root"]
-            folders = [] if root is None else [Path(root), *(Path(root, part) for part in parts)]
-            if folder := next((folder for folder in folders if not folder.is_dir()), None):
-                absent.append(f"data.{dataset}.root: no folder {str(folder)!r}")
+        for name, row in self.datasets.items():
+            patterns = (row.layout.images, row.layout.masks)
+            roots = [] if row.root is None else [row.root, *(row.root / part.fixed_folder() for part in patterns)]
+            if folder := next((folder for folder in roots if not folder.is_dir()), None):
+                absent.append(f"data.{name}.root: no folder {str(folder)!r}")
         weights = [f"{key}: no file {path!r}" for key, path in self.weight_files() if not Path(path).is_file()]
         if weights:
             weights[-1] += "; README.md says where published weights come from"

@@ -16,8 +16,6 @@ from vss.workflow.plan import Plan
 
 # Of the view settings, those that say how the engine computes and not what.
 ENGINE_SETTINGS = ("precision", "compile")
-# The dataset that a row has to be for.
-_DATASETS = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 
 
 def read_plan(config: Mapping[str, Any]) -> Plan:
@@ -124,8 +122,6 @@ def _resolved(stage: str, model: str, settings: str) -> dict[str, Any]:
         row = published_settings(resolve(json.loads(settings)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    if (found := row["dataset"]) != _DATASETS[stage]:
-        raise UserError(f"{where}.config: row {row['row']!r} is for {found}, must be one for {_DATASETS[stage]}")
     return row
 
 
@@ -140,4 +136,14 @@ def resolved_rows(plan: Plan) -> dict[str, dict[str, Any]]:
         UserError: a setting that the row does not have, or a value that it does not allow.
     """
     names = [*plan.trainings(), *(f"import/{model}" for model in plan.imported())]
-    return {name: _resolved(*name.split("/"), canonical_json(_settings_of(plan, *name.split("/")))) for name in names}
+    rows = {}
+    for name in names:
+        stage, model = name.split("/")
+        row = rows[name] = _resolved(stage, model, canonical_json(_settings_of(plan, stage, model)))
+        space = plan.datasets[plan.trained_on(stage, model)].space.name
+        if row["dataset"] != space:
+            where = f"models.{model}" if stage == "import" else f"models.{model}.{stage}"
+            raise UserError(
+                f"config: {where}.config: row {row['row']!r} is for {row['dataset']}, must be one for {space}"
+            )
+    return rows

@@ -1,0 +1,249 @@
+"""Rows of the config's `data`: what a dataset's format and keys resolve to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vss.configs.schema import read_section
+from vss.core.class_table import read_class_map, read_class_table, shipped_space, shipped_tables
+from vss.core.dataset_layout import DatasetLayout, FramePattern
+from vss.core.errors import UserError, did_you_mean
+from vss.core.label_space import LabelSpace
+from vss.core.masks import MaskCoding
+
+_FORMATS = Path(__file__).with_name("dataset_formats.yaml")
+OWN = "folders"  # the format whose keys are all the row's
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is in which split: see `splits` of `dataset` in config.schema.yaml."""
+
+    train: str | float | None = None
+    val: str | float | None = None
+    test: str | float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Instances:
+    """How masks of instances hold the class: see `instances` of `dataset` in config.schema.yaml."""
+
+    at_least: int
+    divisor: int
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """In which classes a dataset is used: see `map` of `dataset` in config.schema.yaml."""
+
+    to: str
+    table: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """A row of `data`: see `dataset` in config.schema.yaml. What is None is the format's."""
+
+    root: str | None
+    on_problem: str
+    checks: str
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    shards: Mapping[str, int] = field(default_factory=dict)
+    format: str | None = None
+    images: str | None = None
+    masks: str | None = None
+    classes: str | None = None
+    splits: Splits | None = None
+    map: ClassMap | None = None
+    mask_values: str | None = None
+    instances: Instances | None = None
+    annotation: str | None = None
+    ignore: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as its row resolves.
+
+    Attributes:
+        name: key in the config's `data`.
+        format: name of the published layout, or "folders".
+        settings: the row as it was read.
+        root: folder of a real dataset, None where it is drawn.
+        layout: where its files are.
+        own_space: the label space of its class table.
+        space: the label space that it is used in: its own, or the one that `map` leads to.
+        coding: how its masks hold raw ids.
+        tables: class table and class map, where they are files of the user's.
+    """
+
+    name: str
+    format: str
+    settings: DatasetSettings
+    root: Path | None
+    layout: DatasetLayout
+    own_space: LabelSpace
+    space: LabelSpace
+    coding: MaskCoding
+    tables: tuple[Path, ...]
+
+
+@functools.cache
+def formats() -> dict[str, dict[str, Any]]:
+    """Returns the published layouts by name, to be read only."""
+    return yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
+
+
+def read_dataset_row(
+    name: str, given: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> Dataset:
+    """Returns what a row of the config's `data` resolves to; class tables are read, the dataset itself is not.
+
+    Args:
+        name: key of the row.
+        given: the row as the user wrote it.
+        others: all rows of the config, for `map.to`; without them it names a class table.
+
+    Raises:
+        UserError: a key or a value that is not allowed, or a mistake in a class table.
+    """
+    where = f"data.{name}"
+    settings = read_section(DatasetSettings, where, given, where=where)
+    format_name = settings.format or (name if name in formats() else OWN)
+    keys = {**formats()[format_name], **{key: value for key, value in given.items() if value is not None}}
+    for key in ("images", "masks", "classes"):
+        if key not in keys:
+            hint = "" if name in formats() else f"{did_you_mean(name, formats())}; or name the layout by format"
+            raise UserError(f"{where}.{key}: is missing, which format {format_name!r} needs{hint}")
+    root = None if settings.root is None else Path(settings.root).expanduser()
+    own, table = _class_table(keys["classes"], name=name, root=root, where=f"{where}.classes")
+    space, tables = own, [table]
+    if settings.map is not None:
+        target = _target_space(settings.map.to, others or {}, where=f"{where}.map.to")
+        space, table = _mapped(own, target, settings.map.table, root, where=where)
+        tables.append(table)
+    return Dataset(
+        name=name,
+        format=format_name,
+        settings=settings,
+        root=root,
+        layout=_layout(keys, where=where),
+        own_space=own,
+        space=space,
+        coding=_coding(keys, own, where=where),
+        tables=tuple(path for path in tables if path is not None),
+    )
+
+
+def settings_for_jobs(name: str, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns a row for a job that knows no other rows: a dataset that `map.to` names becomes its class table."""
+    row = dict(others[name])
+    if row.get("map") and row["map"]["to"] in others:
+        target = read_dataset_row(row["map"]["to"], others[row["map"]["to"]], others)
+        table = next(iter(target.tables), target.own_space.name)
+        row["map"] = {**row["map"], "to": str(table)}
+    return row
+
+
+def _target_space(to: str, others: Mapping[str, Mapping[str, Any]], *, where: str) -> LabelSpace:
+    if to in others:
+        return read_dataset_row(to, {key: value for key, value in others[to].items() if key != "map"}, others).own_space
+    return _class_table(to, name=Path(to).stem, root=None, where=where, others=tuple(others))[0]
+
+
+def _class_table(
+    named: str, *, name: str, root: Path | None, where: str, others: tuple[str, ...] = ()
+) -> tuple[LabelSpace, Path | None]:
+    """Returns the label space of a class table that is shipped, or a file, and that file."""
+    if named in shipped_tables():
+        return shipped_space(named), None
+    path = _file(named, root)
+    if path is None:
+        near = did_you_mean(named, [*shipped_tables(), *others])
+        looked = "" if root is None else f" in {root} nor in the working directory"
+        raise UserError(
+            f"{where}: no file {named!r}{looked}{near}; class tables that come along: {', '.join(shipped_tables())}"
+        )
+    return read_class_table(path, name=name), path
+
+
+def _file(named: str, root: Path | None) -> Path | None:
+    """Returns a file of the dataset's folder, else of the working directory, None where there is none."""
+    candidates = [Path(named).expanduser()] if root is None else [root / Path(named).expanduser(), Path(named)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _mapped(
+    own: LabelSpace, target: LabelSpace, table: str | None, root: Path | None, *, where: str
+) -> tuple[LabelSpace, Path | None]:
+    if table is None:
+        positions, path = own.positions_by_name(target), None
+    else:
+        path = _file(table, root)
+        if path is None:
+            raise UserError(f"{where}.map.table: no file {table!r}")
+        positions = read_class_map(path, own, target)
+    if all(position is None for position in positions):
+        raise UserError(
+            f"{where}.map: none of its {own.num_classes} classes ({', '.join(own.classes[:3])}, ...) is one of"
+            f" {target.name}; name the pairs in a CSV with columns from and to (map.table)"
+        )
+    return own.mapped(positions, target), path
+
+
+def _layout(keys: Mapping[str, Any], *, where: str) -> DatasetLayout:
+    images = FramePattern(keys["images"], where=f"{where}.images")
+    masks = FramePattern(keys["masks"], where=f"{where}.masks")
+    if ("video" in images.names) != ("video" in masks.names):
+        raise UserError(f"{where}.masks: images and masks must both hold {{video}}, or neither")
+    splits = dict(keys.get("splits") or {})
+    seed = splits.pop("seed", 0)
+    splits = {split: source for split, source in splits.items() if source is not None}
+    if not splits:
+        if "split" not in images.names:
+            raise UserError(
+                f"{where}.splits: is missing; name list files ({{train: train.txt, val: val.txt}}), shares"
+                " ({train: 0.8, val: 0.2}), or put {split} into images and masks"
+            )
+        splits = {"train": "train", "val": "val"}
+    shares = [share for share in splits.values() if not isinstance(share, str)]
+    if shares and (len(shares) < len(splits) or "split" in images.names or sum(shares) > 1 + 1e-9):
+        raise UserError(
+            f"{where}.splits: is {splits}; shares must be given for all splits, add up to at most 1, and {{split}}"
+            " may then not be in images"
+        )
+    named = [value for value in splits.values() if isinstance(value, str) and not value.endswith(".txt")]
+    if named and "split" not in images.names:
+        raise UserError(
+            f"{where}.splits: {named[0]!r} is no list file (.txt) and no share, and images have no {{split}} to put it"
+        )
+    return DatasetLayout(
+        images=images,
+        masks=masks,
+        splits=splits,
+        seed=seed,
+        all_labelled=keys.get("annotation") == "full",
+        ignore=tuple(keys.get("ignore") or ()),
+    )
+
+
+def _coding(keys: Mapping[str, Any], space: LabelSpace, *, where: str) -> MaskCoding:
+    values = keys.get("mask_values") or ("colours" if space.mask_colours else "ids")
+    if (values == "colours") != bool(space.mask_colours):
+        has = "colours" if space.mask_colours else "ids"
+        raise UserError(f"{where}.mask_values: is {values!r}, but the class table is by {has}")
+    coding = MaskCoding(
+        values=values,
+        bits=keys.get("mask_bits", 16) if values == "ids" else 8,
+        colours=space.mask_colours,
+    )
+    if instances := keys.get("instances"):
+        return replace(coding, things_from=instances["at_least"], divisor=instances["divisor"])
+    return coding
