@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.ensemble.drawn_members import CLASSES, smooth_probabilities, write_index_of, write_scores
+from tests.stopped_jobs import stopped_and_run_again
 from vss.cli import main
 from vss.core.errors import UserError
 from vss.core.files import write_json
@@ -48,6 +49,20 @@ def test_one_member_gives_its_own_labels(tmp_path, make_members) -> None:
     found = run(tmp_path, [{"name": "m", "weight": 0.3, "temperature": 2.5}], files)
     for k, key in enumerate(KEYS):
         np.testing.assert_array_equal(found[key], smooth_probabilities(k, SIZE).argmax(axis=0))
+
+
+def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(tmp_path, make_members, monkeypatch) -> None:
+    files = make_members(["m", "n"], KEYS)
+    index = write_index_of(tmp_path / "index.csv", dict.fromkeys(KEYS, SIZE))
+    settings = {"members": [{"name": name, "weight": 1} for name in "mn"]}
+
+    def job(folder: Path) -> None:
+        out = [folder / "out.labels.h5", folder / "out.scores.h5"]
+        ensemble(settings=settings, scores=files, index=index, split="val", shard=0, shards=1, out=out)
+
+    job(tmp_path / "whole")
+    expected = tuple(path.read_bytes() for path in sorted((tmp_path / "whole").glob("*.h5")))
+    assert stopped_and_run_again(job, tmp_path / "stopped", monkeypatch, frames=4) == expected
 
 
 def test_weighted_mean_of_dense_probabilities(tmp_path, make_members) -> None:

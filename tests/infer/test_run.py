@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_dataset import write_dataset
 
+from tests.stopped_jobs import stopped_and_run_again
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.core.index import read_index
@@ -65,6 +66,14 @@ def test_every_frame_at_its_own_size(reference, dataset):
     }
     assert max(labels.max() for labels in found.values()) < 124
     assert len(np.unique(np.concatenate([labels.ravel() for labels in found.values()]))) > 3
+
+
+def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(nano_model, dataset, reference, tmp_path, monkeypatch):
+    def job(folder):
+        run(nano_model, dataset, [folder / "0.labels.h5", folder / "0.scores.h5"])
+
+    expected = tuple((reference / name).read_bytes() for name in ("0.labels.h5", "0.scores.h5"))
+    assert stopped_and_run_again(job, tmp_path, monkeypatch, frames=9) == expected
 
 
 def test_labels_are_the_argmax_of_the_scores(reference):

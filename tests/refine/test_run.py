@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.stopped_jobs import stopped_and_run_again
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.core.index import read_index, shard_of
@@ -107,6 +108,29 @@ def test_the_temporal_vote_through_the_stage(dataset):
         np.testing.assert_array_equal(labels, dataset.predictions[key])
     with LabelsReader(refined) as reader:
         assert reader.provenance["flow"]["flow"] == "dis" and reader.provenance["proposals"] is None
+
+
+@pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(dataset, monkeypatch, stage, frames):
+    """Of the temporal vote too, whose frames depend on their neighbours."""
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+    proposals, flows = propose_val(dataset), dataset.folder / "flow.h5"
+    flow(method="dis", out=flows, **common)
+
+    def job(folder):
+        if stage == "propose":
+            propose(settings=SUPERPIXELS, weights=None, out=folder / "0.h5", **common)
+        elif stage == "flow":
+            flow(method="dis", out=folder / "0.h5", **common)
+        else:
+            made_of = {"proposals": proposals} if stage == "ssa" else {"flow": flows}
+            refine(settings={"method": stage}, labels=dataset.labels, out=folder / "0.h5", **made_of, **common)
+
+    job(dataset.folder / "whole")
+    expected = (dataset.folder / "whole" / "0.h5").read_bytes()
+    frames = 1 if stage == "flow" else frames  # two pairs in all
+    assert stopped_and_run_again(job, dataset.folder / "stopped", monkeypatch, frames=frames) == (expected,)
 
 
 def test_proposals_are_deterministic(dataset):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from vss.core.errors import UserError
 from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full
+from vss.core.log import log
+from vss.core.unfinished import Frame, UnfinishedFrames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,7 +35,8 @@ class FramesWriter:
     `classes` (JSON list); objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
     that no id has to be a valid HDF5 name. The root and every frame have the attribute `crc32`, which `FramesReader`
     verifies.
-    Use as a context manager; the file appears under its name only when the block ends without an exception.
+    Use as a context manager; the file appears under its name only when the block ends without an exception. Frames are
+    kept beside it once `go_on` was called, which also finds those of a job that was killed.
 
     Raises:
         UserError: the file cannot be written, or the disk is full.
@@ -58,10 +62,16 @@ class FramesWriter:
         self._file.attrs[_CHECKSUM] = _checksum(header)
         self._frames = self._file.create_group("frames", track_order=True)
         self._seen: set[tuple[str, str]] = set()
+        self._header, self._unfinished = header, None
         return self
 
     def _store_array(self, video: str, frame: str, array: np.ndarray) -> None:
         """Adds a frame that is one array."""
+        if self._unfinished:
+            self._unfinished.add(Frame(video, frame, {"": array}, {}))
+        self._write_array(video, frame, array)
+
+    def _write_array(self, video: str, frame: str, array: np.ndarray) -> None:
         dataset = self._frames.create_dataset(self._new(video, frame), data=array, **one_chunk(array))
         self._seal(dataset, {"video": video, "frame": frame}, {"": array})
 
@@ -69,6 +79,13 @@ class FramesWriter:
         self, video: str, frame: str, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]
     ) -> None:
         """Adds a frame that is several arrays by name, and numbers or text as attributes."""
+        if self._unfinished:
+            self._unfinished.add(Frame(video, frame, arrays, numbers))
+        self._write_group(video, frame, arrays, numbers)
+
+    def _write_group(
+        self, video: str, frame: str, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]
+    ) -> None:
         group = self._frames.create_group(self._new(video, frame))
         for name, array in arrays.items():
             group.create_dataset(name, data=array, **one_chunk(array))
@@ -90,12 +107,52 @@ class FramesWriter:
             with contextlib.suppress(*(BROKEN_HDF5 if error or self._target.error else ())):
                 self._file.close()
             self._target.close()
+            if self._unfinished and self._target.error is not None:  # what is kept must not keep a disk full
+                self._unfinished.remove()
             if error is None:
                 self._target.check(self._path)
         except BaseException as failed:
             self._context.__exit__(type(failed), failed, failed.__traceback__)
             raise
         self._context.__exit__(kind, error, trace)
+        if self._unfinished and error is None:
+            self._unfinished.remove()
+
+    def keep_frames(self, made_of: Iterable[str | os.PathLike]) -> UnfinishedFrames:
+        """Keeps frames on disk from here on; returns those of a job that was killed. See `go_on`."""
+        self._unfinished = UnfinishedFrames(self._path, self._header, made_of)
+        return self._unfinished
+
+    def write_kept(self, frame: Frame) -> None:
+        """Adds a frame as it was kept."""
+        if set(frame.arrays) == {""}:
+            self._write_array(frame.video, frame.frame, frame.arrays[""])
+        else:
+            self._write_group(frame.video, frame.frame, frame.arrays, frame.numbers)
+
+
+def go_on(*writers: FramesWriter, made_of: Iterable[str | os.PathLike], what: str) -> set[tuple[str, str]]:
+    """Adds to files just begun what a job that was killed had made for all of them, and logs how much that is.
+
+    Args:
+        writers: of files that get the same frames in the same order.
+        made_of: files that the frames are made of: what was kept counts only while they are the same.
+        what: one clause that names the job, for the log.
+
+    Returns:
+        (video, frame) of what was added: the first frames of the order, none where nothing was kept.
+    """
+    files = list(made_of)
+    kept = [writer.keep_frames(files) for writer in writers]
+    keys = zip(*(frames.keys() for frames in kept), strict=False)
+    common = list(itertools.takewhile(lambda found: len(set(found)) == 1, keys))
+    for writer, frames in zip(writers, kept, strict=True):
+        frames.keep(len(common))
+        for frame in frames.frames():
+            writer.write_kept(frame)
+    if common:
+        log(f"{what}: {len(common)} frames are kept from a run that was stopped")
+    return {found[0] for found in common}
 
 
 class _Target:

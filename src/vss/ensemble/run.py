@@ -13,6 +13,7 @@ import numpy as np
 from vss.core.codec import Planes
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
+from vss.core.frames_file import go_on
 from vss.core.index import read_index, shard_rows
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
@@ -68,7 +69,10 @@ def ensemble(
         labels_out = stack.enter_context(LabelsWriter(files[LABELS], **kept))
         scores_out = stack.enter_context(ScoresWriter(files[SCORES], **kept)) if SCORES in files else None
         log(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
-        for row in track(rows.itertuples(index=False), what=what, total=len(rows)):
+        made_of = [index, *(path for files in scores for path in files)]
+        done = go_on(*filter(None, [labels_out, scores_out]), made_of=made_of, what=what)
+        left = [row for row in rows.itertuples(index=False) if (row.video, row.frame) not in done]
+        for row in track(left, what=what):
             planes = mean.read(row.video, row.frame, size=(row.height, row.width))
             labels_out.write(row.video, row.frame, planes.labels)
             if scores_out:

@@ -16,6 +16,7 @@ import pandas as pd
 from vss.core import codec
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
+from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsWriter
@@ -82,9 +83,10 @@ def infer(
         header = {"classes": list(plan.config.classes or dataset.classes), "provenance": provenance}
         labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
         scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
-        frames = list(rows.itertuples(index=False))
+        done = go_on(*filter(None, [labels_writer, scores_writer]), made_of=(weights, config, index, card), what=what)
+        frames = [row for row in rows.itertuples(index=False) if (row.video, row.frame) not in done]
         if not frames:
-            log(f"{what}: no frames")
+            log(f"{what}: no frames{' left' if done else ''}")
         else:
             engine = load_engine(plan, weights, memory=memory)
             callbacks = _callbacks(Path(dataset.root), with_scores=scores_writer is not None)

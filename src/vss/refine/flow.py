@@ -8,6 +8,7 @@ import os
 import cv2
 import numpy as np
 
+from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.log import log, track
@@ -54,6 +55,7 @@ def flow(
     }
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     with FlowWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
+        done = go_on(writer, made_of=(index, card), what=what)
         grey = load_ahead(
             rows.itertuples(),
             lambda row: cv2.cvtColor(read_image(os.path.join(dataset.root, row.image)), cv2.COLOR_RGB2GRAY),
@@ -61,6 +63,8 @@ def flow(
             ahead=2,
         )
         for (row, image), (following, next_image) in itertools.pairwise(track(grey, what=what, total=len(rows))):
+            if (row.video, row.frame) in done:
+                continue
             if row.video == following.video and image.shape == next_image.shape:
                 forward, backward = dis.calc(image, next_image, None), dis.calc(next_image, image, None)
                 writing.put(writer.write, row.video, row.frame, cell_means(forward), cell_means(backward))

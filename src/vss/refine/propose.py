@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vss.core.files import sha256_of_file
+from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.log import log, track
@@ -58,13 +59,15 @@ def propose(
         "shards": shards,
     }
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
+        done = go_on(writer, made_of=filter(None, (weights, index, card)), what=what)
+        left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
         images = load_ahead(
-            rows.itertuples(),
+            left,
             lambda row: read_image(os.path.join(dataset.root, row.image)),
             workers=1,
             ahead=2,
         )
-        for row, image in track(images, what=what, total=len(rows)):
+        for row, image in track(images, what=what, total=len(left)):
             writing.put(writer.write, row.video, row.frame, proposer.propose(image))
 
 

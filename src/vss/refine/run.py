@@ -14,7 +14,7 @@ import numpy as np
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
-from vss.core.frames_file import FramesReader
+from vss.core.frames_file import FramesReader, go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader, LabelsWriter
@@ -73,11 +73,13 @@ class Refiner:
         refine: maps the shard's frames, each with what `prepare` returned for it, to their refined labels [H, W] uint8,
             in the same order; it may look at frames ahead.
         device: what it runs on, for the message.
+        frame_by_frame: whether a frame's result depends on no other frame.
     """
 
     prepare: Callable[[RefinerInput], Any]
     refine: Callable[[Iterable[tuple[RefinerInput, Any]]], Iterable[np.ndarray]]
     device: str = "cpu"
+    frame_by_frame: bool = True
 
 
 _WORKERS = 2  # frames prepared side by side
@@ -132,7 +134,7 @@ def temporal(settings: Mapping[str, Any], resources: RefinerResources) -> Iterat
             flow = reader.read(*key) if key in reader else None
             return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow)
 
-        yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), options))
+        yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), options), frame_by_frame=False)
 
 
 # A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
@@ -204,10 +206,15 @@ def refine(
             frame = RefinerInput(row.video, row.frame, image, _read_labels(reader, row))
             return frame, refiner.prepare(frame)
 
-        ready = load_ahead(rows.itertuples(), prepared, workers=_WORKERS, ahead=2 * _WORKERS)
+        done = go_on(writer, made_of=filter(None, (labels, weights, proposals, flow, index, card)), what=what)
+        left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
+        if not refiner.frame_by_frame and left:  # a frame's neighbours count, those already refined too
+            left = list(rows[rows["video"].isin({row.video for row in left})].itertuples())
+        ready = load_ahead(left, prepared, workers=_WORKERS, ahead=2 * _WORKERS)
         refined = refiner.refine(ahead for _, ahead in ready)
-        for row, result in track(zip(rows.itertuples(), refined, strict=True), what=what, total=len(rows)):
-            writing.put(writer.write, row.video, row.frame, result)
+        for row, result in track(zip(left, refined, strict=True), what=what, total=len(left)):
+            if (row.video, row.frame) not in done:
+                writing.put(writer.write, row.video, row.frame, result)
 
 
 def _provenance_of(reader: FramesReader) -> dict[str, Any]:
