@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from vss.configs import schema
+from vss.configs.layouts import LAYOUTS
 from vss.configs.page import config_page
 from vss.configs.schema import check_values, load_schema, read_section, section_schema
 from vss.core.errors import UserError
@@ -194,3 +195,7 @@ def test_the_defaults_of_rows_are_those_of_their_base() -> None:
     assert said | {"warmup_ratio": float(said["warmup_ratio"])} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in base.items() if key in said
     }
+
+
+def test_the_layouts_of_predictions_are_those_of_the_schema() -> None:
+    assert list(LAYOUTS) == section_schema("prediction")["properties"]["layout"]["enum"]
