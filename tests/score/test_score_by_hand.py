@@ -29,6 +29,15 @@ def test_class_absent_but_predicted(score):
     assert np.isnan(row["recall"])
 
 
+def test_what_the_missed_pixels_of_a_class_are_taken_for_is_named(score):
+    # Ten pixels of class 0: five right, two are 3, one each is 5, 9 and no class; class 1 is all right.
+    labels = [0, 0, 0, 0, 0, 3, 3, 5, 255, 9, 1]
+    scored = score({"a": [grid([1] * 10 + [2])]}, {"a": [grid(labels)]})
+    row = scored.per_class.set_index("class_id")["taken_for"]
+    assert row[0] == "stair 20.0%; escalator 10.0%; rail 10.0%"
+    assert row.isna()[1] and row.isna()[3]
+
+
 def test_video_mean_weighs_videos_and_not_pixels(score):
     masks = {"a": [grid([1, 1])] * 3, "b": [grid([1, 2])]}
     labels = {"a": [grid([0, 0])] * 3, "b": [grid([1, 1])]}

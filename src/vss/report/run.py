@@ -19,6 +19,7 @@ from vss.core.index import Card, read_dataset
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line
 from vss.report import figures, html
+from vss.report.classes import classes_table
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
@@ -131,7 +132,7 @@ def report(
     write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
     write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
-    sections = _sections(settings, table, charts, logs, members, rows, dataset, best)
+    sections = _sections(settings, table, charts, logs, members, rows, dataset, best, classes)
     about = read_json(inputs["scores"][best])["counts"] if best else {}
     lead = _lead(settings, table, dataset, about, best, inputs.get("chosen", {}))
     page = html.page(title=title, lead=lead, sections=sections)
@@ -268,6 +269,7 @@ def _sections(
     rows: Sequence[FrameRow],
     card: Card,
     best: str,
+    classes: Mapping[str, pd.DataFrame],
 ) -> list[html.Section]:
     title = table.set_index("prediction")["title"][best]
     captions = CAPTIONS | {"per_class": CAPTIONS["per_class"].format(best=title)}
@@ -282,6 +284,10 @@ def _sections(
     other = html_table(table, OTHER, with_titles=False)
     below = f'<details><summary>Other rules</summary><div class="scroll">{other}</div></details>'
     below += '<p><a href="#protocol">What the columns mean</a></p>'
+    drawn["per_class"] += (
+        "<details><summary>Every class of this prediction, and what its missed pixels are taken for</summary>"
+        f"{html.plain_table(classes_table(classes[best]))}</details>"
+    )
     section = html.Section
     parts = [] if members.empty else [section("members", "Members", captions["members"], html.plain_table(members))]
     return [
