@@ -6,6 +6,9 @@ everything else. Their backward passes are operators too, themselves differentia
 Autocast: the table (`input`, `value`) is cast to the autocast dtype, and so is the result. `offset`, `mask`,
 `sampling_locations` and `attention_weights` keep the dtype they come in: a bfloat16 location has 8 bits, less than a
 pixel on an image wider than 256, so keeping them in float32 is the caller's choice to make. float64 is left alone.
+
+`torch.export` records what vss_ops.reference computes, not the operators: a graph that was exported runs where this
+package is not installed.
 """
 
 from __future__ import annotations
@@ -90,6 +93,10 @@ def dcnv3(
         ValueError: a shape, device or number is not allowed. Both name the argument.
     """
     checks.check_tensors("dcnv3", input=input, offset=offset, mask=mask)
+    if torch.compiler.is_exporting():
+        sizes = (pair("kernel_size", kernel_size), pair("stride", stride), pair("padding", padding))
+        window = Window(*sizes, pair("dilation", dilation), group, group_channels, float(offset_scale), remove_center)
+        return reference.dcnv3(input, offset, mask, window, softmax)
     return torch.ops.vss_ops.dcnv3(
         input,
         offset,
@@ -142,6 +149,10 @@ def ms_deform_attn(
         sampling_locations=sampling_locations,
         attention_weights=attention_weights,
     )
+    if torch.compiler.is_exporting():
+        return reference.ms_deform_attn(
+            value, spatial_shapes, level_start_index, sampling_locations, attention_weights, softmax
+        )
     return torch.ops.vss_ops.ms_deform_attn(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights, softmax
     )

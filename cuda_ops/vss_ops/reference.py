@@ -233,6 +233,8 @@ def _corner_weights(samples: Samples, weights: Tensor) -> Tensor:
 
 
 def _weighted_samples(table: Tensor, samples: Samples, weights: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # a gather and a product, which every format of exported graphs has
+        return torch.bmm(_corner_weights(samples, weights).unsqueeze(1), table[samples.index]).squeeze(1)
     return _WeightedRows.apply(table, samples.index, _corner_weights(samples, weights))
 
 

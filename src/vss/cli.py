@@ -149,6 +149,22 @@ PEOPLE = (
         example="vss import-checkpoint published.pth --weights swin.safetensors",
     ),
     Command(
+        "export",
+        "vss.export.run:export",
+        "Write a model as one file that runs without this project, compared with the engine on frames.",
+        (
+            option("model", help="a trained model's name, its folder, or ROW:CHECKPOINT"),
+            option("--format", dest="file_format", required=True, choices=("torch", "onnx")),
+            *files("out", required=False, help="(default: the model's name, .pt2 or .onnx)"),
+            option("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of the frames (default: 480 853)"),
+            option(
+                "--frames", nargs="+", default=(), type=Path, metavar="IMAGE", help="compare on these, not on drawn"
+            ),
+            option("--results", default="results", help="the config's results folder (default: results)"),
+        ),
+        example="vss export swin --format onnx --size 480 853",
+    ),
+    Command(
         "doctor",
         "vss.doctor:doctor",
         "Look at the installation, a config and what it names: what is wrong, and what to do? Status 1 on a problem.",

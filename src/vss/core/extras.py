@@ -6,6 +6,9 @@ from __future__ import annotations
 EXTRAS = {
     "av": "video",
     "matplotlib": "report",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
     "psutil": "workflow",
     "segment_anything": "refine",
     "segmentation_refinement": "refine",

@@ -70,7 +70,8 @@ def predict(
     sources = find_sources(inputs, out_dir)
     files = find_model(model, results=results)
     config = read_model_config(files.config, where=files.name)
-    plan = plan_inference(config, {"tta": dict(tta or {}), "prediction": files.name}, device)
+    settings = {"tta": dict(tta or {}), "protocol": config.protocol, "prediction": files.name}
+    plan = plan_inference(config, settings, device)
     failures: list[str] = []
     at_once: dict[str, Any] = {"workers": workers}
     if sizes := _sizes(sources, failures):
