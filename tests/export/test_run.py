@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vss.weights.checkpoints import save_weights
 
 from vss import cli
 from vss.api import load
@@ -21,6 +20,7 @@ from vss.core.files import write_json
 from vss.export import run
 from vss.export.graph import trace
 from vss.models.build import build_segmentor
+from vss.weights.tensor_files import save_tensors
 
 SIZE = (40, 72)
 # Runs a file where neither this project nor the libraries of its models can be imported.
@@ -59,7 +59,7 @@ def write_model(folder: Path) -> Path:
             torch.nn.init.normal_(module.offset.weight, std=0.1)
             torch.nn.init.normal_(module.mask.weight, std=0.1)
     write_json(folder / "config.json", config)
-    save_weights(segmentor, folder / "weights.safetensors")
+    save_tensors(segmentor.state_dict(), folder / "weights.safetensors")
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,10 @@ class FrameToProbabilities(nn.Module):
         self, segmentor: nn.Module, *, mean: Sequence[float], std: Sequence[float], padded: Size, protocol: str
     ) -> None:
         super().__init__()
-        self.segmentor, self.padded, self.protocol = segmentor, padded, protocol
+        self.segmentor: Any = segmentor  # torch types the attributes of a module as `Tensor | Module`
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.padded, self.protocol = padded, protocol
         self.register_buffer("pixel_mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
