@@ -10,6 +10,8 @@ import torch
 import vss_ops
 from safetensors.torch import load_file
 
+from tests.golden import stored_results
+
 pytestmark = pytest.mark.golden
 
 
@@ -23,12 +25,7 @@ def _cases(folder: Path, device: str):
 
 
 def _compare(case, results: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> None:
-    """Compares what the case stores; the output is what every case must store."""
-    assert "output" in stored, f"{case['file']}: stores no output to compare with"
-    for name, result in results.items():
-        if name not in stored:
-            continue
-        exact = stored[name]
+    for name, result, exact in stored_results(results, stored, case=case["file"]):
         close = {"rtol": 1e-10, "atol": 1e-10}
         if result.dtype == torch.float32:
             close = {"rtol": 0, "atol": 1e-5 * float(exact.abs().max())}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from models.golden_models import golden_segmentor, load_meta
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.golden import stored_results
 from vss.configs.tta import Tta
 from vss.infer.engine import Engine
 
@@ -54,9 +57,9 @@ def cases(golden_dir):
         yield meta, case, tensors, tta, tensors["image_bgr"].flip(2).contiguous().numpy()
 
 
-def engine_of(segmentor, meta, tta):
+def engine_of(segmentor, meta, tta, *, protocol="as_published"):
     (normalize,) = (step for step in meta["pipeline"]["transforms"] if step["type"] == "Normalize")
-    return Engine(segmentor, tta=tta, protocol="as_published", mean=normalize["mean"], std=normalize["std"])
+    return Engine(segmentor, tta=tta, protocol=protocol, mean=normalize["mean"], std=normalize["std"])
 
 
 def tolerance(case, name, least):
@@ -72,51 +75,41 @@ def assert_same_labels(found: Tensor, expected: Tensor, scores: Tensor, toleranc
     assert torch.equal(found[clear].long(), expected[clear].long())
 
 
-def test_averaged_score_and_prediction(golden_dir, recording):
+def test_everything_that_a_case_stores(golden_dir, recording):
     for meta, case, tensors, tta, image in cases(golden_dir):
         recording.inputs.clear()
         engine = engine_of(recording, meta, tta)
-        found = engine.predict([engine.resize(image)], with_probabilities=True)
-        expected = tensors["avg_score"][0]
-        atol = tolerance(case, "avg_score", AVERAGE_TOLERANCE)
-        torch.testing.assert_close(found.probabilities[0], expected, rtol=0, atol=atol, msg=case["name"])
-        assert_same_labels(found.labels[0], tensors["pred"], expected, atol)
-
-
-def test_network_input_is_exact(golden_dir, recording):
-    for meta, case, tensors, tta, image in cases(golden_dir):
-        recording.inputs.clear()
-        engine_of(recording, meta, tta).probabilities(image)
-        seen = {(tuple(x.shape[2:]), flip): x[flip] for x in recording.inputs for flip in range(len(x))}
-        for name, expected in tensors.items():
-            if name.startswith("view") and name.endswith("_input"):
-                view = case["views"][int(name.removeprefix("view").removesuffix("_input"))]
-                found = seen[tuple(view["realised_hw"]), int(view["flip"])]
-                assert torch.equal(found, expected[0]), (case["name"], name)
-
-
-def test_single_views(golden_dir, recording):
-    for meta, case, tensors, tta, image in cases(golden_dir):
+        average = engine.predict([engine.resize(image)], with_probabilities=True)
+        found = {"avg_score": average.probabilities, "pred": average.labels[0]}
+        inputs = {(tuple(x.shape[2:]), flip): x[[flip]] for x in recording.inputs for flip in range(len(x))}
         for view in case["views"]:
-            name = f"view{view['index']}_score"
-            if name in tensors and not view["flip"]:
-                one = Tta(**{**tta.__dict__, "img_ratios": (view["ratio"],), "flip": False})
-                found = engine_of(recording, meta, one).probabilities(image)
-                atol = tolerance(case, name, VIEW_TOLERANCE)
-                torch.testing.assert_close(found, tensors[name][0], rtol=0, atol=atol, msg=case["name"])
-        single = Tta(**{**tta.__dict__, "img_ratios": (1.0,), "flip": False})
-        engine = engine_of(recording, meta, single)
-        found = engine.predict([engine.resize(image)], with_probabilities=True)
-        worst = max(tolerance(case, name, VIEW_TOLERANCE) for name in case["f32_vs_f64"])
-        assert_same_labels(found.labels[0], tensors["single_scale_pred"], found.probabilities[0], worst)
+            found[f"view{view['index']}_input"] = inputs[tuple(view["realised_hw"]), int(view["flip"])]
+        for view in case["views"]:
+            name, one = f"view{view['index']}_score", dataclasses.replace(tta, img_ratios=(view["ratio"],), flip=False)
+            if name in tensors and not view["flip"]:  # our engine has no flipped view alone
+                found[name] = engine_of(recording, meta, one).probabilities(image)[None]
+        single = engine_of(recording, meta, dataclasses.replace(tta, img_ratios=(1.0,), flip=False))
+        one_view = single.predict([single.resize(image)], with_probabilities=True)
+        found["single_scale_pred"] = one_view.labels[0]
+
+        worst = max((tolerance(case, name, VIEW_TOLERANCE) for name in case["f32_vs_f64"]), default=VIEW_TOLERANCE)
+        for name, result, expected in stored_results(found, tensors, case=case["name"]):
+            if name.endswith("_input"):
+                assert torch.equal(result, expected), (case["name"], name)
+            elif name == "pred":
+                scores, atol = average.probabilities[0], tolerance(case, "avg_score", AVERAGE_TOLERANCE)
+                assert_same_labels(result, expected, scores, atol)
+            elif name == "single_scale_pred":
+                assert_same_labels(result, expected, one_view.probabilities[0], worst)
+            else:
+                atol = tolerance(case, name, AVERAGE_TOLERANCE if name == "avg_score" else VIEW_TOLERANCE)
+                torch.testing.assert_close(result, expected, rtol=0, atol=atol, msg=f"{case['name']} {name}")
 
 
 def test_paper_protocol_differs(golden_dir, recording):
     for meta, _, _tensors, tta, image in cases(golden_dir):
         published = engine_of(recording, meta, tta)
-        paper = Engine(
-            recording, tta=tta, protocol="paper", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
-        )
+        paper = engine_of(recording, meta, tta, protocol="paper")
         found = paper.probabilities(image)
         assert found.sum(0).allclose(torch.ones(image.shape[:2]))
         assert (found - published.probabilities(image)).abs().max() > 1e-3

@@ -64,10 +64,11 @@ def test_realised_sizes_of_published_pipelines(golden_dir):
 @pytest.mark.golden
 def test_realised_sizes_and_pixels_of_golden_cases(golden_dir):
     meta = json.loads((golden_dir / "tta" / "meta.json").read_text())
+    assert all(case["views"] for case in meta["cases"]) and meta["cases"]
     for case in meta["cases"]:
         tta = Tta(
             img_ratios=tuple(meta["ratios"]),
-            flip=True,
+            flip=meta["pipeline"]["flip"],
             scale=tuple(case["img_scale"]),
             setr_resize=True,
             setr_crop_size=tuple(case["crop_size"]),
@@ -76,9 +77,7 @@ def test_realised_sizes_and_pixels_of_golden_cases(golden_dir):
         for view in case["views"]:
             assert found[view["ratio"], view["flip"]] == (tuple(view["realised_hw"]), view["actually_flipped"])
         tensors = load_file(golden_dir / "tta" / case["file"])
-        resized = {name: image for name, image in tensors.items() if name.endswith("_resized_bgr_uint8")}
-        assert resized
-        for image in resized.values():
+        for image in (image for name, image in tensors.items() if name.endswith("_resized_bgr_uint8")):
             assert np.array_equal(resize_image(tensors["image_bgr"], (image.shape[:2],)), image)
 
 

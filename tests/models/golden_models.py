@@ -54,7 +54,7 @@ def mask2former_arguments(head: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def todays_name(name: str, rules: list[list[str]]) -> str:
+def to_current_name(name: str, rules: list[list[str]]) -> str:
     """Renames a tensor of the old Mask2Former head by the golden case's (pattern, replacement) rules."""
     part, _, name = name.partition(".")
     for old, new in rules if part == "decode_head" else []:
@@ -76,5 +76,5 @@ def golden_segmentor(folder: Path):
     segmentor = build_segmentor(config).eval()
     rules = meta["loss"]["name_conversion_old_to_new"]
     weights = load_weights32(folder / "state_dict.safetensors")
-    segmentor.load_state_dict({todays_name(name, rules): tensor for name, tensor in weights.items()}, strict=True)
+    segmentor.load_state_dict({to_current_name(name, rules): tensor for name, tensor in weights.items()}, strict=True)
     return segmentor

@@ -9,6 +9,7 @@ import torch
 from models.golden_models import intern_image_arguments, load_meta, load_weights32
 from safetensors.torch import load_file
 
+from tests.golden import stored_results
 from vss.models.intern_image import InternImage
 
 # Tolerances of the golden numbers: features 2e-5 (layer scale) and 5e-6, gradients 1.3e-5 of the largest.
@@ -19,7 +20,9 @@ GRADIENT_TOLERANCE = 1.5e-5
 def golden_cases(golden_dir: Path) -> list[tuple[dict, InternImage, dict, dict]]:
     folder = golden_dir / "internimage"
     cases = []
-    for case in load_meta(folder)["cases"]:
+    descriptions = load_meta(folder)["cases"]
+    assert descriptions
+    for case in descriptions:
         file, _, note = case["state_dict_file"].partition(" ")
         weights = load_weights32(folder / file, prefix="backbone." if "backbone." in note else "")
         model = InternImage(**intern_image_arguments(case["constructor"]))
@@ -34,11 +37,17 @@ def test_features_match_upstream(golden_dir, dtype, factor):
     for case, model, features, _ in golden_cases(golden_dir):
         with torch.no_grad():
             output = model.eval().to(dtype)(features["image"].to(dtype))
-        for i, feature in enumerate(output):
-            expected, seen = features[f"feat{i}"], case["f32_vs_f64_features"][i]["max_abs"]
+        found = {f"feat{i}": feature for i, feature in enumerate(output)}
+        for name, feature, expected in stored_results(found, features, case=case["name"]):
+            seen = case["f32_vs_f64_features"][int(name.removeprefix("feat"))]["max_abs"]
             difference = (feature - expected).abs().max().item()
             assert feature.shape == expected.shape
-            assert difference <= factor * max(FEATURE_TOLERANCE, 2 * seen), (case["name"], i, difference)
+            assert difference <= factor * max(FEATURE_TOLERANCE, 2 * seen), (case["name"], name, difference)
+
+
+def gradients(model: InternImage, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns the gradients by the names of the golden cases."""
+    return {f"grad.{name}": tensor.grad for name, tensor in (*model.named_parameters(), ("image", image))}
 
 
 @pytest.mark.golden
@@ -48,12 +57,14 @@ def test_gradients_match_upstream_in_float64(golden_dir):
         image = features["image"].double().requires_grad_()
         loss = sum((feature * expected[f"w{i}"]).sum() for i, feature in enumerate(model(image)))
         loss.backward()
-        torch.testing.assert_close(loss.detach()[None], expected["loss_f64"], rtol=1e-9, atol=1e-7)
-        tensors = dict(model.named_parameters()) | {"image": image}
-        for name in (key.removeprefix("grad.") for key in expected if key.startswith("grad.")):
-            reference = expected[f"grad.{name}"].double()
-            difference = (tensors[name].grad - reference).abs().max() / reference.abs().max()
-            assert difference <= 1e-6, (case["name"], name, difference)  # stored as float32
+        for name, value, reference in stored_results(
+            {"loss_f64": loss.detach()[None], **gradients(model, image)}, expected, case=case["name"]
+        ):
+            if name == "loss_f64":
+                torch.testing.assert_close(value, reference, rtol=1e-9, atol=1e-7)
+            else:  # stored as float32
+                difference = (value - reference.double()).abs().max() / reference.abs().max()
+                assert difference <= 1e-6, (case["name"], name, difference)
 
 
 @pytest.mark.golden
@@ -62,11 +73,9 @@ def test_gradients_match_upstream_in_float32(golden_dir):
         model.train()
         image = features["image"].clone().requires_grad_()
         sum((feature * expected[f"w{i}"]).sum() for i, feature in enumerate(model(image))).backward()
-        tensors = dict(model.named_parameters()) | {"image": image}
-        for name in (key.removeprefix("grad.") for key in expected if key.startswith("grad.")):
-            reference = expected[f"grad.{name}"]
-            seen = case["f32_vs_f64_grads"][name]["max_rel_to_max"]
-            difference = (tensors[name].grad - reference).abs().max() / reference.abs().max()
+        for name, gradient, reference in stored_results(gradients(model, image), expected, case=case["name"]):
+            seen = case["f32_vs_f64_grads"][name.removeprefix("grad.")]["max_rel_to_max"]
+            difference = (gradient - reference).abs().max() / reference.abs().max()
             assert difference <= max(GRADIENT_TOLERANCE, 2 * seen), (case["name"], name, difference)
 
 

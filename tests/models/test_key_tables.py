@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from models.golden_models import load_meta, todays_name
+from models.golden_models import load_meta, to_current_name
 
 from vss.models.build import build_on_meta
 from vss.models.rows import mask2former_config, segmentor_config, upernet_config
@@ -36,7 +36,7 @@ MODELS = {
 def test_names_and_shapes_are_the_published_ones(table, golden_tables, mask2former_folder):
     rules = load_meta(mask2former_folder)["loss"]["name_conversion_old_to_new"]
     published = json.loads((golden_tables / "keys" / f"{table}.json").read_text())
-    expected = {todays_name(name, rules): shape for name, shape in published.items()}
+    expected = {to_current_name(name, rules): shape for name, shape in published.items()}
     assert len(expected) == len(published)
     segmentor = build_on_meta(MODELS[table])
     found = {name: list(tensor.shape) for name, tensor in segmentor.state_dict().items()}

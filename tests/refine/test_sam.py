@@ -60,6 +60,7 @@ def test_the_shape_is_read_off_the_weights(tiny_sam):
     assert SamShape.of(tiny_sam.state_dict(), path="tiny") == TINY
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("variant", ["b", "l", "h"])
 def test_released_variants_have_their_parameters(golden_tables, variant):
     table = json.loads((golden_tables / "keys" / f"sam_vit_{variant}.json").read_text())

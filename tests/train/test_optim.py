@@ -26,7 +26,7 @@ ROWS = {
     "mask2former_internimage_h": "mask2former_internimage-h_vspw",
     "mask2former_internimage_h_cocostuff": "mask2former_internimage-h_coco_stuff",
 }
-# mmdet 2 names -> today's.
+# mmdet 2 names -> current names.
 RENAMES = (
     (r"(pixel_decoder\.encoder\.layers\.\d+)\.attentions\.0\.", r"\1.self_attn."),
     (r"(transformer_decoder\.layers\.\d+)\.attentions\.0\.", r"\1.cross_attn."),
@@ -35,7 +35,7 @@ RENAMES = (
 )
 
 
-def todays_name(name: str) -> str:
+def to_current_name(name: str) -> str:
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -61,7 +61,7 @@ def rates_of(row: str, protocol: str) -> tuple[dict[str, tuple[float, float]], f
 def test_every_parameter_has_the_published_rate_and_decay(golden_tables: Path, table: str) -> None:
     golden = json.loads((golden_tables / "optim" / f"{table}.json").read_text())
     rates, base = rates_of(ROWS[table], "as_published")
-    expected = {todays_name(name): tuple(value) for name, value in golden["params"].items()}
+    expected = {to_current_name(name): tuple(value) for name, value in golden["params"].items()}
     assert rates.keys() == expected.keys()
     assert base == golden["base_lr"]
     for name, (multiplier, decay) in expected.items():
