@@ -17,7 +17,7 @@ import numpy as np
 from vss.core.errors import UserError
 from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full
 from vss.core.log import log
-from vss.core.unfinished import Frame, UnfinishedFrames
+from vss.core.unfinished import KeptFrame, UnfinishedFrames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +68,7 @@ class FramesWriter:
     def _store_array(self, video: str, frame: str, array: np.ndarray) -> None:
         """Adds a frame that is one array."""
         if self._unfinished:
-            self._unfinished.add(Frame(video, frame, {"": array}, {}))
+            self._unfinished.add(KeptFrame(video, frame, {"": array}, {}))
         self._write_array(video, frame, array)
 
     def _write_array(self, video: str, frame: str, array: np.ndarray) -> None:
@@ -80,7 +80,7 @@ class FramesWriter:
     ) -> None:
         """Adds a frame that is several arrays by name, and numbers or text as attributes."""
         if self._unfinished:
-            self._unfinished.add(Frame(video, frame, arrays, numbers))
+            self._unfinished.add(KeptFrame(video, frame, arrays, numbers))
         self._write_group(video, frame, arrays, numbers)
 
     def _write_group(
@@ -123,7 +123,7 @@ class FramesWriter:
         self._unfinished = UnfinishedFrames(self._path, self._header, made_of)
         return self._unfinished
 
-    def write_kept(self, frame: Frame) -> None:
+    def write_kept(self, frame: KeptFrame) -> None:
         """Adds a frame as it was kept."""
         if set(frame.arrays) == {""}:
             self._write_array(frame.video, frame.frame, frame.arrays[""])

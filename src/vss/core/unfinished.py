@@ -28,7 +28,7 @@ _LIBRARIES = ("torch", "numpy", "opencv-python-headless", "opencv-python", "scik
 
 
 @dataclass(frozen=True)
-class Frame:
+class KeptFrame:
     """What one frame of a file holds: arrays by name and numbers or text by name."""
 
     video: str
@@ -67,7 +67,7 @@ class UnfinishedFrames:
                 other.unlink(missing_ok=True)
         return [(frame.video, frame.frame) for frame in self.frames()]
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[KeptFrame]:
         """Yields the whole frames that are kept, one in memory at a time."""
         return map(_frame, self._whole_records())
 
@@ -83,7 +83,7 @@ class UnfinishedFrames:
             for content in itertools.islice(self._whole_records(), count):
                 file.write(_sealed(content))
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: KeptFrame) -> None:
         """Adds a frame; every `KEPT_EVERY` seconds what was added reaches the disk."""
         self._waiting.append(_sealed(_record(frame)))
         if time.monotonic() - self._written >= KEPT_EVERY:
@@ -129,7 +129,7 @@ class UnfinishedFrames:
                 yield content
 
 
-def _record(frame: Frame) -> bytes:
+def _record(frame: KeptFrame) -> bytes:
     """Returns a frame as bytes: a compressed .npz without pickles."""
     named = {f"array {name}": array for name, array in frame.arrays.items()}
     kinds = {name: type(value).__name__ for name, value in frame.numbers.items()}
@@ -144,12 +144,12 @@ def _sealed(content: bytes) -> bytes:
     return _RECORD.pack(len(content), zlib.crc32(content)) + content
 
 
-def _frame(record: bytes) -> Frame:
+def _frame(record: bytes) -> KeptFrame:
     with np.load(io.BytesIO(zlib.decompress(record)), allow_pickle=False) as held:
         video, frame, kinds = json.loads(held["key"].tobytes())
         arrays = {name.removeprefix("array "): held[name] for name in held.files if name.startswith("array ")}
         numbers = {name: _as(kind, held[f"number {name}"]) for name, kind in kinds.items()}
-    return Frame(video, frame, arrays, numbers)
+    return KeptFrame(video, frame, arrays, numbers)
 
 
 def _as(kind: str, value: np.ndarray) -> Any:
