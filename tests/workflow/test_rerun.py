@@ -71,6 +71,11 @@ def add_model(config: dict) -> None:
     config["predictions"]["another.single"] = {}
 
 
+def add_temporal(config: dict) -> None:
+    config["refiners"]["temporal"] = {"method": "temporal"}
+    config["predictions"]["both.temporal"] = {}
+
+
 def drop_ensemble(config: dict) -> None:
     del config["predictions"]["both"], config["predictions"]["both.ssa"], config["targets"]
 
@@ -96,6 +101,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_how_a_training_runs, {}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
     (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, **REPORT}),
+    (add_temporal, {"flow": 2, "refine": 2, "score_shard": 2, "score": 1, **REPORT}),
     # what no longer feeds an ensemble keeps its labels and is not run again
     (drop_ensemble, REPORT),
 ]
