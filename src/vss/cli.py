@@ -97,7 +97,7 @@ PEOPLE = (
             option("dataset_root", type=Path, metavar="DATASET_FOLDER"),
             SCORED_SPLIT,
             option("--layout", help="vspw, dvis, videomt, pmt, mmseg, ... (default: vspw, or our own files)"),
-            option("--ids", help="train, raw, or a CSV file of id and class (default: the layout's)"),
+            option("--ids", help="train, raw, or a class table, a CSV file (default: the layout's)"),
             *files("out", required=False, help="write all scores there as JSON"),
         ),
         example="vss score predicted VSPW_480p",

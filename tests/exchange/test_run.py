@@ -59,7 +59,9 @@ def test_ids_may_be_raw_or_in_a_table(tmp_path, labels, imported) -> None:
                 np.select([frame == 0, frame == 4], [9, 200], 77).astype(np.uint8),
             )
     assert_same(labels_of(imported(labels=str(tmp_path / "raw"), ids="raw") / "00.labels.h5"), labels)
-    (tmp_path / "ids.csv").write_text("id,class\n9,wall\n200,ladder\n\n77,\n", encoding="utf-8")
+    (tmp_path / "ids.csv").write_text(
+        "id,name,train_name\n9,wall,wall\n200,steps,ladder\n\n77,other,\n", encoding="utf-8"
+    )
     expected = {video: [np.where(f > 4, 255, f) for f in frames] for video, frames in labels.items()}
     folder = imported(labels=str(tmp_path / "own"), ids=str(tmp_path / "ids.csv"))
     assert_same(labels_of(folder / "00.labels.h5"), expected)
@@ -68,13 +70,10 @@ def test_ids_may_be_raw_or_in_a_table(tmp_path, labels, imported) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("id,class\n9,wal\n", "ids.csv, line 2: the dataset has no class 'wal' (did you mean 'wall'?)"),
-        ("id,class\n9,wall\n9,door\n", "ids.csv, line 3: the id 9 is there twice"),
-        ("id,class\nx,wall\n", "ids.csv, line 2: the id is 'x', must be a whole number from 0 to 65535"),
-        ("id,name\n9,wall\n", "the first line is 'id,name', must be 'id,class'"),
-        ("id,class\n", "ids.csv: has no ids"),
-        ("id,class\n9\n", "ids.csv, line 2: has 1 cells, must have 2"),
-        ("id,class\n9,wall\n", "holds the ids 0, 4, 60, 123; it is not in"),
+        ("id,name\n9,wal\n", "ids.csv: the dataset has no class 'wal' (did you mean 'wall'?)"),
+        ("id,name\n9,wall\n9,door\n", "ids.csv line 3: id 9 again, first on line 2"),
+        ("id,nam\n9,wall\n", "ids.csv line 1: unknown column 'nam' (did you mean 'name'?)"),
+        ("id,name\n9,wall\n", "holds the ids 0, 4, 60, 123; it is not in"),
         (None, "ids.csv: cannot be read (No such file or directory)"),
     ],
 )
@@ -90,6 +89,22 @@ def refused(words: str, imported: Callable[..., Path], *kinds: str, **row: objec
     line = str(caught.value)
     assert words in line
     assert "\n" not in line
+
+
+def test_colours_are_read_by_a_class_table(tmp_path, labels, imported) -> None:
+    colours = np.zeros((256, 3), np.uint8)
+    colours[[0, 4, 60, 123]] = [(1, 2, 3), (255, 0, 0), (0, 0, 255), (9, 9, 9)]
+    for video, frames in labels.items():
+        for at, frame in enumerate(frames):
+            save(tmp_path / "peer" / video / f"{at:08d}.png", colours[frame])
+    rows = "colour,name,train_name\n1 2 3,wall,wall\n#ff0000,steps,ladder\n#0000ff,person,person\n"
+    table = tmp_path / "colours.csv"
+    table.write_text(f"{rows}9 9 9,none,\n")
+    expected = {video: [np.where(f > 100, 255, f) for f in frames] for video, frames in labels.items()}
+    folder = imported(labels=str(tmp_path / "peer"), ids=str(table))
+    assert_same(labels_of(folder / "00.labels.h5"), expected)
+    table.write_text(rows)
+    refused("holds colours that are no class: #090909", imported, labels=str(tmp_path / "peer"), ids=str(table))
 
 
 def test_missing_and_extra_frames_are_named(peer, imported) -> None:
@@ -207,7 +222,7 @@ def test_what_is_no_class_probability_is_refused(planes, words, tmp_path, labels
 
 def test_planes_follow_the_table_of_ids(tmp_path, labels, imported) -> None:
     """Two planes of one class are added, those of no class dropped, and the rest sums to 1."""
-    (tmp_path / "ids.csv").write_text("id,class\n0,\n1,wall\n2,door\n3,wall\n")
+    (tmp_path / "ids.csv").write_text("id,name,train_name\n0,none,\n1,wall,wall\n2,door,door\n3,bricks,wall\n")
     planes = np.array([0.5, 0.2, 0.2, 0.1], np.float32)[:, None, None] * np.ones((4, *SHAPE), np.float32)
     planes[:, 0] = np.array([1, 0, 0, 0])[:, None]
     for video in labels:
@@ -260,7 +275,7 @@ def test_a_shard_without_frames_is_valid(peer, labels, imported) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.pop("categories"), "has no categories; set ids to train, raw or a CSV file"),
+        (lambda c: c.pop("categories"), "has no categories; set ids to train, raw or a class table"),
         (lambda c: c["categories"][0].update(name="wal"), "the dataset has no class 'wal' (did you mean 'wall'?)"),
         (lambda c: c["annotations"][0]["segments_info"].pop(), "which {json} does not describe"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=125), "holds the id 125; its categories"),

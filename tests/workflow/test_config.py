@@ -431,11 +431,11 @@ def test_only_the_shard_of_a_changed_file_is_imported_again(config: dict[str, An
     after = {shard: plan_of(config).import_content("peer", "val", shard) for shard in ("00", "01")}
     assert before[mine] != after[mine]
     assert before[other] == after[other]
-    (tmp_path / "ids.csv").write_text("id,class\n0,wall\n")
+    (tmp_path / "ids.csv").write_text("id,name\n0,wall\n")
     config["predictions"]["peer"]["ids"] = str(tmp_path / "ids.csv")
     with_table = plan_of(config).import_content("peer", "val", other)
     assert with_table != after[other]
-    (tmp_path / "ids.csv").write_text("id,class\n0,door\n")
+    (tmp_path / "ids.csv").write_text("id,name\n0,door\n")
     assert plan_of(config).import_content("peer", "val", other) != with_table
 
 

@@ -71,7 +71,7 @@ class ImportSource:
     Attributes:
         files: pattern of the files.
         holds: ending of their names.
-        ids: "train", "raw", "categories" or the path of a CSV file.
+        ids: "train", "raw", "categories" or the path of a class table (CSV).
         segments: pattern ({split} only) of the JSON of a panoptic prediction, None for plain label maps.
         settings: the rest.
     """
@@ -163,7 +163,7 @@ def _ids(settings: ImportSettings, layout: Layout | None, segments: PathPattern 
         raise UserError(f"{where}.ids: categories are those of a panoptic JSON; allowed only next to segments")
     if given not in _KNOWN_IDS and not given.endswith(".csv"):
         near = did_you_mean(given, _KNOWN_IDS)
-        raise UserError(f"{where}.ids: is {given!r}{near}, must be {', '.join(_KNOWN_IDS)} or a CSV file")
+        raise UserError(f"{where}.ids: is {given!r}{near}, must be {', '.join(_KNOWN_IDS)} or a class table (.csv)")
     return given
 
 

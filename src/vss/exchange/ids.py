@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vss.core.class_table import read_class_table
 from vss.core.errors import UserError, did_you_mean
-from vss.core.labels import IGNORE_INDEX
+from vss.core.index import Card
+from vss.core.label_space import IGNORE_INDEX
+from vss.core.masks import MaskCoding
 
-_MOST_IDS = 1 << 16
 _MOST_OFF = 0.02  # that 124 probabilities in float16 may sum up to away from 1
-_COLUMNS = ("id", "class")
+_ANY_ID = MaskCoding(bits=16)
 _NAMED = 5  # unknown values that a message names
 
 
@@ -23,10 +24,11 @@ class IdTable:
     Args:
         train_id_of: train id by stored value, `IGNORE_INDEX` for what is no class.
         allowed: what may be stored, in words.
+        coding: how the values stand in a PNG.
     """
 
-    def __init__(self, train_id_of: Mapping[int, int], allowed: str) -> None:
-        self._train_id_of, self._allowed = dict(train_id_of), allowed
+    def __init__(self, train_id_of: Mapping[int, int], allowed: str, coding: MaskCoding) -> None:
+        self._train_id_of, self._allowed, self.coding = dict(train_id_of), allowed, coding
         self._lookup = np.full(max(train_id_of, default=0) + 1, -1, np.int16)
         for stored, train_id in train_id_of.items():
             self._lookup[stored] = train_id
@@ -80,60 +82,38 @@ def _check_probabilities(planes: np.ndarray, where: object) -> None:
         )
 
 
-def read_ids(ids: str, classes: Sequence[str], label_map: Sequence[int]) -> IdTable:
+def read_ids(ids: str, dataset: Card) -> IdTable:
     """Returns the table that a config's `ids` names.
 
     Args:
-        ids: "train", "raw", or the path of a CSV file with the columns `id` and `class`: a class name of the dataset,
-            empty for what is no class.
-        classes: class names, position = train id.
-        label_map: train ids, position = raw mask value, 255 = ignore.
+        ids: "train", "raw", or the path of a class table (`vss.core.class_table`), whose classes are the dataset's.
+        dataset: whose classes and masks these are.
 
     Raises:
-        UserError: the file cannot be read, or a mistake in it.
+        UserError: the table cannot be read, has a mistake, or names a class that the dataset does not have.
     """
     if ids == "train":
-        table = {train_id: train_id for train_id in range(len(classes))}
-        return IdTable(
-            table | {IGNORE_INDEX: IGNORE_INDEX}, f"train ids are 0..{len(classes) - 1}, and 255 for no class"
-        )
+        classes = len(dataset.classes)
+        table = {train_id: train_id for train_id in range(classes)}
+        allowed = f"train ids are 0..{classes - 1}, and 255 for no class"
+        return IdTable({IGNORE_INDEX: IGNORE_INDEX} | table, allowed, _ANY_ID)
     if ids == "raw":
-        table = {raw: int(train_id) for raw, train_id in enumerate(label_map) if train_id != IGNORE_INDEX}
-        span = f"{min(table)}..{max(table)}"
-        allowed = f"raw ids of classes are among {span}, and 255 is no class; are these train ids (ids: train)?"
-        return IdTable(table | {IGNORE_INDEX: IGNORE_INDEX}, allowed)
-    return IdTable(_read_csv(ids, classes), f"it is not in {ids}")
+        table = {raw: int(train_id) for raw, train_id in enumerate(dataset.label_map) if train_id != IGNORE_INDEX}
+        allowed = (
+            f"raw ids of classes are among {min(table)}..{max(table)}, and 255 is no class; are these train ids"
+            " (ids: train)?"
+        )
+        return IdTable(_no_class(dataset.coding) | table, allowed, dataset.coding)
+    space = read_class_table(ids, name=dataset.name)
+    position = [train_id_of_class(name, dataset.classes, where=ids) for name in space.classes]
+    table = {raw: position[train_id] for raw, train_id in zip(space.raw_ids, space.train_ids, strict=True)}
+    coding = MaskCoding("colours", colours=space.mask_colours) if space.mask_colours else _ANY_ID
+    return IdTable(dict.fromkeys(space.ignored, IGNORE_INDEX) | table, f"it is not in {ids}", coding)
 
 
-def _read_csv(path: str, classes: Sequence[str]) -> dict[int, int]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if not rows or tuple(cell.strip() for cell in rows[0]) != _COLUMNS:
-        found = ",".join(rows[0]) if rows else ""
-        raise UserError(f"{path}: the first line is {found!r}, must be {','.join(_COLUMNS)!r}")
-    table: dict[int, int] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        where = f"{path}, line {number}"
-        if len(row) != len(_COLUMNS):
-            raise UserError(f"{where}: has {len(row)} cells, must have {len(_COLUMNS)}: {', '.join(_COLUMNS)}")
-        stored = _stored_value(row[0].strip(), where)
-        if stored in table:
-            raise UserError(f"{where}: the id {stored} is there twice")
-        table[stored] = train_id_of_class(row[1].strip(), classes, where=where) if row[1].strip() else IGNORE_INDEX
-    if not table:
-        raise UserError(f"{path}: has no ids")
-    return table
-
-
-def _stored_value(text: str, where: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) < _MOST_IDS):
-        raise UserError(f"{where}: the id is {text!r}, must be a whole number from 0 to {_MOST_IDS - 1}")
-    return int(text)
+def _no_class(coding: MaskCoding) -> dict[int, int]:
+    """Returns the stored value of no class; among colours it is that of every unknown one."""
+    return {} if coding.values == "colours" else {IGNORE_INDEX: IGNORE_INDEX}
 
 
 def train_id_of_class(name: str, classes: Sequence[str], *, where: str | os.PathLike) -> int:

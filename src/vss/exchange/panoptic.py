@@ -18,7 +18,9 @@ from PIL import Image
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, write_text
 from vss.core.images import read_image
-from vss.core.labels import IGNORE_INDEX, overlay_palette
+from vss.core.label_space import IGNORE_INDEX
+from vss.core.labels import overlay_palette
+from vss.core.masks import PLAIN_IDS
 from vss.exchange.ids import IdTable, train_id_of_class
 
 
@@ -45,11 +47,9 @@ class PanopticIndex:
             raise UserError(f"{path}: is no panoptic JSON in COCO's format ({type(error).__name__}: {error})") from None
         if ids is None:
             if not names:
-                raise UserError(f"{path}: has no categories; set ids to train, raw or a CSV file of category ids")
-            ids = IdTable(
-                {number: train_id_of_class(name, classes, where=path) for number, name in names.items()},
-                "its categories do not have it",
-            )
+                raise UserError(f"{path}: has no categories; set ids to train, raw or a class table of category ids")
+            table = {number: train_id_of_class(name, classes, where=path) for number, name in names.items()}
+            ids = IdTable(table, "its categories do not have it", PLAIN_IDS)
         self._ids = ids
 
     def __contains__(self, key: tuple[str, str]) -> bool:

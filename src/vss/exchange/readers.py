@@ -15,8 +15,9 @@ from vss.configs.layouts import OUR_LABELS, OUR_SCORES, ImportSource
 from vss.core.codec import Encoded, decode, encode
 from vss.core.errors import UserError
 from vss.core.frames_file import FramesReader
-from vss.core.images import read_raw_mask
-from vss.core.labels import IGNORE_INDEX
+from vss.core.images import read_raw_mask, unknown_mask_colours
+from vss.core.index import Card
+from vss.core.label_space import IGNORE_INDEX
 from vss.core.labels_file import LabelsReader
 from vss.core.patterns import PathPattern
 from vss.core.scores_file import ScoresReader
@@ -103,8 +104,12 @@ class _Masks(_NamedFiles):
         self._ids = ids
 
     def labels(self, key: Key) -> np.ndarray:
-        path = self.place(key)
-        return self._ids.to_train(read_raw_mask(path), where=path)
+        path, coding = self.place(key), self._ids.coding
+        raw = read_raw_mask(path, coding)
+        if coding.values == "colours" and (raw == coding.unknown).any():
+            colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in unknown_mask_colours(path, coding)]
+            raise UserError(f"{path}: holds colours that are no class: {first_few(colours)}")
+        return self._ids.to_train(raw, where=path)
 
 
 class _PanopticMasks(_NamedFiles):
@@ -136,9 +141,9 @@ class _Arrays(_NamedFiles, ProbabilityReader):
 class _OurFiles(PredictionReader):
     """Our own files of a split's shards, label maps or class scores."""
 
-    def __init__(self, files: PathPattern, reader: type[FramesReader], classes: Sequence[str]) -> None:
-        self._files, self._open, self._classes = files, reader, list(classes)
-        self._ids = read_ids("train", classes, ())
+    def __init__(self, files: PathPattern, reader: type[FramesReader], dataset: Card) -> None:
+        self._files, self._open, self._classes = files, reader, dataset.classes
+        self._ids = read_ids("train", dataset)
         self._stack = contextlib.ExitStack()
         self._reader_of: dict[Key, Any] = {}
 
@@ -185,30 +190,27 @@ class _OurScores(_OurFiles, ProbabilityReader):
         return decode(self.encoded(key)).dense()
 
 
-def open_reader(
-    source: ImportSource, *, split: str, classes: Sequence[str], label_map: Sequence[int]
-) -> PredictionReader:
+def open_reader(source: ImportSource, dataset: Card, *, split: str) -> PredictionReader:
     """Returns the reader of a source's frames of one split.
 
     Args:
         source: see `vss.configs.layouts.import_source`.
+        dataset: whose classes the prediction has; its masks say what raw ids are.
         split: stands in place of {split}.
-        classes: the dataset's class names, position = train id.
-        label_map: its train ids, position = raw mask value.
 
     Raises:
         UserError: the table of ids or the panoptic JSON has a mistake.
     """
     files = source.files.filled(split=split)
     if source.holds == OUR_LABELS:
-        return _OurFiles(files, LabelsReader, classes)
+        return _OurFiles(files, LabelsReader, dataset)
     if source.holds == OUR_SCORES:
-        return _OurScores(files, ScoresReader, classes)
-    ids = None if source.ids == "categories" else read_ids(source.ids, classes, label_map)
+        return _OurScores(files, ScoresReader, dataset)
+    ids = None if source.ids == "categories" else read_ids(source.ids, dataset)
     if source.segments is not None:
-        return _PanopticMasks(files, PanopticIndex(source.segments.path(split=split), ids, classes))
+        return _PanopticMasks(files, PanopticIndex(source.segments.path(split=split), ids, dataset.classes))
     assert ids is not None, source
-    return _Arrays(files, ids, len(classes)) if source.has_scores else _Masks(files, ids)
+    return _Arrays(files, ids, len(dataset.classes)) if source.has_scores else _Masks(files, ids)
 
 
 def refuse_missing(reader: PredictionReader, keys: Iterable[Key], *, what: str) -> None:

@@ -96,9 +96,7 @@ def import_prediction(
     }
     with contextlib.ExitStack() as stack:
         header: dict[str, Any] = {"classes": dataset.classes, "provenance": provenance}
-        reader = stack.enter_context(
-            open_reader(source, split=split, classes=dataset.classes, label_map=dataset.label_map)
-        )
+        reader = stack.enter_context(open_reader(source, dataset, split=split))
         refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=what)
         _check_extra(reader, source, table, dataset, shard=shard, shards=shards, what=what)
         labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))

@@ -39,7 +39,7 @@ def score_folder(
         dataset_root: folder with `data/<video>/origin`, `data/<video>/mask` and `<split>.txt`.
         split: "train" or "val": the split needs masks.
         layout: row of `vss.configs.layouts.LAYOUTS`.
-        ids: what the stored values are: "train", "raw", or a CSV file of id and class; None = the layout's.
+        ids: what the stored values are: "train", "raw", or a class table (CSV); None = the layout's.
 
     Returns:
         The figures of `scores.json` (`vss.score.summary.overall_scores`, `intervals`), None where undefined.
@@ -93,7 +93,7 @@ def count_folder(
     given = {"labels": str(predicted), "layout": layout, "ids": ids}
     source = import_source({key: value for key, value in given.items() if value is not None}, where="score")
     dataset = _card(dataset_root)
-    with open_reader(source, split=split, classes=dataset.classes, label_map=dataset.label_map) as reader:
+    with open_reader(source, dataset, split=split) as reader:
         refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=f"score {predicted} {split}")
         videos = list(rows.groupby("video", sort=True))
         return merge_counts(

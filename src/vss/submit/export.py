@@ -81,7 +81,8 @@ def _classes(readers: Sequence[LabelsReader]) -> list[str]:
 
 
 def _write_classes(path: Path, classes: Sequence[str]) -> None:
-    """Writes what the ids mean, in the form that `ids` of an imported prediction takes."""
+    """Writes what the ids mean, as a class table, which `ids` of an imported prediction takes."""
     with atomic_path(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("id", "class"), *enumerate(classes), (255, "")])
+        writer.writerow(("id", "name"))
+        writer.writerows(enumerate(classes))
