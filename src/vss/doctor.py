@@ -319,10 +319,11 @@ def _shared_memory(*plans: Any) -> Findings:
         yield Finding(OK, text)
 
 
-def _training(plan: Any, stage: str, model: str) -> dict[str, Any]:
+def _training(plan: Any, stage: str, model: str) -> Any:
     from vss.configs.resolve import published_settings, resolve
+    from vss.configs.resolved import read_training_config
 
-    return published_settings(resolve(plan.training_settings(stage, model)))["training"]
+    return read_training_config(published_settings(resolve(plan.training_settings(stage, model)))).training
 
 
 def _existing(path: Path) -> Path:
