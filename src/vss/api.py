@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from vss.configs.resolved import read_model_config
+from vss.configs.resolved import ViewSettings, read_model_config
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.infer.engine import Engine
@@ -38,7 +38,7 @@ class Model:
         self._segmentor = load_segmentor(plan.config, files.weights)
         self._engine = build_engine(plan, self._segmentor)
 
-    def predict(self, frame: Frame, tta: Mapping[str, Any] | None = None) -> np.ndarray:
+    def predict(self, frame: Frame, tta: ViewSettings | None = None) -> np.ndarray:
         """Returns the label map [H, W] uint8 of train ids of one frame.
 
         Args:
@@ -51,7 +51,7 @@ class Model:
         """
         return self._run(frame, tta, with_probabilities=False)[0]
 
-    def probabilities(self, frame: Frame, tta: Mapping[str, Any] | None = None) -> np.ndarray:
+    def probabilities(self, frame: Frame, tta: ViewSettings | None = None) -> np.ndarray:
         """Returns the class probabilities [C, H, W] float32 of one frame; they sum to 1 over C.
 
         Args and errors as `predict`.
@@ -59,7 +59,7 @@ class Model:
         return self._run(frame, tta, with_probabilities=True)[1]
 
     def predict_video(
-        self, path: str | os.PathLike, tta: Mapping[str, Any] | None = None
+        self, path: str | os.PathLike, tta: ViewSettings | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (frame [H, W, 3] uint8 RGB, its label map [H, W] uint8) of a video file, in order.
 
@@ -74,7 +74,7 @@ class Model:
             for frame, labels in predictions(self._engine_with(tta), frames, callbacks):
                 yield frame.image, labels
 
-    def _run(self, frame: Frame, tta: Mapping[str, Any] | None, *, with_probabilities: bool) -> Any:
+    def _run(self, frame: Frame, tta: ViewSettings | None, *, with_probabilities: bool) -> Any:
         image, engine = _image(frame), self._engine_with(tta)
         found = engine.predict([engine.resize(image)], with_probabilities=with_probabilities)
         if not found.finite[0]:
@@ -82,10 +82,10 @@ class Model:
         probabilities = None if found.probabilities is None else found.probabilities[0].cpu().numpy()
         return found.labels[0].cpu().numpy(), probabilities
 
-    def _engine_with(self, tta: Mapping[str, Any] | None) -> Engine:
+    def _engine_with(self, tta: ViewSettings | None) -> Engine:
         return build_engine(self._plan(tta, self.device), self._segmentor) if tta else self._engine
 
-    def _plan(self, tta: Mapping[str, Any] | None, device: str) -> InferencePlan:
+    def _plan(self, tta: ViewSettings | None, device: str) -> InferencePlan:
         settings = {"tta": dict(tta or {}), "protocol": self.config.get("protocol", "paper")}
         return plan_inference(read_model_config(self.config, where=self.name), settings, device)
 

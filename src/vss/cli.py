@@ -45,7 +45,7 @@ FILE_OR_NONE = {"type": path_or_none, "metavar": "FILE"}
 OUT = files("out")
 OUTS = files("out", nargs="+")
 DATA = files("index", "card")
-LOG = files("log", dest="log_file")
+LOG_FILE = files("log", dest="log_file")
 MODEL_FILES = files("weights", "fingerprint", "config", "audit")
 MEMBER_SCORES = option(
     "--scores",
@@ -61,7 +61,7 @@ TRAINING = (
     *DATA,
     *MODEL_FILES,
     *files("work-dir"),
-    *LOG,
+    *LOG_FILE,
     option("--init", help="weights to start from (default, or '': none)", **FILE_OR_NONE),
     option("--init-card", type=Path, metavar="FILE", help="card of the dataset those weights were trained on"),
     option("--gpus", type=int, default=0),
@@ -265,7 +265,7 @@ WORKFLOW = (
         "train-refiner",
         "vss.refine.train:train_refiner",
         "Train the small refinement network.",
-        (*DATA, *files("weights", "fingerprint", "work-dir"), *LOG, SETTINGS),
+        (*DATA, *files("weights", "fingerprint", "work-dir"), *LOG_FILE, SETTINGS),
         adapt=with_code("train_refiner"),
     ),
     Command(

@@ -194,10 +194,10 @@ def test_chosen_weights_replace_those_of_the_settings(tmp_path, make_members) ->
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ([], "empty"),
+        ([], "must be a list of at least 1"),
         ([{"name": "m", "weight": 1}, {"name": "m", "weight": 1}], "'m' is listed twice"),
         ([{"name": "m", "weight": -1}], "at least 0"),
-        ([{"name": "m", "weight": float("nan")}], "at least 0"),
+        ([{"name": "m", "weight": float("nan")}], "must be a finite number"),
         ([{"name": "m", "weight": 0}], "all weights are 0"),
         ([{"name": "m", "weight": 1, "temperature": 0}], "temperature: is 0"),
         ([{"name": "m", "wieght": 1}], "unknown key 'wieght'"),

@@ -184,10 +184,10 @@ def test_as_published_breaks_the_flip_of_convnext(nano_model, dataset, tmp_path)
     ("settings", "said"),
     [
         ({"tat": {}}, "unknown key 'tat'"),
-        ({"tta": {"ratios": [1]}}, "tta.ratios: unknown key"),
-        ({"protocol": "published"}, "protocol is 'published'"),
-        ({"tta": {"precision": "int8"}}, "precision is 'int8'"),
-        ({"tta": {"compile": "yes"}}, "compile is 'yes'"),
+        ({"tta": {"ratios": [1]}}, "tta: unknown key 'ratios'"),
+        ({"protocol": "published"}, "protocol: is 'published'"),
+        ({"tta": {"precision": "int8"}}, "precision: is 'int8'"),
+        ({"tta": {"compile": "yes"}}, "compile: is 'yes'"),
     ],
 )
 def test_mistakes_in_settings(nano_model, dataset, tmp_path, settings, said):

@@ -30,13 +30,13 @@ def settings_of_pipeline(pipeline):
     """The `tta` settings that stand for an MMSegmentation 0.x MultiScaleFlipAug pipeline."""
     transforms = {step["type"]: step for step in pipeline["transforms"]}
     settings = {
-        "img_ratios": pipeline["img_ratios"],
+        "img_ratios": tuple(pipeline["img_ratios"]),
         "flip": pipeline["flip"],
-        "scale": pipeline["img_scale"],
+        "scale": tuple(pipeline["img_scale"]),
         "random_flip": "RandomFlip" in transforms,
     }
     if "SETR_Resize" in transforms:
-        settings |= {"setr_resize": True, "setr_crop_size": transforms["SETR_Resize"]["crop_size"]}
+        settings |= {"setr_resize": True, "setr_crop_size": tuple(transforms["SETR_Resize"]["crop_size"])}
     if "ResizeToMultiple" in transforms:
         settings["size_divisor"] = transforms["ResizeToMultiple"]["size_divisor"]
     return settings
@@ -47,7 +47,7 @@ def test_realised_sizes_of_published_pipelines(golden_dir):
     meta = json.loads((golden_dir / "tta" / "meta.json").read_text())
     compared = 0
     for name, pipeline in meta["published_pipelines_realised_sizes"].items():
-        tta = parse_tta(settings_of_pipeline(pipeline["test_pipeline"]))
+        tta = Tta(**settings_of_pipeline(pipeline["test_pipeline"]))
         requests = [(ratio, flip) for ratio in tta.img_ratios for flip in ((False, True) if tta.flip else (False,))]
         for frame, expected in pipeline.items():
             if frame == "test_pipeline":
@@ -146,7 +146,7 @@ def test_resize_through_two_sizes_is_two_resizes():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"ratios": [1.0]}, "tta.ratios: unknown key"),
+        ({"ratios": [1.0]}, "tta: unknown key 'ratios'"),
         ({"img_ratios": []}, "tta.img_ratios"),
         ({"img_ratios": [0.0]}, "tta.img_ratios"),
         ({"img_ratios": "1.0"}, "tta.img_ratios"),
@@ -154,7 +154,7 @@ def test_resize_through_two_sizes_is_two_resizes():
         ({"scale": [853]}, "tta.scale"),
         ({"size_divisor": 0}, "tta.size_divisor"),
         ({"mode": "window"}, "tta.mode"),
-        ({"mode": "slide"}, "tta.crop_size"),
+        ({"mode": "slide"}, "slide needs tta.crop_size"),
         ({"mode": "slide", "crop_size": [8, 8], "stride": [9, 8]}, "tta.stride"),
     ],
 )

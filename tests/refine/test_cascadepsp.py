@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from tests.golden import stored_results
 from tests.refine.scenes import BAR, DISC, GROUND, coarse, scene
+from vss.configs.schema import read_section
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.core.labels import VSPW
@@ -25,12 +26,13 @@ from vss.refine.cascadepsp import (
     image_tensor,
     mask_tensor,
     padded_forward,
-    resolve_settings,
+    procedure_for,
     single_pass,
     to_working_size,
 )
 from vss.refine.network import NETWORKS, build_network, load_network
 from vss.refine.parts import expanded_box, merge_parts, split_classes, split_components
+from vss.refine.settings import CascadePspSettings
 
 PROCEDURES = {
     "process_im_single_pass": lambda network, image, mask, L: single_pass(network, [image], [mask], L=L)[0],
@@ -196,10 +198,14 @@ class Echo(torch.nn.Module):
         return dict.fromkeys(("pred_224", "pred_56_2"), (mask + 1) / 2)
 
 
+def read(settings):
+    return read_section(CascadePspSettings, "cascadepsp", settings, where="refine cascadepsp")
+
+
 def echoed(settings, image, labels, *, of="cascadepsp"):
     network = Echo()
-    resolved = resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS[of].settings)
-    return CascadePSP(network, resolved).refine(image, labels), network.seen
+    refiner = CascadePSP(network, read(settings), suits=NETWORKS[of], classes=VSPW.classes)
+    return refiner.refine(image, labels), network.seen
 
 
 def test_a_network_that_repeats_its_input_changes_nothing():
@@ -229,11 +235,11 @@ def test_label_maps_of_480p_are_refined_at_their_own_size():
 
 def test_what_suits_a_network_is_its_own_mode_s():
     def resolved(**settings):
-        return resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS["cascadepsp-mini"].settings)
+        return procedure_for(read(settings), NETWORKS["cascadepsp-mini"])
 
-    assert (resolved()["L"], resolved()["min_size"], resolved()["fast"]) == (192, 0, True)
-    assert resolved(mode="single_pass")["L"] == 192 and resolved(L=300)["L"] == 300
-    assert (resolved(mode="generic")["L"], resolved(mode="scene_parsing")["fast"]) == (900, False)
+    assert (resolved().L, resolved().min_size, resolved().fast) == (192, 0, True)
+    assert resolved(mode="single_pass").L == 192 and resolved(L=300).L == 300
+    assert (resolved(mode="generic").L, resolved(mode="scene_parsing").fast) == (900, False)
 
 
 @pytest.mark.parametrize(
@@ -248,10 +254,10 @@ def test_what_suits_a_network_is_its_own_mode_s():
 def test_sizes_that_the_global_step_works_at(mode, sides):
     mode, _, L = mode.partition(" at ")
     settings = {"mode": mode, "L": int(L)} if L else {"mode": mode}
-    resolved = resolve_settings(settings, classes=VSPW.classes, suits=NETWORKS["cascadepsp"].settings)
+    resolved = procedure_for(read(settings), NETWORKS["cascadepsp"])
     for side, expected in sides.items():
         image, mask = torch.zeros(1, 3, side // 2, side), torch.zeros(1, 1, side // 2, side)
-        image, mask = to_working_size(image, mask, resolved["L"], min_size=resolved["min_size"])
+        image, mask = to_working_size(image, mask, resolved.L, min_size=resolved.min_size)
         assert image.shape[-2:] == mask.shape[-2:] == (expected // 2, expected)
 
 
@@ -310,19 +316,19 @@ def mini_weights(tmp_path):
         ({"mode": "double_pass"}, "double_pass"),
         ({"parts": "pixels"}, "pixels"),
         ({"precision": "fp8"}, "fp8"),
-        ({"mode": "generic", "L": 64}, "L = 64"),
+        ({"mode": "generic", "L": 64}, r"cascadepsp\.L: is 64, must be at least 66"),
         ({"classes": ["unicorn"]}, "unicorn"),
         ({"background": ["unicorn"]}, "unicorn"),
     ],
 )
 def test_mistakes_are_named(mini_weights, settings, named):
     with pytest.raises(UserError, match=named):
-        CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
+        CascadePSP.load(read(settings), weights=mini_weights, classes=VSPW.classes, device="cpu")
 
 
 def test_weights_that_do_not_fit_are_named(mini_weights, tmp_path):
     def build(path):
-        CascadePSP.from_settings({}, weights=path, classes=VSPW.classes, device="cpu")
+        CascadePSP.load(read({}), weights=path, classes=VSPW.classes, device="cpu")
 
     with pytest.raises(UserError, match="no weights"):
         build(None)
@@ -344,11 +350,11 @@ def test_skips_leave_labels_alone(mini_weights):
 
     def refine(**settings):
         settings = {"L": 66, "min_area": 30, "dilate": 3, **settings}
-        refiner = CascadePSP.from_settings(settings, weights=mini_weights, classes=VSPW.classes, device="cpu")
+        refiner = CascadePSP.load(read(settings), weights=mini_weights, classes=VSPW.classes, device="cpu")
         return refiner.refine(image, labels)
 
     np.testing.assert_array_equal(refine(classes=[]), labels)
-    np.testing.assert_array_equal(refine(max_purity=0.0), labels)
+    np.testing.assert_array_equal(refine(max_purity=1e-6), labels)
     np.testing.assert_array_equal(refine(min_area=labels.size), labels)
     only_disc = refine(classes=[VSPW.classes[DISC]])
     assert (only_disc[only_disc != labels] == DISC).all()

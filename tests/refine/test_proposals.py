@@ -13,7 +13,7 @@ from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
 from vss.refine.proposals import Partitions
 from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
-from vss.refine.propose import build_proposer
+from vss.refine.propose import build_proposer, read_proposal_settings
 
 
 def test_run_lengths_are_column_major_and_begin_with_zeros():
@@ -159,7 +159,7 @@ def test_a_broken_frame_is_named_and_the_others_are_read(tmp_path, frame, damage
 def test_superpixels_partition_the_frame_along_its_edges(method):
     image = np.full((40, 60, 3), 30, np.uint8)
     image[10:30, 15:45] = (220, 180, 20)
-    partitions = build_proposer(method, weights=None, device="cpu").propose(image)
+    partitions = build_proposer(read_proposal_settings(method, weights=None), weights=None, device="cpu").propose(image)
     assert partitions.size == (40, 60)
     inside = np.zeros((40, 60), bool)
     inside[10:30, 15:45] = True
@@ -173,7 +173,7 @@ def test_superpixels_partition_the_frame_along_its_edges(method):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"scale": 3}, "felzenszwalb: unknown setting 'scale'"),
+        ({"scale": 3}, "felzenszwalb: unknown key 'scale'"),
         ({"method": "watershed"}, "watershed"),
         ({"method": None}, "None"),
         ({"method": "slic", "scale": 3}, "scale"),
@@ -184,4 +184,4 @@ def test_superpixels_partition_the_frame_along_its_edges(method):
 )
 def test_mistakes_in_proposal_settings_are_named(settings, named):
     with pytest.raises(UserError, match=named):
-        build_proposer(settings, weights=None, device="cpu")
+        build_proposer(read_proposal_settings(settings, weights=None), weights=None, device="cpu")

@@ -146,7 +146,7 @@ def test_proposals_are_deterministic(dataset):
     ("settings", "named"),
     [
         ({"method": "ssb"}, "ssb"),
-        ({}, "None"),
+        ({}, "'method' is missing"),
         ({"method": "ssa", "settings": {"purity": 1}}, "purity"),
         ({"method": "ssa", "min_purity": 1}, "min_purity"),
         ({"method": "ssa"}, "proposals"),

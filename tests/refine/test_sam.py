@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from tests.refine.masks import run_lengths
 from vss.core.errors import UserError
 from vss.refine.proposals_file import ProposalsReader
-from vss.refine.propose import build_proposer, propose
+from vss.refine.propose import build_proposer, propose, read_proposal_settings
 from vss.refine.run import refine
 from vss.refine.sam import SamShape, build_sam
 
@@ -72,7 +73,9 @@ def test_released_variants_have_their_parameters(golden_tables, variant):
 
 def test_proposals_are_the_generators_masks(tiny_sam, tiny_weights):
     image = np.random.default_rng(1).integers(0, 256, (48, 70, 3)).astype(np.uint8)
-    proposals = build_proposer({"method": "sam", **KEEP_ALL}, weights=str(tiny_weights), device="cpu").propose(image)
+    # The settings allow no score below 0, which random weights predict.
+    settings = replace(read_proposal_settings({}, weights=str(tiny_weights)), **KEEP_ALL)
+    proposals = build_proposer(settings, weights=str(tiny_weights), device="cpu").propose(image)
     records = SamAutomaticMaskGenerator(tiny_sam, output_mode="binary_mask", **KEEP_ALL).generate(image)
     assert records
     masks = np.stack([record["segmentation"] for record in records])
@@ -83,7 +86,13 @@ def test_proposals_are_the_generators_masks(tiny_sam, tiny_weights):
 def test_sam_proposals_through_the_stage(dataset, tiny_weights):
     common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
     cached, out = dataset.folder / "sam.h5", dataset.folder / "sam.labels.h5"
-    propose(settings={"method": "sam", **KEEP_ALL}, weights=tiny_weights, out=cached, device="cpu", **common)
+    propose(
+        settings={"method": "sam", **KEEP_ALL, "pred_iou_thresh": 0},
+        weights=tiny_weights,
+        out=cached,
+        device="cpu",
+        **common,
+    )
     with ProposalsReader(cached) as reader:
         assert len(reader.keys()) == 4
         assert all(reader.read(*key).size == dataset.truths[key].shape for key in reader.keys())  # noqa: SIM118
@@ -92,7 +101,8 @@ def test_sam_proposals_through_the_stage(dataset, tiny_weights):
 
 
 def test_authors_parameters_are_the_default(tiny_weights):
-    generator = build_proposer({"method": "sam"}, weights=str(tiny_weights), device="cpu")._generator
+    settings = read_proposal_settings({"method": "sam"}, weights=str(tiny_weights))
+    generator = build_proposer(settings, weights=str(tiny_weights), device="cpu")._generator
     assert [len(grid) for grid in generator.point_grids] == [64**2, 32**2]
     assert (generator.pred_iou_thresh, generator.stability_score_thresh) == (0.86, 0.92)
     assert (generator.crop_n_layers, generator.min_mask_region_area) == (1, 100)
@@ -100,7 +110,8 @@ def test_authors_parameters_are_the_default(tiny_weights):
 
 def test_mistakes_are_named(tiny_sam, tmp_path, tiny_weights):
     def build(path, **parameters):
-        return build_proposer({"method": "sam", **parameters}, weights=str(path), device="cpu")
+        settings = read_proposal_settings({"method": "sam", **parameters}, weights=str(path))
+        return build_proposer(settings, weights=str(path), device="cpu")
 
     with pytest.raises(UserError, match="slow"):
         build(tiny_weights, preset="slow")
@@ -120,8 +131,9 @@ def test_mistakes_are_named(tiny_sam, tmp_path, tiny_weights):
 
 def test_pickled_code_is_not_run(tmp_path):
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
+    path = str(tmp_path / "code.pth")
     with pytest.raises(UserError, match=r"code\.pth"):
-        build_proposer({"method": "sam"}, weights=str(tmp_path / "code.pth"), device="cpu")
+        build_proposer(read_proposal_settings({"method": "sam"}, weights=path), weights=path, device="cpu")
 
 
 def decode_coco_counts(text: str | bytes) -> list[int]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.refine.scenes import DISC, scene
+from vss.configs.schema import read_section
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.core.index import read_card, read_index, write_card, write_index
@@ -28,6 +29,7 @@ from vss.refine.losses import gradient_magnitude, refinement_loss
 from vss.refine.network import build_network
 from vss.refine.perturb import iou, perturb
 from vss.refine.run import refine
+from vss.refine.settings import RefinerTrainingSettings
 from vss.refine.train import train_refiner
 from vss.weights.fingerprint import read_fingerprint
 
@@ -51,7 +53,7 @@ def train(dataset, name: str, work: str = "work", **settings) -> Path:
 
 @pytest.fixture(autouse=True)
 def log_every_other_iteration(monkeypatch):
-    monkeypatch.setitem(train_module.RECIPE, "log_interval", 2)
+    monkeypatch.setattr(train_module, "RECIPE", dataclasses.replace(train_module.RECIPE, log_interval=2))
 
 
 @settings(max_examples=25, deadline=None)
@@ -141,7 +143,7 @@ def test_the_fingerprint_stands_for_the_weights(dataset):
     fingerprint = read_fingerprint(out / "fingerprint.json")
     assert fingerprint.sha256 == sha256_of_file(out / "weights.safetensors")
     assert (fingerprint.stage, fingerprint.model) == ("refine", "cascadepsp-mini")
-    assert fingerprint.settings["max_iters"] == 6 and fingerprint.settings["lr"] == train_module.DEFAULTS["lr"]
+    assert fingerprint.settings["max_iters"] == 6 and fingerprint.settings["lr"] == 0.005
 
 
 def test_exactly_as_many_val_samples_as_asked_for_are_measured_alike(dataset, monkeypatch):
@@ -153,7 +155,7 @@ def test_exactly_as_many_val_samples_as_asked_for_are_measured_alike(dataset, mo
 
     ious = iter([0.5, 0.5, 0.8])  # of two samples, of two, of one
     monkeypatch.setattr(train_module.MaskSamples, "batch", recorded)
-    monkeypatch.setattr(train_module.Training, "_step", lambda self, batch, iteration: {"loss": 0.0})
+    monkeypatch.setattr(train_module.RefinerTrainer, "_step", lambda self, batch, iteration: {"loss": 0.0})
     monkeypatch.setattr(train_module, "_overlap", lambda *_: dict.fromkeys(("iou_before", "iou_after"), next(ious)))
     out = train(dataset, "out", max_iters=1, val_samples=5)
     assert sizes[1:] == [2, 2, 1]
@@ -163,20 +165,20 @@ def test_exactly_as_many_val_samples_as_asked_for_are_measured_alike(dataset, mo
 def test_an_interrupted_training_continues_to_the_same_weights(dataset, monkeypatch):
     whole = train(dataset, "whole", work="work-1")
 
-    step = train_module.Training._step
+    step = train_module.RefinerTrainer._step
 
     def interrupted(self, batch, iteration):
         if iteration == 5:
             raise KeyboardInterrupt
         return step(self, batch, iteration)
 
-    monkeypatch.setattr(train_module.Training, "_step", interrupted)
+    monkeypatch.setattr(train_module.RefinerTrainer, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(dataset, "parts", work="work-2")
     assert not (dataset.folder / "parts").exists()
 
     seen = []
-    monkeypatch.setattr(train_module.Training, "_step", lambda *a: seen.append(a[2]) or step(*a))
+    monkeypatch.setattr(train_module.RefinerTrainer, "_step", lambda *a: seen.append(a[2]) or step(*a))
     parts = train(dataset, "parts", work="work-2")
     assert seen == [4, 5]  # continued from the checkpoint after iteration 4
     for name, value in load_file(whole / "weights.safetensors").items():
@@ -218,13 +220,14 @@ def test_other_settings_or_data_have_another_work_folder(dataset):
     assert len(list((dataset.folder / "work").iterdir())) == 2
 
 
-def test_trainings_of_today_are_found_again():
+def test_trainings_of_today_are_found_again(monkeypatch):
     card = SimpleNamespace(sha256="0" * 64, root="/data")
 
     def folder(**given):
-        return train_module._folder("work", train_module.resolve_settings(given), card).name
+        settings = read_section(RefinerTrainingSettings, "refiner_training", given, where="refine training")
+        return train_module._folder("work", settings, card).name
 
-    train_module.RECIPE["log_interval"] = 20
+    monkeypatch.setattr(train_module, "RECIPE", train_module.Recipe())
     assert folder() == "60a118a487f67162"
     assert folder(max_iters=3, lr=0.01) == "82d3dc885b74c90a"
 
@@ -234,8 +237,8 @@ def test_trainings_of_today_are_found_again():
     [
         ({"iterations": 3}, "iterations"),
         ({"network": "cascadepsp-maxi"}, "cascadepsp-maxi"),
-        ({"crop": 60}, "crop = 60"),
-        ({"max_iters": 0}, "max_iters = 0"),
+        ({"crop": 60}, "crop: is 60, must be a multiple of 8"),
+        ({"max_iters": 0}, "max_iters: is 0, must be at least 1"),
         ({"log_interval": 5}, "log_interval"),
         ({"min_area": 10**6}, "min_area"),
     ],

@@ -76,6 +76,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "shown": ["net.single", "net.single.ssa"],
         "frames": 3,
         "titles": {"net": "Net"},
+        "trainings": ["pretrain/net", "finetune/net"],
     }
     # Not to be changed by a test: the report of it is shared.
     return {"settings": settings, "inputs": inputs, "index": dataset.index, "card": dataset.card}

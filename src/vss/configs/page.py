@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from vss.configs.schema import load_schema, resolve_reference
+from vss.core.files import JsonObject
 
 _HEAD = """# The config, key by key
 
@@ -50,7 +50,7 @@ def config_page() -> str:
     tables: dict[str, list[str]] = {}
     for key, line in _rows(load_schema(), ""):
         top = key.split(".")[0]
-        is_value = load_schema()["properties"][top].get("type") != "object"
+        is_value = resolve_reference(load_schema()["properties"][top]).get("type") != "object"
         tables.setdefault("Top level" if is_value else top, []).append(line)
     parts += [f"## {title}\n\n{_TABLE}\n" + "\n".join(lines) + "\n" for title, lines in tables.items()]
     for name, title in _SHARED.items():
@@ -60,14 +60,14 @@ def config_page() -> str:
     return "\n".join(parts)
 
 
-def _rows(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def _rows(schema: JsonObject, prefix: str) -> Iterator[tuple[str, str]]:
     """Yields the key and the line of every key of a section, depth first, up to sections with a table of their own."""
     required = schema.get("required", ())
     for key, part in schema.get("properties", {}).items():
         yield from _rows_of(f"{prefix}{key}", part, is_required=key in required)
 
 
-def _rows_of(key: str, part: Mapping[str, Any], *, is_required: bool) -> Iterator[tuple[str, str]]:
+def _rows_of(key: str, part: JsonObject, *, is_required: bool) -> Iterator[tuple[str, str]]:
     schema = resolve_reference(part)
     cells = (f"`{key}`", _kind(schema), _default(schema, is_required), _cell(schema.get("description", "")))
     yield key, "| " + " | ".join(cells) + " |"
@@ -82,7 +82,7 @@ def _rows_of(key: str, part: Mapping[str, Any], *, is_required: bool) -> Iterato
             yield from _rows(resolved, f"{key}.NAME.")
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def _kind(schema: JsonObject) -> str:
     if "enum" in schema:
         return ", ".join("null" if value is None else f"`{value}`" for value in schema["enum"])
     names = schema.get("type", "object")
@@ -101,7 +101,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return ", ".join([words, *bounds])
 
 
-def _default(schema: Mapping[str, Any], is_required: bool) -> str:
+def _default(schema: JsonObject, is_required: bool) -> str:
     if is_required:
         return "required"
     if "x-default" in schema:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
 from vss import configs
-from vss.configs.resolved import NetworkConfig, RowSettings, TrainingSettings, read_training
+from vss.configs.resolved import RowSettings, TrainingSettings, read_training
 from vss.configs.schema import PROTOCOLS
 from vss.core.errors import UserError, did_you_mean
 from vss.core.labels import LABEL_SPACES
-from vss.models.config_types import check_types
+from vss.models.config_types import NetworkConfig, check_types
 
 # Keys of a row that a user has no reason to change.
 _DESCRIPTIVE = ("as_published", "paper_miou", "published_weights", "dataset")
@@ -276,9 +276,11 @@ def _check_optimizer(name: str, wrapper: NetworkConfig) -> None:
     arguments = ("type", *OPTIMIZERS.get(optimizer["type"], optimizer))
     constructor = wrapper.get("constructor")
     if constructor not in tuple(CONSTRUCTORS):
-        known = ", ".join(str(key) for key in CONSTRUCTORS if key)
-        raise UserError(f"{name}: optim_wrapper.constructor is {constructor!r}, allowed are {known}, or null")
-    tables = (
+        named = ", ".join(str(key) for key in CONSTRUCTORS if key)
+        raise UserError(f"{name}: optim_wrapper.constructor is {constructor!r}, allowed are {named}, or null")
+
+    # Every table of the wrapper takes known keys only.
+    tables: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
         ("", wrapper, _WRAPPER),
         (f".optimizer ({optimizer['type']})", optimizer, arguments),
         (
@@ -294,11 +296,13 @@ def _check_optimizer(name: str, wrapper: NetworkConfig) -> None:
         if unknown := next((key for key in table or () if key not in known), None):
             near = did_you_mean(unknown, known) or " (a map with _delete_: true replaces the row's)"
             raise UserError(f"{name}: optim_wrapper{where} takes no {unknown!r}{near}; allowed: {', '.join(known)}")
+
+    # Values.
     clipped_by = (wrapper.get("clip_grad") or {}).get("type", "norm")
     if clipped_by not in ("norm", "value"):
         raise UserError(f"{name}: optim_wrapper.clip_grad.type is {clipped_by!r}, allowed are norm, value")
-    given, known = wrapper.get("paramwise_cfg") or {}, CONSTRUCTORS[constructor]
-    if known is not _OF_MMENGINE and (missing := next((key for key in known if key not in given), None)):
+    given, needed = wrapper.get("paramwise_cfg") or {}, CONSTRUCTORS[constructor]
+    if needed is not _OF_MMENGINE and (missing := next((key for key in needed if key not in given), None)):
         raise UserError(f"{name}: optim_wrapper.paramwise_cfg: {constructor} needs {missing!r}")
     embeddings = given.get("head_embeddings", "last")
     if embeddings not in ("last", "first"):
@@ -312,7 +316,7 @@ def _check_optimizer(name: str, wrapper: NetworkConfig) -> None:
         raise UserError(f"{name}: optim_wrapper.optimizer.weight_decay is {decay!r}, must be a number of at least 0")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -8,10 +8,8 @@ from typing import Any, TypeAlias
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
+from vss.models.config_types import NetworkConfig
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
-
-NetworkConfig: TypeAlias = Mapping[str, Any]
-"""An MMEngine config of a network or another part: `type` and the arguments of its constructor."""
 
 ViewSettings: TypeAlias = Mapping[str, Any]
 """View settings as somebody wrote them, any of them absent; `vss.configs.tta.parse_tta` reads them."""

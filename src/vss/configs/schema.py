@@ -19,6 +19,7 @@ import jsonschema
 import yaml
 
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import JsonObject
 
 FILE = Path(__file__).with_name("config.schema.yaml")
 PROTOCOLS = ("paper", "as_published")
@@ -61,7 +62,7 @@ def load_schema() -> dict[str, Any]:
     return yaml.load(FILE.read_text(encoding="utf-8"), Loader=loader)
 
 
-def resolve_reference(schema: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_reference(schema: JsonObject) -> dict[str, Any]:
     """Returns a part of the schema with what its `$ref` points to merged in; its own words win."""
     if "$ref" not in schema:
         return dict(schema)
@@ -88,7 +89,7 @@ def section_schema(name: str) -> dict[str, Any]:
     return schema
 
 
-def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def check_config(config: JsonObject) -> dict[str, Any]:
     """Checks a whole config and returns it with defaults filled in, but for sections that a stage reads (`x-read-by`).
 
     Raises:
@@ -99,7 +100,7 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return _filled(config, load_schema(), stages_too=False)
 
 
-def read_section(cls: type[Section], name: str, given: Mapping[str, Any], *, where: str) -> Section:
+def read_section(cls: type[Section], name: str, given: JsonObject, *, where: str) -> Section:
     """Returns the settings of a section as a frozen dataclass, defaults of the schema filled in.
 
     Lists become tuples, and maps become dataclasses where the field's type is one. A key without a constant default
@@ -147,7 +148,7 @@ def check_values(given: Any, *, where: str) -> None:
             todo += [((*path, str(number)), item) for number, item in enumerate(value)]
 
 
-def _validate(given: Any, schema: Mapping[str, Any], *, where: str, top: str) -> None:
+def _validate(given: Any, schema: JsonObject, *, where: str, top: str) -> None:
     errors = jsonschema.Draft202012Validator(schema).iter_errors(given)
     first = min(errors, key=lambda error: [str(part) for part in error.absolute_path], default=None)
     if first is not None:
@@ -195,7 +196,7 @@ def _short(value: Any, *, quoted: bool = True) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def _filled(value: Any, schema: Mapping[str, Any], *, stages_too: bool) -> Any:
+def _filled(value: Any, schema: JsonObject, *, stages_too: bool) -> Any:
     """Returns a copy of `value` with the schema's defaults wherever a key is absent."""
     schema = resolve_reference(schema)
     if isinstance(value, list):
@@ -216,7 +217,7 @@ def _filled(value: Any, schema: Mapping[str, Any], *, stages_too: bool) -> Any:
     return filled
 
 
-def from_json(cls: type[Section], values: Mapping[str, Any]) -> Section:
+def from_json(cls: type[Section], values: JsonObject) -> Section:
     """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses that fields want."""
     hints = typing.get_type_hints(cls)
     return cls(**{key: _as_type(value, hints.get(key, Any)) for key, value in values.items()})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from vss.configs.resolved import ViewSettings
+from vss.configs.schema import read_section
 from vss.core.errors import UserError
+from vss.models.config_types import NetworkConfig
 
-MODES = ("whole", "slide")
+ENGINE_SETTINGS = ("precision", "compile")  # of `views`: how the engine computes, not what
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,27 @@ class Tta:
     random_flip: bool = True
 
 
-def parse_tta(settings: Mapping[str, Any]) -> Tta:
+def parse_tta(settings: ViewSettings) -> Tta:
     """Returns checked settings from the config's `tta` mapping; missing keys take the defaults of `Tta`.
+
+    Args:
+        settings: `views` of the schema; precision and compile, which say how the engine computes, are left out.
 
     Raises:
         UserError: an unknown key, or a value of the wrong kind or range.
     """
-    allowed = [field.name for field in fields(Tta)]
-    for key in settings:
-        if key not in allowed:
-            raise UserError(f"tta.{key}: unknown key; allowed: {', '.join(allowed)}")
-    ratios = settings.get("img_ratios", Tta.img_ratios)
-    if not isinstance(ratios, (list, tuple)) or not ratios or not all(_is_positive(ratio) for ratio in ratios):
-        raise UserError(f"tta.img_ratios: found {ratios!r}, expected a list of numbers > 0")
-    for key in ("flip", "keep_ratio", "setr_resize", "random_flip"):
-        if not isinstance(settings.get(key, True), bool):
-            raise UserError(f"tta.{key}: found {settings[key]!r}, expected true or false")
-    tta = Tta(
-        img_ratios=tuple(float(ratio) for ratio in ratios),
-        flip=settings.get("flip", Tta.flip),
-        scale=_pair(settings, "scale"),
-        keep_ratio=settings.get("keep_ratio", Tta.keep_ratio),
-        size_divisor=_divisor(settings.get("size_divisor")),
-        mode=settings.get("mode", Tta.mode),
-        crop_size=_pair(settings, "crop_size"),
-        stride=_pair(settings, "stride"),
-        setr_resize=settings.get("setr_resize", Tta.setr_resize),
-        setr_crop_size=_pair(settings, "setr_crop_size"),
-        random_flip=settings.get("random_flip", Tta.random_flip),
-    )
-    if tta.mode not in MODES:
-        raise UserError(f"tta.mode: found {tta.mode!r}, expected one of {', '.join(MODES)}")
-    if tta.mode == "slide" and (tta.crop_size is None or tta.stride is None):
-        raise UserError("tta.mode: slide needs tta.crop_size and tta.stride, both (height, width)")
-    if tta.mode == "slide" and any(step > side for step, side in zip(tta.stride, tta.crop_size, strict=True)):
-        raise UserError(f"tta.stride: {list(tta.stride)} is larger than tta.crop_size {list(tta.crop_size)}")
+    views = {key: value for key, value in settings.items() if key not in ENGINE_SETTINGS}
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in views.items()}
+    tta = read_section(Tta, "views", lists, where="tta")
+    if tta.mode == "slide":
+        if tta.crop_size is None or tta.stride is None:
+            raise UserError("tta.mode: slide needs tta.crop_size and tta.stride, both (height, width)")
+        if any(step > side for step, side in zip(tta.stride, tta.crop_size, strict=True)):
+            raise UserError(f"tta.stride: {list(tta.stride)} is larger than tta.crop_size {list(tta.crop_size)}")
     return tta
 
 
-def published_tta(tta: Tta, model: Mapping[str, Any]) -> Tta:
+def published_tta(tta: Tta, model: NetworkConfig) -> Tta:
     """Returns the settings with what the paper's code did for a model family.
 
     Mask2Former pipelines use `SETR_Resize` with the base scale as crop size; Swin and ConvNeXt pipelines lack
@@ -100,23 +82,3 @@ def published_tta(tta: Tta, model: Mapping[str, Any]) -> Tta:
     if any(family in backbone for family in ("Swin", "ConvNeXt")):
         tta = replace(tta, random_flip=False)
     return tta
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
-def _pair(settings: Mapping[str, Any], key: str) -> tuple[int, int] | None:
-    value = settings.get(key)
-    if value is None:
-        return None
-    whole = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
-    if not whole:
-        raise UserError(f"tta.{key}: found {value!r}, expected null or two integers > 0")
-    return tuple(value)
-
-
-def _divisor(value: Any) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise UserError(f"tta.size_divisor: found {value!r}, expected null or an integer > 0")
-    return value

@@ -17,6 +17,9 @@ from typing import Any, TypeAlias
 
 from vss.core.errors import UserError
 
+StrPath: TypeAlias = str | os.PathLike
+"""What names a file or a folder."""
+
 JsonObject: TypeAlias = Mapping[str, Any]
 """A JSON object whose members only those know who wrote it."""
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 
+from vss.configs.schema import read_section
 from vss.core.codec import Planes, put_label_first
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import JsonObject, read_json
 from vss.core.scores_file import ScoresReader
-
-_MEMBER_KEYS = ("name", "weight", "temperature", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -38,46 +35,49 @@ class Member:
     class_weights: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_members(settings: Mapping[str, Any], chosen: str | os.PathLike | None = None) -> list[Member]:
-    """Returns the members of an ensemble's settings, in their order.
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSettings:
+    """Settings of an ensemble and of the search of its weights.
 
-    Args:
-        settings: {members: [{name, weight, temperature?, class_weights?}, ...], ...}.
-        chosen: result of `vss.ensemble.search.search`, whose weights and temperatures replace those of the settings.
+    Attributes:
+        prediction: its name, None where none is given.
+        members: at least one, in the order of their scores files.
+        search_weights, fit_temperature: what a search chooses.
+    """
+
+    prediction: str | None = None
+    members: tuple[Member, ...]
+    search_weights: bool
+    fit_temperature: bool
+
+
+def read_settings(given: JsonObject, *, where: str = "ensemble") -> EnsembleSettings:
+    """Returns the typed settings of an ensemble, `ensemble_job` of the schema.
 
     Raises:
-        UserError: no members, a name twice, an unknown key, a weight below 0, a temperature not above 0, weights that
-            are all 0, or a result that was chosen for other members.
+        UserError: no members, a name twice, weights that are all 0, an unknown key or a value that is not allowed.
     """
-    members = [_member(entry) for entry in settings.get("members", ())]
-    names = [member.name for member in members]
-    if chosen is not None:
-        found = {entry["name"]: entry for entry in read_json(chosen).get("members", ())}
-        if sorted(found) != sorted(names):
-            raise UserError(f"{chosen}: was chosen for members {sorted(found)}, the ensemble has {sorted(names)}")
-        members = [_member({**found[member.name], "class_weights": dict(member.class_weights)}) for member in members]
-    if not members:
-        raise UserError("members: is empty, an ensemble needs at least one")
+    settings = read_section(EnsembleSettings, "ensemble_job", given, where=where)
+    names = [member.name for member in settings.members]
     if len(set(names)) < len(names):
-        raise UserError(f"members: {next(name for name in names if names.count(name) > 1)!r} is listed twice")
-    if not any(member.weight for member in members):
-        raise UserError("members: all weights are 0, at least one must be more")
-    return members
+        raise UserError(f"{where}.members: {next(name for name in names if names.count(name) > 1)!r} is listed twice")
+    if not any(member.weight for member in settings.members):
+        raise UserError(f"{where}.members: all weights are 0, at least one must be more")
+    return settings
 
 
-def _member(entry: Mapping[str, Any]) -> Member:
-    if unknown := sorted(set(entry) - set(_MEMBER_KEYS)):
-        raise UserError(f"members: unknown key {unknown[0]!r}; allowed: {', '.join(_MEMBER_KEYS)}")
-    if "name" not in entry:
-        raise UserError("members: key 'name' is missing")
-    member = Member(**entry)
-    factors = member.class_weights.values()
-    if not all(math.isfinite(weight) and weight >= 0 for weight in (member.weight, *factors)):
-        raise UserError(f"members.{member.name}: weights are {member.weight!r} {dict(member.class_weights)!r}, "
-                        "must be at least 0")  # fmt: skip
-    if not (math.isfinite(member.temperature) and member.temperature > 0):
-        raise UserError(f"members.{member.name}.temperature: is {member.temperature!r}, must be more than 0")
-    return member
+def chosen_members(members: Sequence[Member], chosen: str | os.PathLike) -> tuple[Member, ...]:
+    """Returns members with the weights and temperatures that a search chose (`vss.ensemble.search.search`).
+
+    Raises:
+        UserError: the result was chosen for other members, or is none.
+    """
+    names = sorted(member.name for member in members)
+    found = {entry["name"]: entry for entry in read_json(chosen).get("members", ())}
+    if sorted(found) != names:
+        raise UserError(f"{chosen}: was chosen for members {sorted(found)}, the ensemble has {names}")
+    entries = [{**found[member.name], "class_weights": dict(member.class_weights)} for member in members]
+    return read_settings({"members": entries}, where=str(chosen)).members
 
 
 class MemberScores(contextlib.ExitStack):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,19 +12,19 @@ import numpy as np
 
 from vss.core.codec import Planes
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file
+from vss.core.files import JsonObject, sha256_of_file
 from vss.core.frames_file import go_on
 from vss.core.index import read_index, shard_rows
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
-from vss.ensemble.members import Member, MemberScores, open_members, read_members
-from vss.infer.outputs import LABELS, SCORES, outputs_by_kind
+from vss.ensemble.members import Member, MemberScores, chosen_members, open_members, read_settings
+from vss.infer.outputs import LABELS_SUFFIX, SCORES_SUFFIX, outputs_by_kind
 
 
 def ensemble(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     scores: Sequence[Sequence[str | os.PathLike]],
     index: str | os.PathLike,
     split: str,
@@ -39,7 +39,7 @@ def ensemble(
     nothing, to the bit.
 
     Args:
-        settings: {prediction?: name, members: [{name, weight, temperature?, class_weights?}]}, see `Member`.
+        settings: `ensemble_job` of the schema.
         scores: for each member its `*.scores.h5`; files that hold more than this shard's frames are welcome, so
             members may have other shard counts.
         index: the prepared dataset's index; its frame sizes are the sizes of the result.
@@ -50,10 +50,11 @@ def ensemble(
     Raises:
         UserError: a mistake in the settings, a frame that a member lacks, members that score other classes.
     """
-    files = outputs_by_kind(out, optional=(SCORES,))
-    members = read_members(settings, chosen)
+    files = outputs_by_kind(out, optional=(SCORES_SUFFIX,))
+    given = read_settings(settings)
+    members = given.members if chosen is None else chosen_members(given.members, chosen)
     rows = shard_rows(read_index(index), split=split, shard=shard, shards=shards)
-    what = f"ensemble {settings.get('prediction', files[LABELS].parent.name)} {split} shard {shard} of {shards}"
+    what = f"ensemble {given.prediction or files[LABELS_SUFFIX].parent.name} {split} shard {shard} of {shards}"
     with contextlib.ExitStack() as stack:
         mean = WeightedMean(members, open_members(stack, members, scores))
         provenance = {
@@ -65,9 +66,9 @@ def ensemble(
             "shard": shard,
             "shards": shards,
         }
-        kept = {"classes": mean.classes, "provenance": provenance}
-        labels_out = stack.enter_context(LabelsWriter(files[LABELS], **kept))
-        scores_out = stack.enter_context(ScoresWriter(files[SCORES], **kept)) if SCORES in files else None
+        kept: dict[str, Any] = {"classes": mean.classes, "provenance": provenance}
+        labels_out = stack.enter_context(LabelsWriter(files[LABELS_SUFFIX], **kept))
+        scores_out = stack.enter_context(ScoresWriter(files[SCORES_SUFFIX], **kept)) if SCORES_SUFFIX in files else None
         log(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
         made_of = [index, *(path for files in scores for path in files)]
         done = go_on(*filter(None, [labels_out, scores_out]), made_of=made_of, what=what)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ import pandas as pd
 
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
-from vss.core.files import write_json
+from vss.core.files import JsonObject, write_json
 from vss.core.index import Card, read_dataset
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, track
-from vss.ensemble.members import Member, MemberScores, open_members, read_members, tempered
+from vss.ensemble.members import Member, MemberScores, open_members, read_settings, tempered
 
 # Neighbouring frames of a video say nearly the same: more of them cost time and hardly change what is chosen.
 MAX_FRAMES = 2000
 MAX_PIXELS = 60_000_000  # over all members, so that memory does not grow with their number
 _PIXELS_AT_ONCE = 1 << 16  # that are dense, over all classes
-_CANDIDATES = 8  # classes kept a pixel: those most probable in any member
+_CANDIDATES = 8  # classes kept per pixel: those most probable in any member
 _TEMPERATURES = np.geomspace(0.25, 4, 33)
 _FACTORS = (0.0, 0.5, 0.8, 1.25, 2.0)
 _LEAST_GAIN = 1e-5  # of mIoU: less is not worth leaving the given weights
@@ -38,7 +38,7 @@ _MAX_ROUNDS = 20
 
 def search(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     scores: Sequence[Sequence[str | os.PathLike]],
     index: str | os.PathLike,
     card: str | os.PathLike,
@@ -49,7 +49,7 @@ def search(
     """Chooses weights and temperatures on a labelled split and writes them with the record of how they were chosen.
 
     Args:
-        settings: {members: [...] as for `ensemble`, search_weights?: bool, fit_temperature?: bool, prediction?: name}.
+        settings: `ensemble_job` of the schema.
         scores: for each member the `*.scores.h5` of all shards of the split.
         index, card: the prepared dataset.
         split: "val" or "train".
@@ -62,28 +62,35 @@ def search(
     """
     if split not in ("val", "train"):
         raise UserError(f"split: is {split!r}, weights may be chosen on 'val' or 'train' only")
-    members = read_members(settings)
+    options = read_settings(settings)
+    members: Sequence[Member] = options.members
     if by_class := [member.name for member in members if member.class_weights]:
         raise UserError(f"members.{by_class[0]}.class_weights: cannot be searched; leave them out or set the weights")
+
     table, dataset = read_dataset(index, card)
     rows = _sampled_rows(table, split)
-    what = f"search {settings.get('prediction', 'weights')} {split}"
+    what = f"search {options.prediction or 'weights'} {split}"
     log(f"{what}: {len(rows)} frames, {len(members)} members, on the CPU")
+
+    # Read the class scores: once for the temperatures, and once, tempered, for the pixels that weights can change.
+    nll = None
     with contextlib.ExitStack() as stack:
         opened = open_members(stack, members, scores)
         if opened[0].classes != dataset.classes:
             raise UserError(f"{card}: the dataset's classes are not those of the scores")
         pixels = PixelSource(rows, opened, dataset, what)
-        fitted = _fitted(members, pixels) if settings.get("fit_temperature", False) else None
-        if fitted:
-            members = fitted.members
+        if options.fit_temperature:
+            members, nll = fit_temperatures(members, pixels)
         contest = pixels.contest(members)
     if not contest.record()["pixels"]:
         raise UserError(f"split {split!r}: no mask has a labelled pixel to choose weights on")
+
+    # Climb from the given weights; without files, as the contest is in memory.
     given = np.array([member.weight for member in members])
-    weights, trace = _ascend(contest, given) if settings.get("search_weights", True) else (given, [])
+    weights, trace = _ascend(contest, given) if options.search_weights else (given, [])
+
     report = {
-        "prediction": settings.get("prediction"),
+        "prediction": options.prediction,
         "members": [
             {"name": member.name, "weight": float(weight), "temperature": member.temperature}
             for member, weight in zip(members, weights, strict=True)
@@ -100,9 +107,8 @@ def search(
         "miou": {"given": contest.miou(given), "chosen": contest.miou(weights)},
         **_report_on_members(members, weights, contest),
         "trace": trace,
+        **({} if nll is None else {"nll": nll}),
     }
-    if fitted:
-        report["nll"] = fitted.nll
     write_json(Path(out), report)
     log(f"{what}: mIoU {100 * report['miou']['given']:.2f} -> {100 * report['miou']['chosen']:.2f}")
 
@@ -144,16 +150,20 @@ class PixelSource:
     def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Yields (truth [P] uint8, one [C, P] float32 for each member), a large frame in parts."""
         for row in track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
+            # The labelled pixels, every n-th of them where there are more than the quota.
             mask = self._dataset.read_mask(row.mask)
             if mask.shape != (row.height, row.width):
                 path = Path(self._dataset.root) / row.mask
                 raise UserError(f"{path}: is {mask.shape}, the index says {(row.height, row.width)}")
             at = np.flatnonzero(mask != IGNORE_INDEX)
             at = at[:: -(-len(at) // self._quota)] if len(at) else at
+
+            # Every member's class scores there, tempered; other pixels never become dense.
             each = []
             for scores, temperature in zip(self._opened, temperatures, strict=True):
                 planes = scores.read(row.video, row.frame, size=mask.shape)
                 each.append(tempered(planes.at(at), temperature))
+
             truth = mask.reshape(-1)[at]
             for start in range(0, max(len(at), 1), _PIXELS_AT_ONCE):
                 part = np.arange(start, min(start + _PIXELS_AT_ONCE, len(at)))
@@ -167,9 +177,12 @@ class PixelSource:
         agreed = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
         truths, candidates, probabilities = [], [], []
         for truth, each in self.frames([member.temperature for member in members], "compare"):
+            # Where all members agree the label is settled, whatever the weights: only its confusion is kept.
             labels = np.stack([dense.argmax(axis=0) for dense in each])
             differ = (labels != labels[0]).any(axis=0)
             agreed += confusion_matrix(labels[0][~differ].astype(np.uint8), truth[~differ], self.num_classes)
+
+            # Elsewhere keep the classes that may win: those most probable in any member.
             stack = np.stack([dense[:, differ] for dense in each])  # [M, C, P]
             keep = min(_CANDIDATES, self.num_classes)
             best = np.argpartition(-stack.max(axis=0), keep - 1, axis=0)[:keep]
@@ -207,6 +220,7 @@ class Contest:
         scale = (weights / weights.sum()).astype(np.float32)
         for start in range(0, len(self.truth), 1 << 18):
             part = slice(start, start + (1 << 18))
+            # The weighted mean of the candidates' probabilities; members of weight 0 are not read.
             mean = sum(w * p.astype(np.float32) for w, p in zip(scale, self.probabilities[..., part], strict=True) if w)
             winner = np.take_along_axis(self.candidates[:, part], mean.argmax(axis=0)[None], 0)[0]
             confusion += confusion_matrix(winner, self.truth[part], len(confusion))
@@ -222,6 +236,7 @@ def _ascend(contest: Contest, given: np.ndarray) -> tuple[np.ndarray, list[dict[
 
     One member after the other gets the best of a few weights, until a round brings nothing.
     """
+    # Only ratios of weights matter, so that the largest is kept at 1.
     weights, best = given / given.max(), contest.miou(given)
     trace: list[dict[str, Any]] = []
     for _ in range(_MAX_ROUNDS):
@@ -243,21 +258,15 @@ def _ascend(contest: Contest, given: np.ndarray) -> tuple[np.ndarray, list[dict[
 # ---- temperatures
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Members with their fitted temperatures, and what these gained.
+def fit_temperatures(
+    members: Sequence[Member], pixels: PixelSource
+) -> tuple[tuple[Member, ...], dict[str, dict[str, float]]]:
+    """Fits each member's temperature: the lowest mean negative log likelihood of the true class over the pixels.
 
-    Attributes:
-        members: with temperatures.
-        nll: {member: {"given": nats a pixel, "fitted": nats a pixel}}.
+    Returns:
+        the members with their temperatures, and what these gained: {member: {"given": nats per pixel, "fitted": ...}}.
     """
-
-    members: list[Member]
-    nll: dict[str, dict[str, float]]
-
-
-def _fitted(members: Sequence[Member], pixels: PixelSource) -> Fitted:
-    """Fits each member's temperature: the lowest mean negative log likelihood of the true class over the pixels."""
+    # Add up the negative log likelihood of every temperature of a grid, the given one among them.
     tried = [np.union1d(_TEMPERATURES, [member.temperature]) for member in members]
     total, count = [np.zeros(len(grid)) for grid in tried], 0
     for truth, each in pixels.frames([1.0] * len(members), "fit temperatures"):
@@ -269,10 +278,12 @@ def _fitted(members: Sequence[Member], pixels: PixelSource) -> Fitted:
             for t, temperature in enumerate(grid):
                 normaliser = np.log(np.exp(log_p / np.float32(temperature)).sum(axis=0))
                 sums[t] += (normaliser - true / temperature).sum()
+
+    # Take the best of each grid.
     fitted, nll = [], {}
     for member, grid, sums in zip(members, tried, total, strict=True):
         at = int(sums.argmin())
         fitted.append(replace(member, temperature=float(grid[at])))
         given = sums[np.flatnonzero(grid == member.temperature)[0]]
         nll[member.name] = {"given": float(given / max(count, 1)), "fitted": float(sums[at] / max(count, 1))}
-    return Fitted(fitted, nll)
+    return tuple(fitted), nll

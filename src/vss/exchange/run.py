@@ -32,7 +32,7 @@ from vss.exchange.readers import (
     refuse_missing,
     votes,
 )
-from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
+from vss.infer.outputs import CONFIG_SUFFIX, LABELS_SUFFIX, SCORES_SUFFIX, outputs_by_kind
 from vss.infer.stream import WriteBehind, load_ahead
 
 _WORKERS = 2  # frames read side by side
@@ -78,9 +78,9 @@ def import_prediction(
         UserError: a mistake in the settings; frames that are missing, damaged or of another size, files that belong to
             no frame, values that are no ids.
     """
-    files = outputs_by_kind(out, optional=(SCORES, CONFIG))
+    files = outputs_by_kind(out, optional=(SCORES_SUFFIX, CONFIG_SUFFIX))
     row = {key: value for key, value in settings.items() if key != "prediction"}
-    name = settings.get("prediction", files[LABELS].parent.parent.name)
+    name = settings.get("prediction", files[LABELS_SUFFIX].parent.parent.name)
     source = import_source(row, where=f"import {name}")
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
@@ -99,8 +99,10 @@ def import_prediction(
         reader = stack.enter_context(open_reader(source, dataset, split=split))
         refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=what)
         _check_extra(reader, source, table, dataset, shard=shard, shards=shards, what=what)
-        labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
-        scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
+        labels_writer = stack.enter_context(LabelsWriter(files[LABELS_SUFFIX], **header))
+        scores_writer = (
+            stack.enter_context(ScoresWriter(files[SCORES_SUFFIX], **header)) if SCORES_SUFFIX in files else None
+        )
         writing = stack.enter_context(WriteBehind(waiting=4))
 
         def read(row: Any) -> ImportedFrame:
@@ -116,9 +118,9 @@ def import_prediction(
             resized += frame.resized
     if resized:
         log(f"{what}: {resized} of {len(rows)} frames were of another size and resized ({source.settings.resize})")
-    if CONFIG in files:
+    if CONFIG_SUFFIX in files:
         imported = {"files": len(read_files), "sha256": _digest(read_files), "resized": resized, "time": _now()}
-        write_json(files[CONFIG], {**provenance, "imported": imported})
+        write_json(files[CONFIG_SUFFIX], {**provenance, "imported": imported})
 
 
 def _check_extra(

@@ -13,15 +13,15 @@ batches, shards, workers, threads or order. On a GPU, neighbouring frames are ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vss.configs.resolved import ViewSettings
 from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta
 from vss.core.errors import UserError
@@ -85,7 +85,7 @@ class Engine:
         self,
         segmentor: nn.Module,
         *,
-        tta: Tta | Mapping[str, Any],
+        tta: Tta | ViewSettings,
         protocol: str = "paper",
         mean: Sequence[float],
         std: Sequence[float],

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from vss.configs.resolved import ModelConfig, NetworkConfig, ViewSettings, read_model_config
-from vss.configs.schema import PRECISIONS, PROTOCOLS
+from vss.configs.resolved import ModelConfig, ViewSettings, read_model_config
+from vss.configs.schema import read_section
 from vss.configs.tta import Tta, parse_tta, published_tta
 from vss.core.device import resolve_device
-from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import JsonObject, read_json
 from vss.infer.engine import Engine
 from vss.models.build import build_segmentor
-from vss.models.config_types import check_types
+from vss.models.config_types import NetworkConfig, check_types
 from vss.weights.weights_file import read_weights
 
 
@@ -30,9 +27,10 @@ class InferencePlan:
         config: what the model's resolved config holds.
         tta: the views: the model's own test settings overridden by the prediction's.
         protocol: "paper" or "as_published".
-        precision: key of `PRECISIONS`.
+        precision: one of `vss.configs.schema.PRECISIONS`.
         device: where the model runs.
         compile: whether to use torch.compile.
+        prediction: its name, None where none is given.
     """
 
     config: ModelConfig
@@ -41,6 +39,7 @@ class InferencePlan:
     precision: str
     device: torch.device
     compile: bool
+    prediction: str | None = None
 
     @property
     def device_name(self) -> str:
@@ -48,7 +47,27 @@ class InferencePlan:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
-def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], device: str) -> InferencePlan:
+@dataclass(frozen=True, kw_only=True)
+class InferSettings:
+    """`infer_job` of the schema: what a prediction is made with."""
+
+    prediction: str | None = None
+    tta: ViewSettings
+    protocol: str
+    precision: str | None = None
+    compile: bool
+
+
+def read_settings(given: JsonObject) -> InferSettings:
+    """Returns the typed settings of a prediction.
+
+    Raises:
+        UserError: an unknown key or a value that is not allowed.
+    """
+    return read_section(InferSettings, "infer_job", given, where="infer settings")
+
+
+def read_plan(config_file: str | os.PathLike, settings: JsonObject, device: str) -> InferencePlan:
     """Returns the checked plan of an inference with the resolved config that stands beside the weights.
 
     Raises:
@@ -59,35 +78,29 @@ def read_plan(config_file: str | os.PathLike, settings: Mapping[str, Any], devic
     return plan_inference(config, settings, device)
 
 
-def plan_inference(config: ModelConfig, settings: Mapping[str, Any], device: str) -> InferencePlan:
+def plan_inference(config: ModelConfig, settings: JsonObject, device: str) -> InferencePlan:
     """Returns the checked plan of an inference.
 
     Args:
         config: of the model; its `test` holds the defaults of the views.
-        settings: tta (keys of `Tta`, and `precision` and `compile` of this prediction alone), protocol, precision
-            (see `default_precision`), compile, prediction (a name; recorded only).
+        settings: `infer_job` of the schema.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         UserError: an unknown key or a value that is not allowed.
     """
-    allowed = ("tta", "protocol", "precision", "compile", "prediction")
-    for key in settings:
-        if key not in allowed:
-            raise UserError(f"infer settings: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    protocol = settings.get("protocol", "paper")
-    if protocol not in PROTOCOLS:
-        raise UserError(f"infer settings: protocol is {protocol!r}, allowed: {', '.join(PROTOCOLS)}")
-    where = resolve_device(device)
-    views = {**config.test, **settings.get("tta", {})}
-    default = default_precision(where, protocol, config)
-    precision = views.pop("precision", None) or settings.get("precision") or default
-    if precision not in PRECISIONS:
-        raise UserError(f"infer settings: precision is {precision!r}, allowed: {', '.join(PRECISIONS)}")
-    compiled = views.pop("compile", settings.get("compile", False))
-    if not isinstance(compiled, bool):
-        raise UserError(f"infer settings: compile is {compiled!r}, allowed: true, false")
-    return InferencePlan(config, tta_of(config, views, protocol), protocol, precision, where, compiled)
+    options, where = read_settings(settings), resolve_device(device)
+    views = {**config.test, **options.tta}
+    default = default_precision(where, options.protocol, config)
+    return InferencePlan(
+        config=config,
+        tta=tta_of(config, views, options.protocol),
+        protocol=options.protocol,
+        precision=views.get("precision") or options.precision or default,
+        device=where,
+        compile=views.get("compile", options.compile),
+        prediction=options.prediction,
+    )
 
 
 def tta_of(config: ModelConfig, views: ViewSettings, protocol: str) -> Tta:

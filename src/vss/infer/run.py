@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from vss.core import codec
 from vss.core.errors import UserError
-from vss.core.files import read_json, write_json
+from vss.core.files import JsonObject, read_json, write_json
 from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import Card, read_dataset, shard_rows
@@ -24,7 +24,7 @@ from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
 from vss.infer.estimate import check_inference
 from vss.infer.load import InferencePlan, load_engine, read_plan
-from vss.infer.outputs import CONFIG, LABELS, SCORES, outputs_by_kind
+from vss.infer.outputs import CONFIG_SUFFIX, LABELS_SUFFIX, SCORES_SUFFIX, outputs_by_kind
 from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.stream import WriteBehind
 from vss.infer.views import describe_views
@@ -33,7 +33,7 @@ from vss.weights.fingerprint import sha256_of_weights
 
 def infer(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     weights: str | os.PathLike,
     config: str | os.PathLike,
     index: str | os.PathLike,
@@ -53,7 +53,7 @@ def infer(
     `shards`, the order of frames and the number of torch's threads are.
 
     Args:
-        settings: see `vss.infer.load.read_plan`.
+        settings: `infer_job` of the schema.
         weights: safetensors. A fingerprint in the same folder is compared.
         config: the resolved config beside the weights.
         index, card: the prepared dataset.
@@ -68,21 +68,23 @@ def infer(
         UserError: a mistake in settings or files, a model that returns inf or nan, or a frame that cannot fit into
             memory; that is found before the weights are read.
     """
-    files = outputs_by_kind(out, optional=(SCORES, CONFIG))
+    files = outputs_by_kind(out, optional=(SCORES_SUFFIX, CONFIG_SUFFIX))
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     plan = read_plan(config, settings, device)
-    what = f"infer {settings.get('prediction', Path(config).parent.name)} {split} shard {shard} of {shards}"
+    what = f"infer {plan.prediction or Path(config).parent.name} {split} shard {shard} of {shards}"
     where = {"split": split, "shard": shard, "shards": shards}
     if len(rows):
         sizes = dict(collections.Counter(zip(rows["height"], rows["width"], strict=True)))
         at_once = {"workers": workers, "batch_frames": batch_frames}
-        at_once = check_inference(plan, sizes, what=what, with_probabilities=SCORES in files, **at_once)
+        at_once = check_inference(plan, sizes, what=what, with_probabilities=SCORES_SUFFIX in files, **at_once)
     provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
-        header = {"classes": list(plan.config.classes or dataset.classes), "provenance": provenance}
-        labels_writer = stack.enter_context(LabelsWriter(files[LABELS], **header))
-        scores_writer = stack.enter_context(ScoresWriter(files[SCORES], **header)) if SCORES in files else None
+        header: dict[str, Any] = {"classes": list(plan.config.classes or dataset.classes), "provenance": provenance}
+        labels_writer = stack.enter_context(LabelsWriter(files[LABELS_SUFFIX], **header))
+        scores_writer = None
+        if SCORES_SUFFIX in files:
+            scores_writer = stack.enter_context(ScoresWriter(files[SCORES_SUFFIX], **header))
         done = go_on(*filter(None, [labels_writer, scores_writer]), made_of=(weights, config, index, card), what=what)
         frames = [row for row in rows.itertuples(index=False) if (row.video, row.frame) not in done]
         if not frames:
@@ -96,9 +98,9 @@ def infer(
                 writing.put(labels_writer.write, row.video, row.frame, labels)
                 if scores_writer:
                     writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
-    if CONFIG in files:
+    if CONFIG_SUFFIX in files:
         model = {key: value for key, value in read_json(config).items() if key != "training"}
-        write_json(files[CONFIG], {**provenance, "config": model})
+        write_json(files[CONFIG_SUFFIX], {**provenance, "config": model})
 
 
 def _callbacks(root: Path, *, with_scores: bool) -> FrameCallbacks:
@@ -121,7 +123,7 @@ def labels_and_scores(row: Any, labels: np.ndarray, probabilities: np.ndarray) -
 
 
 def _provenance(
-    plan: InferencePlan, settings: Mapping[str, Any], weights: str | os.PathLike, rows: pd.DataFrame, dataset: Card
+    plan: InferencePlan, settings: JsonObject, weights: str | os.PathLike, rows: pd.DataFrame, dataset: Card
 ) -> dict[str, Any]:
     sizes = sorted({(row.height, row.width) for row in rows.itertuples()})
     return {

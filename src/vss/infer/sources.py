@@ -12,7 +12,7 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.log import log, one_line
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 # Lists the files that a prediction wrote into a folder, so that a later one neither reads nor leaves them.
 WRITTEN = "predicted.json"
@@ -62,9 +62,9 @@ def _find_source(path: Path, out_dir: Path) -> Source:
     if suffix in VIDEO_SUFFIXES:
         # The stem of "...mp4" is "..", which as a folder leads out of the output folder.
         return Source(path, "video", (), path.stem if path.stem.strip(".") else "video")
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in READABLE_SUFFIXES:
         return Source(path, "images", ((path.stem, path),), "")
-    allowed = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+    allowed = ", ".join(sorted(READABLE_SUFFIXES | VIDEO_SUFFIXES))
     raise UserError(f"{path}: neither a folder nor an image nor a video; suffixes known: {allowed}")
 
 
@@ -76,7 +76,9 @@ def _folder(path: Path, out_dir: Path) -> Source:
         counts = ", ".join(f"{what} ({count})" for what, count in sorted(passed.items()))
         log(f"{path}: {len(found)} images; passed over: {counts}")
     if not found:
-        raise UserError(f"{path}: no images in this folder; suffixes looked for: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise UserError(
+            f"{path}: no images in this folder; suffixes looked for: {', '.join(sorted(READABLE_SUFFIXES))}"
+        )
     # Of one video of VSPW the frames lie in `origin`, which says nothing.
     base = path / "origin" if all(file.is_relative_to(path / "origin") for file in found) else path
     files = tuple((file.relative_to(base).with_suffix("").as_posix(), file) for file in found)
@@ -100,7 +102,7 @@ def _images(folder: Path, out_dir: Path, passed: collections.Counter[str]) -> It
                 yield from _images(path, out_dir, passed)
         elif path.exists() and not path.is_file():
             passed["links to folders" if path.is_dir() else "pipes or devices"] += 1
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not (own and entry.name == "legend.png"):
+        elif path.suffix.lower() in READABLE_SUFFIXES and not (own and entry.name == "legend.png"):
             yield path
         elif entry.name != WRITTEN:
             passed[path.suffix.lower() or "without suffix"] += 1

@@ -21,11 +21,11 @@ from torch.overrides import TorchFunctionMode
 import vss.models.intern_image
 import vss.models.mask2former_head  # noqa: F401
 from vss.core.errors import UserError
-from vss.models.config_types import check_types
+from vss.models.config_types import NetworkConfig, check_types
 from vss.models.segmentor import Segmentor
 
 
-def build_segmentor(config: Mapping[str, Any]) -> Segmentor:
+def build_segmentor(config: NetworkConfig) -> Segmentor:
     """Builds a segmentor with freshly initialised weights, on the current default device, in training mode.
 
     Args:
@@ -41,7 +41,7 @@ def build_segmentor(config: Mapping[str, Any]) -> Segmentor:
     return segmentor
 
 
-def build_on_meta(config: Mapping[str, Any]) -> Segmentor:
+def build_on_meta(config: NetworkConfig) -> Segmentor:
     """Builds the same segmentor on the meta device: names and shapes, no numbers, no memory.
 
     Raises:
@@ -61,7 +61,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build(config: Mapping[str, Any]) -> Segmentor:
+def _build(config: NetworkConfig) -> Segmentor:
     check_types(config, where="model")
     config = {"type": "Segmentor"} | copy.deepcopy(dict(config))
     if not (dist.is_available() and dist.is_initialized()):

@@ -9,9 +9,12 @@ that compute and nothing else; those that read files or take code from other pac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from vss.core.errors import UserError, did_you_mean
+
+NetworkConfig: TypeAlias = Mapping[str, Any]
+"""An MMEngine config of a network or another part: `type` and the arguments of its constructor."""
 
 MODEL_TYPES = frozenset(
     (
@@ -69,7 +72,7 @@ def check_types(model: Any, *, where: str) -> None:
             pending += [(f"{place}.{position}", depth + 1, item) for position, item in enumerate(value)]
 
 
-def _check_map(place: str, value: Mapping[str, Any]) -> None:
+def _check_map(place: str, value: NetworkConfig) -> None:
     if "type" in value:
         named = value["type"]
         if not isinstance(named, str) or named not in MODEL_TYPES:

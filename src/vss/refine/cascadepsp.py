@@ -9,51 +9,23 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vss.configs.schema import PRECISIONS
 from vss.core.errors import UserError
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
-from vss.refine.network import NETWORKS, load_network
+from vss.refine.network import NETWORKS, NetworkRow, load_network
 from vss.refine.parts import Part, merge_parts, split_classes, split_components
-from vss.refine.settings import one_of, with_defaults
-
-# A mode is a row of defaults. scene_parsing: CascadePSP's procedure for label maps (eval.py --ade at its defaults:
-# components, each cropped, refined as large as it is, up to 900 pixels, and once more locally). single_pass: the same
-# without the local step (--ade --global_only), tiny crops enlarged. generic: what the package's `Refiner.refine` does
-# with one class of a frame (enlarged to 900 pixels, then local crops at full size).
-MODES: dict[str, dict[str, Any]] = {
-    "scene_parsing": {"parts": "components", "fast": False, "L": 900, "min_size": 0},
-    "single_pass": {"parts": "components", "fast": True, "L": 900, "min_size": 224},
-    "generic": {"parts": "classes", "fast": False, "L": 900, "min_size": 1 << 16},  # any size is enlarged to L
-}
-DEFAULTS: dict[str, Any] = {
-    "mode": None,  # row of MODES; null = the one that suits the network, scene_parsing for the published
-    "parts": None,  # "components" or "classes"; null, here and in the next three, = as the network or the mode wants it
-    "fast": None,  # true: the global step only
-    "L": None,  # pixels; crops whose longer side has more are reduced to it
-    "min_size": None,  # pixels; crops whose longer side has fewer are enlarged to it, but not beyond L
-    "min_area": 32 * 32,  # pixels; parts that are not larger keep their label
-    "dilate": 10,  # pixels; parts closer than this are one component
-    "margin": 0.25,  # share of a part's height and width added around it
-    "classes": None,  # names of the classes to refine; null = all
-    "max_purity": None,  # in 0..1; crops filled to this share or more have no boundary worth a pass; null = refine all
-    "background": None,  # names of background classes; null = vss.refine.background
-    "background_weight": 0.51,
-    "batch_size": 8,  # parts of one size per network call
-    "precision": "float32",  # see vss.configs.schema.PRECISIONS
-}
+from vss.refine.settings import MODES, CascadePspSettings, Procedure
 
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
 _CROP_FOREGROUND = (0.1, 0.9)
 _CROP_BORDER = 16  # pixels at the inner edges of a local crop that are not used
-_LEAST_L = 4 * _CROP_BORDER + 2  # local crops of less would leave no way to go from one to the next
 
 # image [N, 3, h, w], mask [N, 1, h, w], mask at stride 8 or None -> {"pred_224", "pred_56_2": [N, 1, h, w]}
 Network = Callable[[Tensor, Tensor, "Tensor | None"], Mapping[str, Tensor]]
@@ -64,25 +36,36 @@ class CascadePSP:
 
     Args:
         network: of `vss.refine.network`, in eval mode on its device.
-        settings: complete, see `DEFAULTS`; `classes` and `background` already train ids.
+        settings: as the config gives them.
+        suits: row of the network.
+        classes: names of the prediction's classes, position = train id.
+
+    Raises:
+        UserError: the settings name a class that is not among `classes`.
     """
 
-    def __init__(self, network: nn.Module, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, settings: CascadePspSettings, *, suits: NetworkRow, classes: Sequence[str]
+    ) -> None:
         self._network, self._settings = network, settings
+        self._procedure = procedure_for(settings, suits)
+        self._classes = None if settings.classes is None else _ids(settings.classes, classes, "classes")
+        # The default list is VSPW's; another label space takes what it shares with it.
+        shared = [name for name in BACKGROUND_CLASSES if name in classes]
+        self._background = _ids(shared if settings.background is None else settings.background, classes, "background")
         self.device = next(network.parameters()).device
 
     @classmethod
-    def from_settings(
-        cls, settings: Mapping[str, Any], *, weights: str | os.PathLike | None, classes: Sequence[str], device: str
+    def load(
+        cls, settings: CascadePspSettings, *, weights: str | os.PathLike | None, classes: Sequence[str], device: str
     ) -> CascadePSP:
-        """Loads the network and resolves settings by it, `MODES` and `DEFAULTS`, class names by `classes`.
+        """Loads the network that weights are of.
 
         Raises:
-            UserError: an unknown key, value or class; weights missing or of another network.
+            UserError: a class that does not exist; weights missing or of another network.
         """
-        with_defaults(settings, DEFAULTS, where="refine cascadepsp")  # mistakes before the network is read
         name, network = load_network(weights, device=device)
-        return cls(network, resolve_settings(settings, classes=classes, suits=NETWORKS[name].settings))
+        return cls(network, settings, suits=NETWORKS[name], classes=classes)
 
     def refine(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns the refined label map.
@@ -102,72 +85,47 @@ class CascadePSP:
         """Returns the label map with some of its parts refined; see `refine` and `parts_of`."""
         if not parts:
             return labels
-        dtype = getattr(torch, self._settings["precision"])
+        dtype = getattr(torch, self._settings.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             refined = self._refine_parts(image, parts)
         merged, _ = merge_parts(
             labels,
             [(part.label, part.box, probability) for part, probability in zip(parts, refined, strict=True)],
-            background=self._settings["background"],
-            background_weight=self._settings["background_weight"],
+            background=self._background,
+            background_weight=self._settings.background_weight,
         )
         return merged
 
     def _split(self, labels: np.ndarray) -> list[Part]:
         s = self._settings
-        if s["parts"] == "classes":
-            return split_classes(labels, min_area=s["min_area"], classes=s["classes"])
-        return split_components(
-            labels, min_area=s["min_area"], dilate=s["dilate"], margin=s["margin"], classes=s["classes"]
-        )
+        if self._procedure.parts == "classes":
+            return split_classes(labels, min_area=s.min_area, classes=self._classes)
+        return split_components(labels, min_area=s.min_area, dilate=s.dilate, margin=s.margin, classes=self._classes)
 
     def _too_pure(self, part: Part) -> bool:
-        limit = self._settings["max_purity"]
+        limit = self._settings.max_purity
         return limit is not None and part.crop(part.mask).mean() >= limit
 
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self.device)
-        options = {key: self._settings[key] for key in ("L", "min_size", "batch_size")}
+        how = self._procedure
+        options = {"L": how.L, "min_size": how.min_size, "batch_size": self._settings.batch_size}
         crops = [(_cropped(frame, part), mask_tensor(part.crop(part.mask)).to(self.device)) for part in parts]
-        if self._settings["fast"]:
+        if how.fast:
             refined = single_pass(self._network, *zip(*crops, strict=True), **options)
-        elif self._settings["parts"] == "classes":
+        elif how.parts == "classes":
             refined = list(high_res(self._network, frame, torch.cat([mask for _, mask in crops]), **options).split(1))
         else:
             refined = [high_res(self._network, *crop, **options) for crop in crops]
         return [probability[0, 0].float().cpu().numpy() for probability in refined]
 
 
-def resolve_settings(
-    settings: Mapping[str, Any], *, classes: Sequence[str], suits: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns complete settings; `classes` and `background` become train ids.
-
-    Args:
-        settings: as the config gives them.
-        classes: names of the prediction's classes.
-        suits: settings that suit the network (`NetworkRow.settings`): its mode, and what it changes of that mode.
-
-    Raises:
-        UserError: an unknown key, value or class name.
-    """
-    resolved = with_defaults(settings, DEFAULTS, where="refine cascadepsp")
-    if resolved["mode"] in (None, suits["mode"]):
-        resolved = _filled(resolved, suits)
-    resolved = _filled(resolved, MODES[one_of(resolved["mode"], MODES, where="refine cascadepsp mode")])
-    one_of(resolved["parts"], ("components", "classes"), where="refine cascadepsp parts")
-    one_of(resolved["precision"], PRECISIONS, where="refine cascadepsp precision")
-    if resolved["L"] < _LEAST_L:
-        raise UserError(f"refine cascadepsp: L = {resolved['L']}, expected at least {_LEAST_L}")
-    resolved["classes"] = None if resolved["classes"] is None else _ids(resolved["classes"], classes, "classes")
-    if resolved["background"] is None:  # the default list is VSPW's; another label space takes what it shares with it
-        resolved["background"] = [name for name in BACKGROUND_CLASSES if name in classes]
-    resolved["background"] = _ids(resolved["background"], classes, "background")
-    return resolved
-
-
-def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: defaults.get(key) if value is None else value for key, value in settings.items()}
+def procedure_for(settings: CascadePspSettings, suits: NetworkRow) -> Procedure:
+    """Returns how to go over a frame: as settings say, else as suits the network, else as the mode has it."""
+    mode = settings.mode or suits.mode
+    base = suits.procedure if mode == suits.mode else MODES[mode]
+    given = {field.name: getattr(settings, field.name) for field in fields(Procedure)}
+    return replace(base, **{key: value for key, value in given.items() if value is not None})
 
 
 def _ids(names: Sequence[str], classes: Sequence[str], key: str) -> frozenset[int]:

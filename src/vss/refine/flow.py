@@ -16,7 +16,7 @@ from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.flow_file import CELL, FlowWriter
 from vss.refine.settings import one_of
 
-METHODS = ("dis",)
+FLOW_METHODS = ("dis",)
 
 
 def flow(
@@ -40,7 +40,7 @@ def flow(
     Raises:
         UserError: an unknown method, or a frame that cannot be decoded.
     """
-    one_of(method, METHODS, where="flow method")
+    one_of(method, FLOW_METHODS, where="flow method")
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"flow {method} {split} shard {shard}"

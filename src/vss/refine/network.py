@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from segmentation_refinement.models.psp.pspnet import PSPModule, PSPUpsample, RefinementModule
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
-from vss.refine.settings import one_of
+from vss.refine.settings import MODES, Procedure, one_of
 from vss.weights.weights_file import read_weights
 
 
@@ -163,17 +162,19 @@ class NetworkRow:
 
     Attributes:
         build: makes it with random weights.
-        settings: those of `vss.refine.cascadepsp.DEFAULTS` that suit it: how it was trained.
+        mode: row of `vss.refine.settings.MODES` that suits it.
+        procedure: that mode as it was trained for.
     """
 
     build: Callable[[], nn.Module]
-    settings: Mapping[str, Any]
+    mode: str
+    procedure: Procedure
 
 
 NETWORKS = {
-    "cascadepsp": NetworkRow(RefinementModule, {"mode": "scene_parsing", "L": 900}),  # 67.7 M parameters
+    "cascadepsp": NetworkRow(RefinementModule, "scene_parsing", MODES["scene_parsing"]),  # 67.7 M parameters
     # 0.07 M parameters; trained on crops at their own scale, see vss.refine.samples
-    "cascadepsp-mini": NetworkRow(_mini, {"mode": "single_pass", "L": 192, "min_size": 0}),
+    "cascadepsp-mini": NetworkRow(_mini, "single_pass", replace(MODES["single_pass"], L=192, min_size=0)),
 }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
-from vss.core.files import sha256_of_file
+from vss.configs.schema import read_section
+from vss.core.errors import UserError
+from vss.core.files import JsonObject, sha256_of_file
 from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
@@ -14,12 +14,19 @@ from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.proposals import Proposer
 from vss.refine.proposals_file import ProposalsWriter
+from vss.refine.settings import FelzenszwalbSettings, ProposalSettings, SamSettings, SlicSettings
 from vss.refine.superpixels import build_superpixels
+
+_SETTINGS: dict[str, type[ProposalSettings]] = {
+    "felzenszwalb": FelzenszwalbSettings,
+    "slic": SlicSettings,
+    "sam": SamSettings,
+}
 
 
 def propose(
     *,
-    settings: dict[str, Any],
+    settings: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
     split: str,
@@ -32,7 +39,7 @@ def propose(
     """Writes the mask proposals of every frame of one shard.
 
     Args:
-        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `build_proposer`.
+        settings: `sam`, `felzenszwalb` or `slic` of the schema, see `read_proposal_settings`.
         index, card: of the dataset.
         split, shard, shards: which frames.
         weights: of SAM; None otherwise.
@@ -43,15 +50,15 @@ def propose(
         UserError: a mistake in the settings, weights that cannot be read, a frame that cannot be decoded.
     """
     weights = None if weights is None else str(weights)
-    method = proposal_method(settings, weights=weights)
-    proposer = build_proposer(settings, weights=weights, device=device)
+    options = read_proposal_settings(settings, weights=weights)
+    proposer = build_proposer(options, weights=weights, device=device)
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
-    what = f"propose {method} {split} shard {shard}"
+    what = f"propose {options.method} {split} shard {shard}"
     log(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {
         "stage": "refine",
-        "proposals": {**settings, "method": method},
+        "proposals": {**settings, "method": options.method},
         "weights_sha256": None if weights is None else sha256_of_file(weights),
         "index_sha256": dataset.sha256,
         "split": split,
@@ -71,27 +78,31 @@ def propose(
             writing.put(writer.write, row.video, row.frame, proposer.propose(image))
 
 
-def build_proposer(settings: Mapping[str, Any], *, weights: str | None, device: str) -> Proposer:
-    """Builds the proposer that `settings["method"]` names, with its other keys as parameters.
+def read_proposal_settings(given: JsonObject, *, weights: str | None) -> ProposalSettings:
+    """Returns typed settings of mask proposals; without a method: SAM where weights are given, else felzenszwalb.
+
+    Raises:
+        UserError: unknown method, key or value.
+    """
+    method = given.get("method", "felzenszwalb" if weights is None else "sam")
+    if method not in _SETTINGS:
+        raise UserError(f"refine proposals method: is {method!r}, must be one of {', '.join(_SETTINGS)}")
+    return read_section(_SETTINGS[method], method, given, where=f"refine proposals {method}")
+
+
+def build_proposer(settings: ProposalSettings, *, weights: str | None, device: str) -> Proposer:
+    """Builds what makes mask proposals by some settings.
 
     Args:
-        settings: {method: "sam" | "felzenszwalb" | "slic", ...}, see `vss.refine.sam` and `vss.refine.superpixels`.
-            Without a method: SAM where weights are given, felzenszwalb where not.
-        weights: of SAM; None for weight-free methods.
+        settings: see `read_proposal_settings`.
+        weights: of SAM; None for superpixels.
         device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UserError: unknown method or parameter, weights missing, unreadable or of an unknown architecture.
+        UserError: weights missing, unreadable or of an unknown architecture.
     """
-    parameters = {key: value for key, value in settings.items() if key != "method"}
-    method = proposal_method(settings, weights=weights)
-    if method == "sam":
+    if isinstance(settings, SamSettings):
         from vss.refine.sam import SamProposer  # imports torch and segment_anything
 
-        return SamProposer.from_settings(parameters, weights=weights, device=device)
-    return build_superpixels(method, parameters)
-
-
-def proposal_method(settings: Mapping[str, Any], *, weights: str | None) -> str:
-    """Returns the method that `build_proposer` takes."""
-    return settings.get("method", "felzenszwalb" if weights is None else "sam")
+        return SamProposer.load(settings, weights=weights, device=device)
+    return build_superpixels(settings)

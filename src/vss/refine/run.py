@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
+from vss.core.files import JsonObject
 from vss.core.frames_file import FramesReader, go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
@@ -23,7 +24,7 @@ from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.flow_file import FlowReader
 from vss.refine.parts import Part
 from vss.refine.proposals_file import ProposalsReader
-from vss.refine.settings import one_of, with_defaults
+from vss.refine.settings import CascadePspSettings
 from vss.refine.ssa import SsaSettings, vote_proposals
 from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
 from vss.weights.fingerprint import sha256_of_weights
@@ -86,9 +87,8 @@ _WORKERS = 2  # frames prepared side by side
 
 
 @contextlib.contextmanager
-def ssa(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
-    """Votes over mask proposals; settings are those of `SsaSettings`."""
-    options = read_section(SsaSettings, "ssa", settings, where="refine ssa")
+def ssa(settings: SsaSettings, resources: RefinerResources) -> Iterator[Refiner]:
+    """Votes over mask proposals."""
     if resources.proposals is None:
         raise UserError("refine ssa: no proposals file, run propose first")
     with ProposalsReader(resources.proposals) as reader:
@@ -97,19 +97,17 @@ def ssa(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Re
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
-            return vote_proposals(frame.labels, found, **asdict(options))
+            return vote_proposals(frame.labels, found, **asdict(settings))
 
         yield Refiner(prepare=voted, refine=lambda frames: (labels for _, labels in frames))
 
 
 @contextlib.contextmanager
-def cascadepsp(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
-    """Refines with CascadePSP or a network of its family; settings are those of `vss.refine.cascadepsp.DEFAULTS`."""
+def cascadepsp(settings: CascadePspSettings, resources: RefinerResources) -> Iterator[Refiner]:
+    """Refines with CascadePSP or a network of its family."""
     from vss.refine.cascadepsp import CascadePSP  # imports torch
 
-    refiner = CascadePSP.from_settings(
-        settings, weights=resources.weights, classes=resources.classes, device=resources.device
-    )
+    refiner = CascadePSP.load(settings, weights=resources.weights, classes=resources.classes, device=resources.device)
 
     def image_and_parts(frame: RefinerInput) -> tuple[np.ndarray, list[Part]]:
         return read_image(frame.image), refiner.parts_of(frame.labels)
@@ -121,9 +119,8 @@ def cascadepsp(settings: Mapping[str, Any], resources: RefinerResources) -> Iter
 
 
 @contextlib.contextmanager
-def temporal(settings: Mapping[str, Any], resources: RefinerResources) -> Iterator[Refiner]:
-    """Votes among neighbouring frames along optical flow; settings are those of `TemporalSettings`."""
-    options = read_section(TemporalSettings, "temporal", settings, where="refine temporal")
+def temporal(settings: TemporalSettings, resources: RefinerResources) -> Iterator[Refiner]:
+    """Votes among neighbouring frames along optical flow."""
     if resources.flow is None:
         raise UserError("refine temporal: no flow file, run flow first")
     with FlowReader(resources.flow) as reader:
@@ -134,20 +131,40 @@ def temporal(settings: Mapping[str, Any], resources: RefinerResources) -> Iterat
             flow = reader.read(*key) if key in reader else None
             return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow)
 
-        yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), options), frame_by_frame=False)
+        yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), settings), frame_by_frame=False)
 
 
-# A refiner is a row here: settings and resources -> a `Refiner`, open while in use.
-METHODS: dict[str, Callable[[Mapping[str, Any], RefinerResources], AbstractContextManager[Refiner]]] = {
-    "cascadepsp": cascadepsp,
-    "ssa": ssa,
-    "temporal": temporal,
+@dataclass(frozen=True)
+class Method:
+    """A way to refine.
+
+    Attributes:
+        settings: the type of its settings, which the schema describes under the method's name.
+        opened: maps settings and resources to a `Refiner`, open while in use.
+    """
+
+    settings: type
+    opened: Callable[[Any, RefinerResources], AbstractContextManager[Refiner]]
+
+
+METHODS = {
+    "cascadepsp": Method(CascadePspSettings, cascadepsp),
+    "ssa": Method(SsaSettings, ssa),
+    "temporal": Method(TemporalSettings, temporal),
 }
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Settings of the stage: a row of `METHODS`, and what that method is given."""
+
+    method: str
+    settings: JsonObject
 
 
 def refine(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     labels: str | os.PathLike,
     index: str | os.PathLike,
     card: str | os.PathLike,
@@ -163,7 +180,7 @@ def refine(
     """Refines the label maps of one shard; frames are paired by (video, frame).
 
     Args:
-        settings: {method: row of `METHODS`, settings: of that method}.
+        settings: `refine_job` of the schema: method, a row of `METHODS`, and settings, that method's.
         labels: the prediction of this shard (`LabelsReader`).
         index, card: of the dataset.
         split, shard, shards: which frames.
@@ -177,21 +194,22 @@ def refine(
         UserError: a mistake in the settings, a missing or unreadable file, a frame without prediction or proposals, or
             whose prediction is of another size than the frame.
     """
-    given = with_defaults(settings, {"method": None, "settings": {}}, where="refine")
-    method = one_of(given["method"], METHODS, where="refine method")
+    given = read_section(RefineSettings, "refine_job", settings, where="refine")
+    method = METHODS[given.method]
+    options = read_section(method.settings, given.method, given.settings, where=f"refine {given.method}")
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
-    what = f"refine {method} {split} shard {shard}"
+    what = f"refine {given.method} {split} shard {shard}"
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(LabelsReader(labels))
         resources = RefinerResources(
             weights=weights, proposals=proposals, flow=flow, classes=reader.classes, device=device
         )
-        refiner = stack.enter_context(METHODS[method](given["settings"], resources))
+        refiner = stack.enter_context(method.opened(options, resources))
         log(f"{what}: {len(rows)} frames on {refiner.device}")
         provenance = {
             "stage": "refine",
-            "settings": given,
+            "settings": asdict(given),
             "weights_sha256": None if weights is None else sha256_of_weights(weights),
             "index_sha256": dataset.sha256,
             "proposals": None if proposals is None else _provenance_of(ProposalsReader(proposals)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
+from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.proposals import RunLengths
-from vss.refine.settings import one_of, with_defaults
+from vss.refine.settings import SamSettings
 from vss.weights.weights_file import read_weights
 
 # "authors": sam/sam_post.py of DUT-CSJ/PVUW2023-VSS-3rd. "fast": the package's own defaults, about a tenth of the work.
-_PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, float]] = {
     "authors": {
         "points_per_side": 64,
         "pred_iou_thresh": 0.86,
@@ -42,13 +43,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "min_mask_region_area": 0,
     },
 }
-_COMMON: dict[str, Any] = {
-    "points_per_batch": 64,
-    "stability_score_offset": 1.0,
-    "box_nms_thresh": 0.7,
-    "crop_nms_thresh": 0.7,
-    "crop_overlap_ratio": 512 / 1500,
-}
 
 
 class SamProposer:
@@ -65,20 +59,23 @@ class SamProposer:
         self._generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **parameters)
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], *, weights: str | None, device: str) -> SamProposer:
+    def load(cls, settings: SamSettings, *, weights: str | None, device: str) -> SamProposer:
         """Builds the generator from weights and settings.
 
         Args:
-            settings: {preset: "authors" (default) | "fast", and any parameter of the generator to override it}.
+            settings: the preset, and what overrides it.
             weights: the released .pth or a safetensors file of the same names.
             device: "auto", "cpu", "cuda" or "cuda:N".
 
         Raises:
-            UserError: unknown preset or parameter, weights missing, unreadable or not SAM's.
+            UserError: weights missing, unreadable or not SAM's.
         """
-        preset = one_of(settings.get("preset", "authors"), _PRESETS, where="refine proposals sam preset")
-        parameters = {key: value for key, value in settings.items() if key != "preset"}
-        parameters = with_defaults(parameters, {**_COMMON, **_PRESETS[preset]}, where="refine proposals sam")
+        preset = _PRESETS[settings.preset]
+        parameters = {
+            key: preset[key] if value is None else value
+            for key, value in asdict(settings).items()
+            if key not in ("method", "preset")
+        }
         if weights is None:
             raise UserError("SAM: no weights given")
         file = read_weights(weights)
@@ -177,6 +174,6 @@ def build_sam(shape: SamShape) -> Sam:
             iou_head_depth=3,
             iou_head_hidden_dim=256,
         ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
+        pixel_mean=list(IMAGE_MEAN),
+        pixel_std=list(IMAGE_STD),
     )

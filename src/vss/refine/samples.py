@@ -26,7 +26,7 @@ _TRIES = 100  # frames looked at for one that has a part
 
 
 @dataclass(frozen=True)
-class Batch:
+class MaskBatch:
     """Samples for a refinement network.
 
     Attributes:
@@ -74,10 +74,10 @@ class MaskSamples:
         self._max_kernel = max(4, round(10 * crop / 224))
         self._frame = functools.lru_cache(maxsize=_FRAMES_IN_MEMORY)(self._read_frame)
 
-    def batch(self, *key: int, size: int) -> Batch:
+    def batch(self, *key: int, size: int) -> MaskBatch:
         """Returns `size` samples, drawn by the key (numbers such as seed and iteration)."""
         samples = [self._sample(np.random.default_rng([*key, number])) for number in range(size)]
-        return Batch(*(torch.cat(tensors) for tensors in zip(*samples, strict=True)))
+        return MaskBatch(*(torch.cat(tensors) for tensors in zip(*samples, strict=True)))
 
     def _sample(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         frame, part = self._draw_part(rng)

@@ -1,31 +1,131 @@
-"""Settings of the refine stage: defaults, and one-line refusals of unknown keys."""
+"""Settings of the refine stage as typed objects; the config's schema has their defaults, ranges and meaning.
+
+Those of `ssa` and `temporal` stand next to what they steer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from vss.core.errors import UserError
 
+Value = TypeVar("Value")
 
-def with_defaults(settings: Mapping[str, Any], defaults: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Returns `defaults` updated by `settings`.
 
-    Raises:
-        UserError: a key that `defaults` does not have.
+@dataclass(frozen=True)
+class CascadePspSettings:
+    """`cascadepsp` of the schema; None = what the network or the mode wants."""
+
+    mode: str | None
+    parts: str | None
+    fast: bool | None
+    L: int | None
+    min_size: int | None
+    min_area: int
+    dilate: int
+    margin: float
+    classes: tuple[str, ...] | None
+    max_purity: float | None
+    background: tuple[str, ...] | None
+    background_weight: float
+    batch_size: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How CascadePSP goes over a frame.
+
+    Attributes:
+        parts: "components" or "classes": what is refined at a time.
+        fast: whether to stop after the global step.
+        L: pixels; crops whose longer side has more are reduced to it.
+        min_size: pixels; crops whose longer side has fewer are enlarged to it, but not beyond L.
     """
-    unknown = sorted(set(settings) - set(defaults))
-    if unknown:
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}, allowed: {', '.join(sorted(defaults))}")
-    return {**defaults, **settings}
+
+    parts: str
+    fast: bool
+    L: int
+    min_size: int
 
 
-def one_of(value: Any, allowed: Mapping[str, Any] | tuple[str, ...], *, where: str) -> Any:
+# scene_parsing: CascadePSP's procedure for label maps (eval.py --ade at its defaults: components, each cropped, refined
+# as large as it is, up to 900 pixels, and once more locally). single_pass: the same without the local step
+# (--ade --global_only), tiny crops enlarged. generic: what the package's `Refiner.refine` does with one class of a
+# frame (enlarged to 900 pixels, then local crops at full size).
+MODES = {
+    "scene_parsing": Procedure("components", fast=False, L=900, min_size=0),
+    "single_pass": Procedure("components", fast=True, L=900, min_size=224),
+    "generic": Procedure("classes", fast=False, L=900, min_size=1 << 16),  # any size is enlarged to L
+}
+
+
+@dataclass(frozen=True)
+class RefinerTrainingSettings:
+    """`refiner_training` of the schema."""
+
+    network: str
+    crop: int
+    max_iters: int
+    batch_size: int
+    lr: float
+    min_area: int
+    dilate: int
+    seed: int
+    checkpoint_interval: int
+    val_samples: int
+
+
+@dataclass(frozen=True)
+class FelzenszwalbSettings:
+    """`felzenszwalb` of the schema."""
+
+    method: str
+    scales: tuple[float, ...]
+    min_size: int
+    sigma: float
+
+
+@dataclass(frozen=True)
+class SlicSettings:
+    """`slic` of the schema."""
+
+    method: str
+    segments: tuple[int, ...]
+    compactness: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class SamSettings:
+    """`sam` of the schema: parameters of SAM's automatic mask generator; None = the preset's."""
+
+    method: str
+    preset: str
+    points_per_side: int | None
+    points_per_batch: int
+    pred_iou_thresh: float | None
+    stability_score_thresh: float | None
+    stability_score_offset: float
+    box_nms_thresh: float
+    crop_n_layers: int | None
+    crop_nms_thresh: float
+    crop_overlap_ratio: float
+    crop_n_points_downscale_factor: int | None
+    min_mask_region_area: int | None
+
+
+ProposalSettings: TypeAlias = FelzenszwalbSettings | SlicSettings | SamSettings
+
+
+def one_of(value: Value, allowed: Iterable[Value], *, where: str) -> Value:
     """Returns `value` if it is among `allowed`.
 
     Raises:
         UserError: it is not.
     """
     if value not in allowed:
-        raise UserError(f"{where}: {value!r}, allowed: {', '.join(allowed)}")
+        raise UserError(f"{where}: {value!r}, allowed: {', '.join(map(str, allowed))}")
     return value

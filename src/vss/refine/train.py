@@ -9,53 +9,54 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vss.configs.schema import read_section
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
-from vss.core.files import canonical_json, sealed, sha256_of_file, write_text
+from vss.core.files import JsonObject, canonical_json, sealed, sha256_of_file, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, track
 from vss.prepare.recheck import checked_content
 from vss.refine.losses import refinement_loss
 from vss.refine.network import NETWORKS, build_network
-from vss.refine.samples import Batch, MaskSamples
-from vss.refine.settings import one_of, with_defaults
+from vss.refine.samples import MaskBatch, MaskSamples
+from vss.refine.settings import RefinerTrainingSettings
 from vss.train.whole import is_whole, remove, save_whole
 from vss.train.workdir import folder_for_content, locked, note_content
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
 from vss.weights.tensor_files import save_tensors
 
-DEFAULTS: dict[str, Any] = {
-    "network": "cascadepsp-mini",  # row of NETWORKS
-    "crop": 64,  # pixels of a sample's sides; upstream 224
-    "max_iters": 240,
-    "batch_size": 8,
-    "lr": 5e-3,  # Adam; upstream 2.25e-4 for the large network
-    "min_area": 48,  # pixels; smaller parts are not trained on
-    "dilate": 3,  # pixels; see parts.split_components
-    "seed": 0,
-    "checkpoint_interval": 40,  # iterations
-    "val_samples": 64,  # parts of val measured at the end; 0 = none
-}
-# The rest of the recipe, upstream's where upstream has one. Together with the settings it names the work folder.
-RECIPE: dict[str, Any] = {
-    "weight_decay": 1e-4,
-    "milestones": [0.5, 0.83],  # shares of max_iters after which the learning rate falls tenfold
-    "iou_target": [0.8, 1.0],  # range of the perturbed masks' IoU with the truth
-    "margin": 0.25,  # see parts.split_components
-    "log_interval": 20,  # iterations
-}
-_NOT_IN_HASH = ("checkpoint_interval",)
+
+@dataclass(frozen=True)
+class Recipe:
+    """What no user has a reason to change, mostly upstream's; with the settings it names the work folder.
+
+    Attributes:
+        weight_decay: of Adam.
+        milestones: shares of max_iters after which the learning rate falls tenfold.
+        iou_target: range of the perturbed masks' IoU with the truth.
+        margin: see `parts.split_components`.
+        log_interval: iterations.
+    """
+
+    weight_decay: float = 1e-4
+    milestones: tuple[float, ...] = (0.5, 0.83)
+    iou_target: tuple[float, float] = (0.8, 1.0)
+    margin: float = 0.25
+    log_interval: int = 20
+
+
+RECIPE = Recipe()
 
 
 def train_refiner(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
     weights: str | os.PathLike,
@@ -67,7 +68,7 @@ def train_refiner(
     """Trains a refinement network on the masks of the train split.
 
     Args:
-        settings: see `DEFAULTS`.
+        settings: `refiner_training` of the schema.
         index, card: of the dataset.
         weights: safetensors file to write.
         fingerprint: JSON to write last (`Fingerprint`).
@@ -79,66 +80,60 @@ def train_refiner(
     Raises:
         UserError: a mistake in the settings, no masks in the train split, a file that cannot be read.
     """
-    resolved = resolve_settings(settings)
+    options = read_section(RefinerTrainingSettings, "refiner_training", settings, where="refine training")
     rows, dataset = read_dataset(index, card)
     rows = rows[rows["mask"] != ""]
     if not (rows["split"] == "train").any():
         raise UserError(f"{index}: the train split has no masks to train a refiner on")
     content = checked_content(rows, dataset, ["train"])
-    folder = folder_for_content(_folder(work_dir, resolved, dataset), content)
+    folder = folder_for_content(_folder(work_dir, options, dataset), content)
     with locked(folder):
         note_content(folder, content)
-        training = Training(resolved, folder=folder, device=str(resolve_device("auto")))
-        training.run(_samples(rows, "train", dataset, resolved))
-        if (rows["split"] == "val").any() and resolved["val_samples"]:
-            training.measure(_samples(rows, "val", dataset, resolved))
-        _publish(training, resolved, weights=weights, fingerprint=fingerprint, log_file=log_file, code=code)
+        trainer = RefinerTrainer(options, folder=folder, device=str(resolve_device("auto")))
+        trainer.run(_samples(rows, "train", dataset, options))
+        if (rows["split"] == "val").any() and options.val_samples:
+            trainer.measure(_samples(rows, "val", dataset, options))
+        _publish(trainer, options, weights=weights, fingerprint=fingerprint, log_file=log_file, code=code)
 
 
-def resolve_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns complete training settings: with `RECIPE`, and L, the pixels that a part's longer side is reduced to.
-
-    Raises:
-        UserError: an unknown key or a value outside its range.
-    """
-    resolved = with_defaults(settings, DEFAULTS, where="refine training")
-    row = NETWORKS[one_of(resolved["network"], NETWORKS, where="refine training network")]
-    resolved |= {**RECIPE, "L": row.settings["L"]}
-    if resolved["crop"] % 8:
-        raise UserError(f"refine training: crop = {resolved['crop']}, expected a multiple of 8")
-    for key in ("crop", "max_iters", "batch_size", "checkpoint_interval"):
-        if resolved[key] < 1:
-            raise UserError(f"refine training: {key} = {resolved[key]}, expected at least 1")
-    return resolved
+def _whole_settings(settings: RefinerTrainingSettings) -> dict[str, Any]:
+    """Returns all that the weights depend on but for the data, as JSON."""
+    return {**asdict(settings), **asdict(RECIPE), "L": NETWORKS[settings.network].procedure.L}
 
 
-def _folder(work_dir: str | os.PathLike, settings: Mapping[str, Any], card: Card) -> Path:
-    content = {key: value for key, value in settings.items() if key not in _NOT_IN_HASH}
+def _folder(work_dir: str | os.PathLike, settings: RefinerTrainingSettings, card: Card) -> Path:
+    content = {key: value for key, value in _whole_settings(settings).items() if key != "checkpoint_interval"}
     text = canonical_json({"settings": content, "data": card.sha256, "root": card.root})
     return Path(work_dir) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _samples(rows: Any, split: str, card: Card, settings: Mapping[str, Any]) -> MaskSamples:
-    options = {key: settings[key] for key in ("crop", "L", "min_area", "dilate", "margin")}
-    return MaskSamples(rows[rows["split"] == split], card, iou_target=tuple(settings["iou_target"]), **options)
+def _samples(rows: Any, split: str, card: Card, settings: RefinerTrainingSettings) -> MaskSamples:
+    return MaskSamples(
+        rows[rows["split"] == split],
+        card,
+        crop=settings.crop,
+        L=NETWORKS[settings.network].procedure.L,
+        min_area=settings.min_area,
+        dilate=settings.dilate,
+        margin=RECIPE.margin,
+        iou_target=RECIPE.iou_target,
+    )
 
 
-class Training:
+class RefinerTrainer:
     """A training that can be continued: network, optimizer, iteration and log.
 
     Args:
-        settings: complete.
+        settings: of the training.
         folder: where the state file is; a state found there is taken up.
         device: torch device.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, folder: Path, device: str) -> None:
+    def __init__(self, settings: RefinerTrainingSettings, *, folder: Path, device: str) -> None:
         self._settings, self._device, self._state_file = settings, device, folder / "state.pth"
-        torch.manual_seed(settings["seed"])
-        self.network = build_network(settings["network"]).to(device)
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"]
-        )
+        torch.manual_seed(settings.seed)
+        self.network = build_network(settings.network).to(device)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, weight_decay=RECIPE.weight_decay)
         self.iteration, self.log = 0, []
         self._since: list[dict[str, float]] = []  # figures of the iterations since the last line of the log
         self._restore()
@@ -146,20 +141,20 @@ class Training:
     def run(self, samples: MaskSamples) -> None:
         """Trains up to `max_iters`."""
         s = self._settings
-        log(f"train refiner {s['network']}: iterations {self.iteration}..{s['max_iters']} on {self._device}")
+        log(f"train refiner {s.network}: iterations {self.iteration}..{s.max_iters} on {self._device}")
         self.network.train()
-        iterations = range(self.iteration, s["max_iters"])
-        for iteration in track(iterations, what=f"train refiner {s['network']}", unit="iteration"):
-            self._since.append(self._step(samples.batch(s["seed"], iteration, size=s["batch_size"]), iteration))
+        iterations = range(self.iteration, s.max_iters)
+        for iteration in track(iterations, what=f"train refiner {s.network}", unit="iteration"):
+            self._since.append(self._step(samples.batch(s.seed, iteration, size=s.batch_size), iteration))
             self.iteration = iteration + 1
-            last = self.iteration == s["max_iters"]
-            if last or self.iteration % s["log_interval"] == 0:
+            last = self.iteration == s.max_iters
+            if last or self.iteration % RECIPE.log_interval == 0:
                 self.log.append({"iter": self.iteration, **_means(self._since)})
                 self._since = []
-            if last or self.iteration % s["checkpoint_interval"] == 0:
+            if last or self.iteration % s.checkpoint_interval == 0:
                 self._save()
 
-    def _step(self, batch: Batch, iteration: int) -> dict[str, float]:
+    def _step(self, batch: MaskBatch, iteration: int) -> dict[str, float]:
         lr = self._lr(iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -172,17 +167,17 @@ class Training:
         return {"loss": loss.item(), "lr": lr, **_overlap(batch, outputs["pred_224"])}
 
     def _lr(self, iteration: int) -> float:
-        passed = sum(iteration >= share * self._settings["max_iters"] for share in self._settings["milestones"])
-        return self._settings["lr"] * 0.1**passed
+        passed = sum(iteration >= share * self._settings.max_iters for share in RECIPE.milestones)
+        return self._settings.lr * 0.1**passed
 
     @torch.inference_mode()
     def measure(self, samples: MaskSamples) -> None:
         """Logs the mean IoU of perturbed masks before and after refinement."""
         self.network.eval()
-        size, count = self._settings["batch_size"], self._settings["val_samples"]
+        size, count = self._settings.batch_size, self._settings.val_samples
         lines = []
         for start in range(0, count, size):
-            batch = samples.batch(self._settings["seed"], start, size=min(size, count - start))
+            batch = samples.batch(self._settings.seed, start, size=min(size, count - start))
             outputs = self.network(batch.image.to(self._device), batch.given.to(self._device))
             lines += len(batch.image) * [_overlap(batch, outputs["pred_224"])]  # a sample counts the same in any batch
         means = _means(lines)
@@ -215,7 +210,7 @@ def _means(lines: list[dict[str, float]]) -> dict[str, float]:
     return {key: round(sum(line[key] for line in lines) / len(lines), 6) for key in lines[0]}
 
 
-def _overlap(batch: Batch, refined: torch.Tensor) -> dict[str, float]:
+def _overlap(batch: MaskBatch, refined: torch.Tensor) -> dict[str, float]:
     truth = batch.truth > 0.5
     return {
         "iou_before": _mean_iou(batch.given > 0, truth),
@@ -229,23 +224,23 @@ def _mean_iou(masks: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _publish(
-    training: Training,
-    settings: Mapping[str, Any],
+    trainer: RefinerTrainer,
+    settings: RefinerTrainingSettings,
     *,
     weights: str | os.PathLike,
     fingerprint: str | os.PathLike,
     log_file: str | os.PathLike,
     code: str,
 ) -> None:
-    save_tensors(training.network.state_dict(), weights)
-    write_text(log_file, "".join(json.dumps(sealed(line)) + "\n" for line in training.log))
+    save_tensors(trainer.network.state_dict(), weights)
+    write_text(log_file, "".join(json.dumps(sealed(line)) + "\n" for line in trainer.log))
     write_fingerprint(
         fingerprint,
         Fingerprint(
             sha256=sha256_of_file(weights),
             stage="refine",
-            model=settings["network"],
-            settings=dict(settings),
+            model=settings.network,
+            settings=_whole_settings(settings),
             code=code,
         ),
     )

@@ -31,7 +31,7 @@ from vss.core.files import DamagedError, atomic_path, unsealed
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
 _CSS_NAME = {INK: "ink", MUTED: "muted", RULE: "rule", BAR: "bar", ACCENT: "accent"}
 _ROWS_A_COLUMN = 42  # classes under each other before a second column begins
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
     "text.parse_math": False,  # a dollar sign in a title or class name is a dollar sign
@@ -114,9 +114,9 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
             axes.barh(places, 100 * part["iou"], height=0.62, color=BAR)
             if len(per_class) > 1:
                 axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
-            at_left = {"textcoords": "offset points", "va": "center_baseline", "ha": "right", "color": INK}
+            at_left: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "ha": "right"}
             for place, value in zip(places, 100 * part["iou"], strict=True):
-                axes.annotate(f"{value:.1f}", (0, place), (-4, 0), **at_left)
+                axes.annotate(f"{value:.1f}", (0, place), (-4, 0), color=INK, **at_left)
             axes.set_xlim(0, 100)
             axes.set_ylim(-rows + 0.4, 0.6)
             _name_rows(axes, places, part["class"].str.replace("_", " "), pad=34)

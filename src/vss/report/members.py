@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import JsonObject, read_json
 
 
 def members_table(chosen: Mapping[str, str | os.PathLike], titles: Mapping[str, str]) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def members_table(chosen: Mapping[str, str | os.PathLike], titles: Mapping[str, 
     return pd.DataFrame(rows)
 
 
-def _rows(title: str, result: Mapping[str, Any], titles: Mapping[str, str]) -> list[dict[str, str]]:
+def _rows(title: str, result: JsonObject, titles: Mapping[str, str]) -> list[dict[str, str]]:
     total = sum(member["weight"] for member in result["members"])
     given, whole = result["miou"]["given"], result["miou"]["chosen"]
     rows = [_row(title, mIoU=f"{100 * whole:.2f}", before=f"{100 * given:.2f}")]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from vss.configs.schema import read_section
 from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, write_text
+from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line
@@ -23,7 +25,7 @@ from vss.report.classes import classes_table
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.sheet import overlay_sheet
-from vss.report.table import OTHER, PAPER, SCORES, html_table, known, markdown_table, score_table
+from vss.report.table import OTHER, PAPER, SCORES, ReportRow, html_table, known, markdown_table, score_table
 from vss.report.viewer import viewer_page
 
 CAPTIONS = {
@@ -71,10 +73,47 @@ _VIEWER_LINK = '<p><a href="viewer.html">Play the videos, class by class and sid
 MOST_NAMED = 5  # frames or videos that a notice names
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Settings of the report; the schema has their defaults and meaning (`report` and `report_job`)."""
+
+    title: str | None = None
+    frames: int
+    overlay_alpha: float
+    overlays: tuple[str, ...]
+    videos: int | tuple[str, ...]
+    video_megabytes: float
+    colours: Mapping[str, str]
+    rows: tuple[ReportRow, ...]
+    split: str
+    protocol: str
+    titles: Mapping[str, str]
+    shown: tuple[str, ...]
+    trainings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Files that the report is made of.
+
+    Attributes:
+        scores, per_class: by prediction.
+        logs: by training ("stage/model").
+        labels: by prediction shown, its shards.
+        chosen: results of weight searches, by ensemble.
+    """
+
+    scores: Mapping[str, StrPath]
+    per_class: Mapping[str, StrPath]
+    logs: Mapping[str, StrPath]
+    labels: Mapping[str, Sequence[StrPath]]
+    chosen: Mapping[str, StrPath] = field(default_factory=dict)
+
+
 def report(
     *,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, Any],
+    settings: JsonObject,
+    inputs: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
     out: Mapping[str, str | os.PathLike],
@@ -82,12 +121,8 @@ def report(
     """Writes tables, figures and the page.
 
     Args:
-        settings: `title` of the page; `protocol` and `split` of the run; `rows`, one per prediction in order (name,
-            title, table, paper: mIoU in percent by val, test1, test); `shown`, the predictions in the overlays;
-            `frames`, how many; `overlay_alpha`; `colours`, '#rrggbb' by class name; `titles`, names of
-            models in the training curves; `trainings`, their order. All but `rows` and `split` may be absent.
-        inputs: files: `scores` and `per_class` by prediction, `logs` by training ("stage/model"), `labels`, a list of
-            shards, by prediction shown; `chosen`, results of weight searches by ensemble, may be absent.
+        settings: see `ReportSettings`.
+        inputs: see `ReportInputs`.
         index, card: the prepared dataset.
         out: files to write: `html`, `viewer` (plays videos), `table_csv`, `table_md`, `table_html`, `predictions`,
             `per_class`, `curves`, `overlays` (the last four PNG).
@@ -95,30 +130,36 @@ def report(
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
-    settings = _with_plain_titles(settings)
+    given = read_section(ReportSettings, "report_job", settings, where="report")
+    options, found = _with_plain_titles(given), ReportInputs(**inputs)
+
+    # Read what the run left.
     frames, dataset = read_dataset(index, card)
-    table = score_table(settings["rows"], inputs["scores"])
+    table = score_table(options.rows, found.scores)
     names = [one_line(name) for name in dataset.classes]
-    classes = {name: pd.read_csv(inputs["per_class"][name]).assign(**{"class": names}) for name in table["prediction"]}
-    trainings = settings.get("trainings", inputs["logs"])
-    logs = {_training_title(key, settings): figures.read_log(inputs["logs"][key]) for key in trainings}
-    members = members_table(inputs.get("chosen", {}), settings.get("titles", {}))
-    title = settings.get("title", f"Video semantic segmentation on {dataset.name}")
-    of_split = frames[frames["split"] == settings["split"]]
-    colours = class_colours(dataset.classes, settings.get("colours", {}), dataset.colours)
-    with _predictions(settings, inputs["labels"]) as shown:
-        rows = _frames(settings, shown, of_split, dataset, colours)
+    classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
+    logs = {_training_title(key, options): figures.read_log(found.logs[key]) for key in options.trainings}
+    members = members_table(found.chosen, options.titles)
+
+    # Show label maps: some frames on the page, some videos in the viewer.
+    title = options.title or f"Video semantic segmentation on {dataset.name}"
+    of_split = frames[frames["split"] == options.split]
+    colours = class_colours(dataset.classes, options.colours, dataset.colours)
+    with _predictions(options, found.labels) as shown:
+        rows = _frames(options, shown, of_split, dataset, colours)
         viewer = viewer_page(
             title=f"Videos: {title}",
             rows=of_split,
             card=dataset,
             predictions=shown,
-            shown=_videos(settings.get("videos", 2), of_split, rows),
+            shown=_videos(options.videos, of_split, rows),
             colours=colours,
-            megabytes=settings.get("video_megabytes", 40),
+            megabytes=options.video_megabytes,
         )
     write_text(out["viewer"], viewer)
     best = _best(table)
+
+    # Draw the figures, each for itself and for the page.
     charts = {
         "predictions": figures.predictions_figure(table),
         "per_class": figures.per_class_figure(classes, prediction=best),
@@ -129,25 +170,27 @@ def report(
     with atomic_path(out["overlays"]) as aside:
         if not cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR)):
             raise OSError(f"{out['overlays']}: cannot be written")
+
+    # Write the table by itself, and the page.
     write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
     write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
-    sections = _sections(settings, table, charts, logs, members, rows, dataset, best, classes)
-    about = read_json(inputs["scores"][best])["counts"] if best else {}
-    lead = _lead(settings, table, dataset, about, best, inputs.get("chosen", {}))
+    sections = _sections(options, table, charts, logs, members, rows, dataset, best, classes)
+    about = read_json(found.scores[best])["counts"] if best else {}
+    lead = _lead(options, table, dataset, about, best, found.chosen)
     page = html.page(title=title, lead=lead, sections=sections)
     write_text(out["html"], page)
     log(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
 
 
-def _with_plain_titles(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _with_plain_titles(settings: ReportSettings) -> ReportSettings:
     """Returns the settings with every title on one line, as tables and charts need it."""
-    plain = dict(settings)
-    plain["rows"] = [row | {"title": one_line(row["title"])} for row in settings["rows"]]
-    plain["titles"] = {name: one_line(title) for name, title in settings.get("titles", {}).items()}
-    if "title" in settings:
-        plain["title"] = one_line(settings["title"])
-    return plain
+    return replace(
+        settings,
+        title=None if settings.title is None else one_line(settings.title),
+        rows=tuple(replace(row, title=one_line(row.title)) for row in settings.rows),
+        titles={name: one_line(title) for name, title in settings.titles.items()},
+    )
 
 
 def _best(table: pd.DataFrame) -> str:
@@ -156,27 +199,24 @@ def _best(table: pd.DataFrame) -> str:
     return ranked["prediction"].iloc[0]
 
 
-def _training_title(key: str, settings: Mapping[str, Any]) -> str:
+def _training_title(key: str, settings: ReportSettings) -> str:
     stage, _, model = key.rpartition("/")
-    title = settings.get("titles", {}).get(model, model)
+    title = settings.titles.get(model, model)
     return f"{title}, {stage}" if stage else title
 
 
 @contextmanager
-def _predictions(
-    settings: Mapping[str, Any], labels: Mapping[str, Sequence[str | os.PathLike]]
-) -> Iterator[list[Predictions]]:
+def _predictions(settings: ReportSettings, labels: Mapping[str, Sequence[StrPath]]) -> Iterator[list[Predictions]]:
     """Opens the predictions shown as pictures, in order."""
-    titles = {row["name"]: row["title"] for row in settings["rows"]}
+    titles = {row.name: row.title for row in settings.rows}
     with ExitStack() as opened:
         yield [
-            opened.enter_context(closing(Predictions(titles.get(name, name), labels[name])))
-            for name in settings.get("shown", labels)
+            opened.enter_context(closing(Predictions(titles.get(name, name), labels[name]))) for name in settings.shown
         ]
 
 
 def _frames(
-    settings: Mapping[str, Any],
+    settings: ReportSettings,
     predictions: Sequence[Predictions],
     rows: pd.DataFrame,
     card: Card,
@@ -188,9 +228,9 @@ def _frames(
         rows=rows,
         card=card,
         predictions=predictions,
-        count=settings.get("frames", 4),
+        count=settings.frames,
         colours=colours,
-        alpha=settings.get("overlay_alpha", 0.55),
+        alpha=settings.overlay_alpha,
     )
 
 
@@ -210,15 +250,15 @@ def _videos(chosen: int | Sequence[str], rows: pd.DataFrame, frames: Sequence[Fr
 
 
 def _lead(
-    settings: Mapping[str, Any],
+    settings: ReportSettings,
     table: pd.DataFrame,
     card: Card,
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
     best: str,
     searched: Collection[str],
 ) -> str:
     """Returns what a reader must know before any figure: on what the scores stand."""
-    split = settings["split"]
+    split = settings.split
     row = table.set_index("prediction").loc[best]
     said = [
         f"{_many(len(table), 'prediction')} scored on the {split} split: {_many(counts['frames'], 'frame')} of"
@@ -261,9 +301,9 @@ def _lead(
 
 
 def _sections(
-    settings: Mapping[str, Any],
+    settings: ReportSettings,
     table: pd.DataFrame,
-    charts: Mapping[str, Any],
+    charts: Mapping[str, Figure],
     logs: Mapping[str, pd.DataFrame],
     members: pd.DataFrame,
     rows: Sequence[FrameRow],
@@ -302,14 +342,13 @@ def _sections(
     ]  # fmt: skip
 
 
-def _facts(settings: Mapping[str, Any], card: Card) -> dict[str, str]:
-    protocol = settings.get("protocol", "paper")
+def _facts(settings: ReportSettings, card: Card) -> dict[str, str]:
     frames = ", ".join(f"{count:,} {split}" for split, count in sorted(card.frames.items()))
     return {
-        "protocol": _PROTOCOL_WORDS.get(protocol, str(protocol)),
+        "protocol": _PROTOCOL_WORDS[settings.protocol],
         "data": f"{card.name}, {'drawn by this project' if card.drawn else 'real'}: {frames} frames",
         "index": f"SHA-256 {card.sha256[:16]}",
-        "scored": f"split {settings['split']}; masks as distributed: {_mask_values(card)}, all else is ignored",
+        "scored": f"split {settings.split}; masks as distributed: {_mask_values(card)}, all else is ignored",
     }
 
 

@@ -71,11 +71,28 @@ EDGES = ("low", "high")  # of the 95% interval of each of `SCORES`: table.csv ha
 _NONE = "\u2013"
 
 
-def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class ReportRow:
+    """A row of the table.
+
+    Attributes:
+        name: of the prediction.
+        title: its name in the report.
+        table: the paper's table that it stands in; None where it has none.
+        paper: the paper's mIoU in percent, by val, test1 and test.
+    """
+
+    name: str
+    title: str
+    table: int | None
+    paper: Mapping[str, float]
+
+
+def score_table(rows: Sequence[ReportRow], scores: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
     """Returns one row per prediction: prediction, title, table, our scores and the paper's, all in percent.
 
     Args:
-        rows: name, title, table (number in the paper, None where it has none) and paper (mIoU in percent by set).
+        rows: the predictions, in order.
         scores: scores.json by prediction name.
 
     Raises:
@@ -83,10 +100,10 @@ def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os
     """
     records = []
     for row in rows:
-        if row["name"] not in scores:
-            raise UserError(f"report: no scores for the prediction {row['name']!r}")
-        found = read_json(scores[row["name"]])
-        record = {"prediction": row["name"], "title": row["title"], "table": row.get("table")}
+        if row.name not in scores:
+            raise UserError(f"report: no scores for the prediction {row.name!r}")
+        found = read_json(scores[row.name])
+        record: dict[str, Any] = {"prediction": row.name, "title": row.title, "table": row.table}
         for column in (*SCORES, *OTHER):
             record[column.key] = _percent(found, column.source or column.key)
         for column in SCORES:
@@ -94,7 +111,7 @@ def score_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str | os
                 interval = (found.get("intervals") or {}).get(column.key)
                 record[f"{column.key}_{edge}"] = round(100 * interval[at], 4) if interval else math.nan
         for column in PAPER:
-            record[column.key] = (row.get("paper") or {}).get(column.key.removeprefix("paper_"), math.nan)
+            record[column.key] = row.paper.get(column.key.removeprefix("paper_"), math.nan)
         records.append(record)
     keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER, *OTHER))]
     keys += [f"{column.key}_{edge}" for column in SCORES for edge in EDGES]

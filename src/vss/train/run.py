@@ -27,17 +27,16 @@ from vss.configs.resolved import (
 )
 from vss.configs.result_settings import result_settings
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, sha256_of_file, write_json
+from vss.core.files import StrPath, atomic_path, sha256_of_file, write_json
 from vss.core.index import Card, read_card, read_dataset
 from vss.core.log import log
 from vss.core.masks import PLAIN_IDS
+from vss.infer.model_files import CONFIG, WEIGHTS
 from vss.prepare.recheck import checked_content
 from vss.train import workdir
 from vss.train.job import TrainingJob, write_job
-from vss.train.workdir import AUDIT, BEST, CONFIG, LOG, WEIGHTS
+from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
-
-StrPath = str | os.PathLike
 
 # Those that are published, by the key of their digest in the marker of a finished training.
 _PUBLISHED = {"weights": WEIGHTS, "log": LOG, "audit": AUDIT, "config": CONFIG}

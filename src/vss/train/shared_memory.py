@@ -13,7 +13,7 @@ from pathlib import Path
 from vss.configs.resolved import TrainingSettings
 from vss.core.errors import UserError
 
-FOLDER = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 2  # batches that each process prepares ahead; torch's default, which the loader is given
 _BYTES_PER_PIXEL = 3 + 8  # uint8 RGB; labels, which MMSegmentation packs as int64
 _MIB = 2**20
@@ -38,12 +38,12 @@ def check_shared_memory(training: TrainingSettings, *, processes: int) -> None:
     Raises:
         UserError: /dev/shm has less free than `bytes_needed`.
     """
-    if not training.num_workers or not FOLDER.is_dir():
+    if not training.num_workers or not SHARED_MEMORY.is_dir():
         return
-    needed, free = bytes_needed(training, processes), shutil.disk_usage(FOLDER).free
+    needed, free = bytes_needed(training, processes), shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise UserError(
-            f"{FOLDER}: {free / _MIB:.0f} MiB are free, the loading processes need about {math.ceil(needed / _MIB)} MiB"
-            f" (num_workers {training.num_workers}); start the container with --shm-size="
+            f"{SHARED_MEMORY}: {free / _MIB:.0f} MiB are free, the loading processes need about "
+            f"{math.ceil(needed / _MIB)} MiB (num_workers {training.num_workers}); start the container with --shm-size="
             f"{math.ceil(1.25 * needed / _MIB)}m or more, or set num_workers: 0 (or fewer)"
         )

@@ -20,7 +20,8 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, canonical_json, read_json, write_json
 from vss.core.log import log
 
-WEIGHTS, BEST, AUDIT, LOG, CONFIG = "weights.safetensors", "best.safetensors", "audit.json", "log.jsonl", "config.json"
+# Next to weights.safetensors and config.json (`vss.infer.model_files`).
+BEST, AUDIT, LOG = "best.safetensors", "audit.json", "log.jsonl"
 _FINISHED, _CONTENT = "finished.json", "content.json"
 
 

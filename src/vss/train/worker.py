@@ -33,13 +33,14 @@ from vss.configs.resolved import TrainingSettings
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.log import log
+from vss.infer.model_files import WEIGHTS
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
 from vss.train.shared_memory import PREFETCH
-from vss.train.workdir import AUDIT, BEST, LOG, WEIGHTS
+from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.audit import Audit
 from vss.weights.tensor_files import read_tensor_file, save_tensors
 from vss.weights.weights_file import read_weights

@@ -6,7 +6,6 @@ describes: a full-size segmentor, a backbone, Segment Anything or CascadePSP.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file, write_json
+from vss.core.files import StrPath, sha256_of_file, write_json
 from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
@@ -23,8 +22,6 @@ from vss.weights.fingerprint import Fingerprint, write_fingerprint
 from vss.weights.kinds import Kind
 from vss.weights.tensor_files import save_tensors
 from vss.weights.weights_file import WeightsFile, read_weights
-
-StrPath = str | os.PathLike
 
 
 def import_checkpoint(

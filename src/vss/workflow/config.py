@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from vss import configs
 from vss.configs.schema import check_config
 from vss.core.errors import UserError
+from vss.core.files import JsonObject
 from vss.core.log import printable
 
 _MOST_LEVELS = 100  # of maps and lists in a file
@@ -42,7 +43,7 @@ def load_config(file: str | Path) -> dict[str, Any]:
     return read_config(_read_file(file))
 
 
-def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def read_config(config: JsonObject) -> dict[str, Any]:
     """Returns a checked config with every default filled in, and its folders in one spelling.
 
     Raises:
@@ -172,7 +173,7 @@ def _refuse_doubles(node: yaml.MappingNode, file: str | Path) -> None:
             keys.add(key.value)
 
 
-def _check_folders(config: Mapping[str, Any]) -> None:
+def _check_folders(config: JsonObject) -> None:
     """Refuses folders of results and of training state that would overwrite something else."""
     paths = {key: Path(config[key]).resolve() for key in ("results", "work")}
     for key, path in paths.items():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vss.configs.layouts import import_keys
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import JsonObject, read_json
 from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.workflow.plan import Plan
 from vss.workflow.settings import counted_settings, training_digest
@@ -48,7 +47,7 @@ def training_provenance(plan: Plan, stage: str, name: str) -> dict[str, Any]:
     }
 
 
-def settings_of(noted: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings_of(noted: JsonObject) -> JsonObject:
     """Returns a training's settings from what `rule settings` has noted (`training_provenance`), or as they are."""
     return noted["settings"] if noted.keys() == _PROVENANCE else noted
 

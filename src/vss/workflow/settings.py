@@ -5,20 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from vss import configs
 from vss.core.errors import UserError
-from vss.core.files import canonical_json
+from vss.core.files import JsonObject, canonical_json
 from vss.workflow.config import read_config
 from vss.workflow.plan import Plan
 
-# Of the view settings, those that say how the engine computes and not what.
-ENGINE_SETTINGS = ("precision", "compile")
 
-
-def read_plan(config: Mapping[str, Any]) -> Plan:
+def read_plan(config: JsonObject) -> Plan:
     """Returns the plan of a config as Snakemake has read it, checked as far as it can be before anything runs.
 
     Raises:
@@ -106,7 +102,6 @@ def check_views(plan: Plan) -> None:
         model, tta = member.split(".")
         row = rows[plan.models[model].get("soup", [model])[0]]
         views = {**row["test"], **plan.views(model, tta)}
-        views = {key: value for key, value in views.items() if key not in ENGINE_SETTINGS}
         try:
             parse_tta(views)
         except UserError as error:
