@@ -1,0 +1,105 @@
+"""What README.md and docs/ show exists: commands and their options, targets of make, keys of the config.
+
+The Python of docs/library.md is run by test_api.py, that of docs/formats.md by core/test_codec.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vss.cli import COMMANDS
+from vss.configs.schema import check_values, load_schema
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> dict[str, list[str]]:
+    """Returns the fenced blocks of a page by language."""
+    found: dict[str, list[str]] = {}
+    for language, body in _FENCE.findall(text):
+        found.setdefault(language, []).append(body)
+    return found
+
+
+def code_lines(text: str) -> Iterator[str]:
+    """Yields every line of code of a page: of shell blocks, of indented blocks, and between backticks."""
+    for language in ("bash", "sh", "console"):
+        for body in blocks(text).get(language, []):
+            yield from body.splitlines()
+    rest = _FENCE.sub("", text)
+    yield from (line.strip() for line in rest.splitlines() if line.startswith("    "))
+    yield from re.findall(r"`([^`]+)`", " ".join(rest.split("\n")))
+
+
+def typed(program: str) -> list[tuple[str, list[str]]]:
+    """Returns (page, words) of every command line that the pages show for a program, up to a comment or a pipe."""
+    found = []
+    for page in PAGES:
+        for line in code_lines(page.read_text(encoding="utf-8")):
+            if line.startswith(f"{program} "):
+                command = re.split(r" (?:[#|>]|&&|->) ?", line.removeprefix("$ "))[0]
+                found.append((page.name, shlex.split(command)[1:]))
+    return found
+
+
+def options_of(words: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in words if word.startswith("-") and " " not in word]
+
+
+def test_the_commands_of_vss_and_their_options_exist() -> None:
+    shown = typed("vss")
+    assert len(shown) > 8
+    for page, (name, *words) in shown:
+        assert name in COMMANDS or name.startswith("-"), f"{page}: vss {name}"
+        known = {"--help", *(option.name for option in COMMANDS[name].options)} if name in COMMANDS else set()
+        before = words[: words.index("--")] if "--" in words else words
+        assert set(options_of(before)) <= known, f"{page}: vss {name} {' '.join(words)}"
+
+
+def test_the_options_of_snakemake_exist() -> None:
+    from snakemake.cli import get_argument_parser
+
+    known = get_argument_parser()._option_string_actions
+    shown = typed("snakemake")
+    assert len(shown) > 8
+    for page, words in shown:
+        assert set(options_of(words)) <= set(known), f"{page}: snakemake {' '.join(words)}"
+
+
+def test_the_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = typed("make")
+    assert {"demo", "test"} <= {word for _, words in shown for word in words} <= targets
+
+
+def test_the_modules_that_python_runs_exist() -> None:
+    shown = [words[1] for _, words in typed("python") if words[:1] == ["-m"]]
+    assert shown
+    for module in shown:
+        assert importlib.util.find_spec(module) is not None, module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_block_of_config_is_allowed(page: Path) -> None:
+    import jsonschema
+
+    schema = load_schema()
+    for body in blocks(page.read_text(encoding="utf-8")).get("yaml", []):
+        given = yaml.safe_load(body)
+        check_values(given, where=page.name)
+        # A page shows a part of a config: what is required may stand elsewhere.
+        jsonschema.validate(given, {**schema, "required": []})
+
+
+def test_python_stands_where_a_test_runs_it() -> None:
+    pages = {page.name for page in PAGES if "python" in blocks(page.read_text(encoding="utf-8"))}
+    assert pages == {"library.md", "formats.md"}
