@@ -302,16 +302,16 @@ def _disk(plan: Any) -> Findings:
 
 
 def _shared_memory(*plans: Any) -> Findings:
-    from vss.train.shared_memory import FOLDER, bytes_needed
+    from vss.train.shared_memory import SHARED_MEMORY, bytes_needed
 
-    if not FOLDER.is_dir():
+    if not SHARED_MEMORY.is_dir():
         return
-    free = shutil.disk_usage(FOLDER).free
+    free = shutil.disk_usage(SHARED_MEMORY).free
     needed = 0
     for plan in plans:
         for stage, model in (name.split("/") for name in plan.trainings()):
             needed = max(needed, bytes_needed(_training(plan, stage, model), max(1, plan.training_gpus(stage, model))))
-    text = f"{FOLDER}: {free / _GIB:.1f} GiB free"
+    text = f"{SHARED_MEMORY}: {free / _GIB:.1f} GiB free"
     text += f", the largest training needs {needed / _GIB:.1f} GiB" if plans else ""
     if free < needed:
         yield Finding(PROBLEM, f"{text}; start the container with --shm-size or --ipc=host, or set num_workers: 0")

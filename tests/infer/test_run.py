@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_dataset import write_dataset
 
 from tests.stopped_jobs import stopped_and_run_again
+from vss.configs.resolved import read_model_config
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.core.index import read_index
@@ -166,7 +167,8 @@ def test_the_resolved_config_names_every_setting_and_realised_view(nano_model, d
     ],
 )
 def test_default_precision(device, protocol, trained, precision):
-    config = {"training": {"precision": trained}} if trained else {}
+    document = {"model": {}} | ({"training": {"precision": trained}} if trained else {})
+    config = read_model_config(document, where="config.json")
     assert default_precision(torch.device(device), protocol, config) == precision
 
 

@@ -113,6 +113,7 @@ def _on_gpu(
         image = callbacks.read(item)
         return None if image is None else engine.resize(image)
 
+    # Threads decode ahead of the network, which is given batches of frames of one size.
     def queued() -> Iterator[tuple[list[Item], Prediction, Any]]:
         loaded = load_ahead(items, load, workers=workers, ahead=batch_frames + workers)
         kept = ((item, frame) for item, frame in loaded if frame is not None)
@@ -131,6 +132,7 @@ def _on_gpu(
                 yield item, labels, to_host.copy(found.probabilities[position], done) if wanted else None
             del found  # its memory is wanted for the batch after the next
 
+    # Threads finish frames, such as encode their class scores.
     for (item, _, _), result in load_ahead(
         predicted(), lambda one: callbacks.finish(*one), workers=workers, ahead=workers
     ):

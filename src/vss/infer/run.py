@@ -74,10 +74,14 @@ def infer(
     plan = read_plan(config, settings, device)
     what = f"infer {plan.prediction or Path(config).parent.name} {split} shard {shard} of {shards}"
     where = {"split": split, "shard": shard, "shards": shards}
+
+    # What cannot fit into memory is refused before the weights are read.
     if len(rows):
         sizes = dict(collections.Counter(zip(rows["height"], rows["width"], strict=True)))
         at_once = {"workers": workers, "batch_frames": batch_frames}
         at_once = check_inference(plan, sizes, what=what, with_probabilities=SCORES_SUFFIX in files, **at_once)
+
+    # Predict; a thread writes what is finished.
     provenance = _provenance(plan, settings, weights, rows, dataset) | where
     with contextlib.ExitStack() as stack:
         header: dict[str, Any] = {"classes": list(plan.config.classes or dataset.classes), "provenance": provenance}
@@ -98,6 +102,8 @@ def infer(
                 writing.put(labels_writer.write, row.video, row.frame, labels)
                 if scores_writer:
                     writing.put(scores_writer.write_encoded, row.video, row.frame, encoded)
+
+    # Last, so that it stands for files that are whole.
     if CONFIG_SUFFIX in files:
         model = {key: value for key, value in read_json(config).items() if key != "training"}
         write_json(files[CONFIG_SUFFIX], {**provenance, "config": model})

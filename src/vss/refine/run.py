@@ -196,10 +196,12 @@ def refine(
     """
     given = read_section(RefineSettings, "refine_job", settings, where="refine")
     method = METHODS[given.method]
-    options = read_section(method.settings, given.method, given.settings, where=f"refine {given.method}")
+    options: Any = read_section(method.settings, given.method, given.settings, where=f"refine {given.method}")
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {given.method} {split} shard {shard}"
+
+    # Files and networks are open while the shard is worked on.
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(LabelsReader(labels))
         resources = RefinerResources(
@@ -216,6 +218,8 @@ def refine(
             "flow": None if flow is None else _provenance_of(FlowReader(flow)),
             "of": reader.provenance,
         }
+
+        # Threads read frames ahead of the refiner and prepare them, another writes what is refined.
         writer = stack.enter_context(LabelsWriter(out, classes=reader.classes, provenance=provenance))
         writing = stack.enter_context(WriteBehind(waiting=4))
 

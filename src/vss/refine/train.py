@@ -134,7 +134,8 @@ class RefinerTrainer:
         torch.manual_seed(settings.seed)
         self.network = build_network(settings.network).to(device)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, weight_decay=RECIPE.weight_decay)
-        self.iteration, self.log = 0, []
+        self.iteration = 0
+        self.log: list[dict[str, Any]] = []
         self._since: list[dict[str, float]] = []  # figures of the iterations since the last line of the log
         self._restore()
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -156,13 +157,13 @@ def _rank(position: int, total: int) -> str:
     return f"{place.get(position, f'number {position + 1} from the worst of')} {total} frames compared"
 
 
-def _frame_score(row, card: Card, labels: np.ndarray) -> float:
+def _frame_score(row: Any, card: Card, labels: np.ndarray) -> float:
     truth = card.read_mask(row.mask)
     return mean_iou(confusion_matrix(labels, truth, len(card.classes)))
 
 
 def _frame_row(
-    row, note: str, card: Card, predictions: Sequence[Predictions], colours: np.ndarray, alpha: float
+    row: Any, note: str, card: Card, predictions: Sequence[Predictions], colours: np.ndarray, alpha: float
 ) -> FrameRow:
     image = read_image(Path(card.root) / row.image)
     truth = card.read_mask(row.mask) if row.mask else None

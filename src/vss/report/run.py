@@ -258,6 +258,7 @@ def _lead(
     searched: Collection[str],
 ) -> str:
     """Returns what a reader must know before any figure: on what the scores stand."""
+    # How much was scored, and how well.
     split = settings.split
     row = table.set_index("prediction").loc[best]
     said = [
@@ -273,6 +274,8 @@ def _lead(
                 honest = others.loc[others["mIoU"].idxmax()]
                 said.append(f"The highest of the others is {honest['mIoU']:.2f} ({honest['title']}).")
     parts = [f"<p>{escape(' '.join(said))}</p>"]
+
+    # What takes from the figures: frames left out, drawn data, a part of VSPW.
     if left_out := [item for item in card.left_out if item.split == split]:
         names = [one_line("/".join(filter(None, (item.video, item.frame))) or split) for item in left_out]
         named = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")

@@ -122,7 +122,8 @@ def _video(name: str, rows: Iterable, card: Card, predictions: Sequence[Predicti
     count, members = len(card.classes), range(len(predictions))
     video = Video(name, [], [], [], [[] for _ in members], [[] for _ in members], [[] for _ in members], [])
     totals = [np.zeros((count, count + 1), np.int64) for _ in members]
-    truth_before, before = None, [None for _ in members]
+    truth_before: np.ndarray | None = None
+    before: list[np.ndarray | None] = [None for _ in members]
     for row in rows:
         image = read_image(Path(card.root) / row.image)
         truth = card.read_mask(row.mask) if row.mask else None

@@ -99,6 +99,8 @@ def check_training(config: TrainingConfig, *, gpus: int, what: str) -> TrainingC
             f"{what}: batch norm alone on one device cannot train on 1 image at once; raise batch_size and micro_batch "
             f"to 2 or more, or set norm_cfg of the heads to {{type: GN, num_groups: 32}}"
         )
+
+    # Keep the activations, or else recompute them, or else cut the batch into the largest parts that fit.
     for saving in (False, True) if settings.grad_checkpoint is None else (settings.grad_checkpoint,):
         chosen = _chosen(config, images, saving)
         found = estimate_training(chosen, images=images, gpus=gpus)
@@ -109,6 +111,8 @@ def check_training(config: TrainingConfig, *, gpus: int, what: str) -> TrainingC
             images = _largest_part(found, images, fewest, gpus, room)
             chosen = _chosen(config, images, saving)
             found = estimate_training(chosen, images=images, gpus=gpus)
+
+    # Say what it will take, and refuse what does not fit.
     needed = _needed(found, gpus, accumulates=images < share)
     _print_table(found, chosen.training, share, gpus, what)
     if needed > room:

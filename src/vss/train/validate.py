@@ -42,10 +42,13 @@ def validate(
     Raises:
         UserError: a file cannot be read, or the model returned inf or nan.
     """
+    # A few frames, spread evenly.
     info = read_card(card)
     rows = read_index(index)
     rows = rows[(rows["split"] == split) & (rows["mask"] != "")]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, num=min(frames, len(rows)), dtype=int))]
+
+    # The engine of `vss infer`, on the network as it is being trained.
     classes, was_training, device = len(info.classes), model.training, next(model.parameters()).device
     plan = InferencePlan(
         config=config,
@@ -69,6 +72,8 @@ def validate(
     for _, matrix in predictions(build_engine(plan, model), rows.itertuples(), callbacks, batch_frames=1):
         counts += matrix
     model.train(was_training)
+
+    # The scores of `vss score`.
     hits = float(np.diagonal(counts).sum())
     return {
         "miou": mean_iou(counts, "vspw"),

@@ -59,10 +59,14 @@ def work(job: TrainingJob) -> None:
 def _train(job: TrainingJob) -> None:
     training, folder = job.config.training, Path(job.folder)
     _quieten()
+
+    # The model, with the same weights in every rank.
     torch.manual_seed(training.seed)
     model = build_segmentor(job.config.model)
     _initialise(model, job)
     init_process_group(job)
+
+    # MMEngine trains; the default hooks give way to ours.
     runner = _TrainRunner(
         model=model,
         work_dir=str(folder / "mmengine"),
@@ -174,6 +178,7 @@ def _optim_wrapper(job: TrainingJob) -> dict[str, Any]:
 
 def _hooks(job: TrainingJob) -> list[dict[str, Any]]:
     training, folder = job.config.training, Path(job.folder)
+    # Those of every training; a loss that is not finite is refused before it is logged or saved.
     hooks = [
         dict(type="FiniteLossHook"),
         dict(
@@ -191,6 +196,8 @@ def _hooks(job: TrainingJob) -> list[dict[str, Any]]:
         ),
         dict(type="StopOnSignalHook"),
     ]
+
+    # Those that settings request.
     if training.val_interval:
         hooks.append(
             dict(
