@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vss.core.errors import UserError, did_you_mean
-from vss.core.label_space import IGNORE_INDEX, MOST_CLASSES, Colour, LabelSpace
+from vss.core.label_space import IGNORE_INDEX, MOST_CLASSES, LabelSpace, RgbColour
 
 SHIPPED = Path(__file__).with_name("classes")
 _COLUMNS = ("name", "shown", "train_name")
@@ -44,7 +44,7 @@ def read_class_table(path: str | os.PathLike, *, name: str) -> LabelSpace:
     lines = list(_lines(path, first=("id", "colour"), others=_COLUMNS, required=("name",)))
     by_colour = "colour" in lines[0][1]
     key = "colour" if by_colour else "id"
-    keys: dict[int | Colour, int] = {}
+    keys: dict[int | RgbColour, int] = {}
     names: dict[str, int] = {}
     classes: list[str] = []
     colours: list[str] = []
@@ -160,7 +160,7 @@ def _id(cell: str, where: str) -> int:
     return int(cell)
 
 
-def _colour(cell: str, where: str) -> Colour:
+def _colour(cell: str, where: str) -> RgbColour:
     if re.fullmatch("#?[0-9a-fA-F]{6}", cell):
         return tuple(bytes.fromhex(cell.removeprefix("#")))
     parts = re.split(r"[\s,]+", cell)

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 from vss.core.errors import UserError
-from vss.core.label_space import Colour
+from vss.core.label_space import RgbColour
 from vss.core.masks import PLAIN_IDS, MaskCoding, train_ids
 
 MOST_PIXELS = 1 << 28  # 16384 x 16384: 0.8 GB as RGB
@@ -122,7 +122,7 @@ def read_raw_mask(path: str | os.PathLike, coding: MaskCoding = PLAIN_IDS) -> np
     return _decode_mask(path, coding, coding.raw_ids)
 
 
-def unknown_mask_colours(path: str | os.PathLike, coding: MaskCoding) -> dict[Colour, int]:
+def unknown_mask_colours(path: str | os.PathLike, coding: MaskCoding) -> dict[RgbColour, int]:
     """Returns the colours of a mask that its class table does not have, with their pixels, most first.
 
     Raises:

@@ -12,7 +12,7 @@ from vss.core.errors import UserError, did_you_mean
 
 IGNORE_INDEX = 255
 MOST_CLASSES = 255  # train ids are stored in one byte, of which IGNORE_INDEX is no class
-Colour = tuple[int, int, int]
+RgbColour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LabelSpace:
     train_ids: tuple[int, ...]
     ignored: tuple[int, ...]
     colours: tuple[str, ...] = ()
-    mask_colours: tuple[Colour, ...] = ()
+    mask_colours: tuple[RgbColour, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vss.core.label_space import IGNORE_INDEX, Colour
+from vss.core.label_space import IGNORE_INDEX, RgbColour
 
 _DEEP_UNKNOWN = 65_535
 
@@ -28,7 +28,7 @@ class MaskCoding:
 
     values: str = "ids"
     bits: int = 8
-    colours: tuple[Colour, ...] = ()
+    colours: tuple[RgbColour, ...] = ()
     things_from: int = 0
     divisor: int = 1
 
@@ -62,7 +62,7 @@ class MaskCoding:
             raw = np.where(raw >= self.things_from, raw // self.divisor, raw).astype(raw.dtype)
         return raw
 
-    def unknown_colours(self, image: Any) -> dict[Colour, int]:
+    def unknown_colours(self, image: Any) -> dict[RgbColour, int]:
         """Returns the colours of an opened mask that the table does not have, with their pixels, most first."""
         codes, pixels = np.unique(_codes(np.array(image.convert("RGB"))), return_counts=True)
         unknown = self._of_colours(codes) == self.unknown
@@ -100,7 +100,7 @@ def _codes(rgb: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _sorted_codes(colours: tuple[Colour, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_codes(colours: tuple[RgbColour, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the colours' numbers in ascending order, and the raw id of each."""
     codes = _codes(np.array(colours, np.uint8))
     order = np.argsort(codes)
