@@ -100,17 +100,17 @@ class FramePattern:
 
     def why_nothing(self, root: Path, **known: str) -> str:
         """Returns where the pattern leads nowhere: the deepest folder that there is, and what it holds instead."""
-        folder, rest = root, list(self._parts)
-        while len(rest) > 1 and "{" not in (part := _filled(rest[0], known)) and "*" not in part:
-            if not (folder / part).is_dir():
-                break
-            folder, rest = folder / part, rest[1:]
-        sought = _filled(rest[0], known)
-        names = sorted(os.listdir(folder))[: _SHOWN + 1] if folder.is_dir() else []
-        more = ", ..." if len(names) > _SHOWN else ""
-        shown = os.path.relpath(folder, root)
-        place = "the root" if shown == "." else shown
-        return f"no {sought} in {place}, which holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
+        folder = ""
+        for depth, part in enumerate(self._parts, start=1):
+            last = depth == len(self._parts)
+            entries, matches = _listed(root / folder), _regex(part, known, file_type=last).fullmatch
+            found = next((match for name, is_dir in entries if is_dir is not last and (match := matches(name))), None)
+            if found is None:
+                names = [name for name, _ in entries]
+                shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+                return f"no {_filled(part, known)} in {folder or 'the root'}, which holds {shown or 'nothing'}"
+            folder, known = _join(folder, found[0]), {**known, **found.groupdict()}
+        return f"nothing but {folder}"
 
 
 def _filled(part: str, known: Mapping[str, str]) -> str:

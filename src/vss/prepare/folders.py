@@ -53,7 +53,7 @@ def _read_split(layout: DatasetLayout, root: Path, split: str, split_of: dict[st
         return
     if not ended:
         listing.problem(file, "list_final_newline", "none after the last id")
-    by_folder = layout.images.video_is_folder
+    by_folder, value = layout.images.video_is_folder, layout.folder_name(split)
     for number, name in lines:
         where = f"{file} line {number}"
         if reason := why_refused(name):
@@ -63,15 +63,14 @@ def _read_split(layout: DatasetLayout, root: Path, split: str, split_of: dict[st
         elif name in split_of:
             found = f"{name!r} is in {layout.list_file(split_of[name])} too"
             listing.problem(where, "split_overlap", found, without=(split, name, ""))
-        elif (
-            by_folder
-            and not (
-                root / (folder := layout.images.video_folder(split=layout.folder_name(split), video=name))
-            ).is_dir()
-        ):
+        elif by_folder and not _has_folder(root, folder := layout.images.video_folder(split=value, video=name)):
             listing.problem(where, "video_absent", f"no folder {folder}", without=(split, name, ""))
         else:
             split_of[name] = split
+
+
+def _has_folder(root: Path, folder: str) -> bool:
+    return next(root.glob(folder), None) is not None if "*" in folder else (root / folder).is_dir()
 
 
 def _list_video(layout: DatasetLayout, root: Path, video: str, split: str, listing: Listing) -> None:
