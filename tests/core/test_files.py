@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 
 from vss.core import files
+from vss.core.class_table import read_class_table
+from vss.core.dataset_layout import read_list
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, canonical_json, read_json, sha256_of_file, write_json, write_text
+from vss.core.index import read_card, read_index
+from vss.core.labels_file import LabelsReader
+from vss.workflow.config import check_files
 
 
 def test_a_folder_that_takes_no_file_is_told_with_the_file_s_own_name(tmp_path) -> None:
@@ -83,6 +88,28 @@ def test_json_keeps_names_that_are_not_text(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"files": [name, "\u00e4"]})
     assert read_json(tmp_path / "a.json") == {"files": [name, "\u00e4"]}
     assert (tmp_path / "a.json").read_text(encoding="utf-8").count("\\udce4") == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_json,
+        read_index,
+        read_card,
+        read_list,
+        LabelsReader,
+        lambda path: read_class_table(path, name="x"),
+        lambda path: check_files([path]),
+    ],
+)
+def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(tmp_path, kind, read) -> None:
+    path = tmp_path / "file"
+    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}
+    make[kind](path)
+    with pytest.raises((UserError, OSError), match=str(path)) as caught:
+        read(path)
+    assert ("is a folder" if kind == "folder" else "is a pipe or a device, not a file") in str(caught.value)
 
 
 def test_sha256_of_file(tmp_path) -> None:

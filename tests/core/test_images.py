@@ -90,7 +90,7 @@ def test_missing_files_are_named(tmp_path) -> None:
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path) -> None:
     os.mkfifo(tmp_path / "frame.jpg")
     for read in (read_image, read_raw_mask):
-        with pytest.raises(UserError, match=r"frame\.jpg: not a file"):
+        with pytest.raises(UserError, match=r"frame\.jpg: is a pipe or a device"):
             read(tmp_path / "frame.jpg")
 
 

@@ -217,9 +217,10 @@ def test_pipes_and_loops_of_links_are_passed_over(tmp_path, capsys):
     write_image(tmp_path / "in" / "1.png")
     os.mkfifo(tmp_path / "in" / "2.png")
     (tmp_path / "in" / "up").symlink_to("..")
+    (tmp_path / "in" / "circle").symlink_to("circle")
     (source,) = find_sources([tmp_path / "in"], tmp_path / "out")
     assert [name for name, _ in source.files] == ["1"]
-    assert "links to folders (1), pipes or devices (1)" in capsys.readouterr().err
+    assert "links to folders (1), pipes or devices (1), without suffix (1)" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"2\.png: neither a file nor a folder"):
         find_sources([tmp_path / "in" / "2.png"], tmp_path / "out")
 

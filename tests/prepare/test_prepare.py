@@ -54,6 +54,16 @@ def _truncate(path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
+def _circle(path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _pipe(path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _link_to_nothing(path) -> None:
     path.unlink()
     path.symlink_to("nowhere.jpg")
@@ -101,6 +111,9 @@ BROKEN = {
         11,
     ),
     "image is a dangling link": ("image_broken", "link", lambda v: _link_to_nothing(v.image("x0", FRAMES[0])), 11),
+    "image is a link in a circle": ("image_broken", "levels of sym", lambda v: _circle(v.image("x0", FRAMES[0])), 11),
+    "image is a pipe": ("image_broken", "is a pipe or a device", lambda v: _pipe(v.image("x0", FRAMES[0])), 11),
+    "list is a pipe": ("list_missing", "is a pipe or a device", lambda v: _pipe(v.root / "test.txt"), 9),
     "mask missing": ("mask_missing", "no mask", lambda v: v.mask("t0", FRAMES[1]).unlink(), 11),
     "no mask folder": ("mask_missing", "no mask", lambda v: shutil.rmtree(v.mask("t0", "x").parent), 9),
     "mask zero bytes": ("mask_broken", "empty", lambda v: v.mask("t0", FRAMES[1]).write_bytes(b""), 11),

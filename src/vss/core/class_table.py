@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import regular_file
 from vss.core.label_space import IGNORE_INDEX, MOST_CLASSES, LabelSpace, RgbColour
 
 SHIPPED = Path(__file__).with_name("classes")
@@ -120,7 +121,7 @@ def _lines(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields (line number, row) of a CSV whose header holds one of `first` and some of `others`."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(regular_file(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except OSError as error:

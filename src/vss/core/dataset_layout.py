@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import is_folder, regular_file
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -144,7 +145,7 @@ def _listed(folder: Path) -> list[tuple[str, bool]]:
     """Returns (name, is a folder) of a folder's entries, sorted; of a missing folder none."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
+            return sorted((entry.name, is_folder(entry)) for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -241,7 +242,7 @@ def read_list(path: Path) -> tuple[list[tuple[int, str]], bool]:
     Raises:
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    data = regular_file(path).read_bytes()
     text = data.decode("utf-8-sig", "surrogateescape")
     # Not str.splitlines: it also splits at characters that a name may hold.
     lines = (line.removesuffix("\r") for line in text.split("\n"))

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -136,6 +137,27 @@ def write_json(path: str | os.PathLike, value: JsonObject) -> None:
     write_text(path, _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
+def regular_file(path: str | os.PathLike) -> Path:
+    """Returns the path of a file that has an end: a pipe would be waited for, and a device read for ever.
+
+    Raises:
+        OSError: it is no regular file or link to one, or is not there.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device, not a file", str(path))
+    return Path(path)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Returns whether an entry of a folder is a folder or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file, and verifies the checksum of one that `write_json` wrote.
 
@@ -143,7 +165,7 @@ def read_json(path: str | os.PathLike) -> Any:
         UserError: the file is missing, not JSON, or not what was written; it is named.
     """
     try:
-        return unsealed(json.loads(Path(path).read_text(encoding="utf-8")))
+        return unsealed(json.loads(regular_file(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

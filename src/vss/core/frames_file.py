@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full
+from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full, regular_file
 from vss.core.log import log
 from vss.core.unfinished import KeptFrame, UnfinishedFrames
 
@@ -221,7 +221,8 @@ def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind:
     """
     file = None
     try:
-        file = h5py.File(path, "r", locking=False)  # whole files never change; some file systems know no locks
+        # Whole files never change, and some file systems know no locks.
+        file = h5py.File(regular_file(path), "r", locking=False)
         found = (file.attrs.get("format"), int(file.attrs.get("version", 0)))
         if found[0] == form[0] and found[1] in form[1]:
             return file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ import numpy as np
 import simplejpeg
 
 from vss.core.errors import UserError
+from vss.core.files import regular_file
 from vss.core.label_space import RgbColour
 from vss.core.masks import PLAIN_IDS, MaskCoding, train_ids
 
@@ -180,9 +180,7 @@ def read_mask(
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:
     # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: not a file")  # a pipe would be waited for, without end
-        data = np.fromfile(path, np.uint8)
+        data = np.fromfile(regular_file(path), np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if not data.size:

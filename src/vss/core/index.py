@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, sha256_of_file, write_json
+from vss.core.files import atomic_path, read_json, regular_file, sha256_of_file, write_json
 from vss.core.images import read_mask, read_raw_mask
 from vss.core.labels import overlay_palette
 from vss.core.masks import PLAIN_IDS, MaskCoding
@@ -111,9 +111,11 @@ def read_index(index: str | os.PathLike) -> pd.DataFrame:
     Rows are in the order of `write_index`, whatever their order in the file (early versions wrote text order).
     """
     try:
-        table = pd.read_csv(index, dtype=str, keep_default_na=False)
+        table = pd.read_csv(regular_file(index), dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{index}: no such dataset index; run the prepare stage") from None
+    except OSError as error:
+        raise UserError(f"{index}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{index}: not a dataset index ({error})") from None
     if tuple(table.columns) != INDEX_COLUMNS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import is_folder
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # A file on the network takes its time; several are requested at once.
@@ -127,7 +128,7 @@ def _walk(folder: Path, parts: Sequence[str], values: dict[str, str]) -> Iterato
     for entry, known in _matching(folder, parts[0], values):
         if len(parts) > 1:
             yield from _walk(Path(entry.path), parts[1:], known)
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield entry, known
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vss.core.errors import UserError
-from vss.core.files import read_json
+from vss.core.files import is_folder, read_json
 from vss.core.log import log, one_line
 
 READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -87,7 +87,7 @@ def _folder(path: Path, out_dir: Path) -> Source:
 
 def _images(folder: Path, out_dir: Path, passed: collections.Counter[str]) -> Iterator[Path]:
     """Yields the images of a folder and its subfolders; counts what is passed over, by kind."""
-    names = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    names = {entry.name for entry in os.scandir(folder) if is_folder(entry)}
     own = {"labels", "overlays"} if _is_prediction(folder, names) else set()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name

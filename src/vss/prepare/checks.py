@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vss.core.errors import UserError
+from vss.core.files import regular_file
 from vss.core.images import mask_mistake, read_image, read_raw_mask, unknown_mask_colours
 from vss.core.index import Card, LeftOut
 from vss.core.label_space import IGNORE_INDEX, LabelSpace
@@ -209,7 +210,7 @@ def _mask_header(path: str, labels: MaskLabels) -> tuple[int, int]:
 def _header(path: str, kind: str, allowed: tuple[str, ...]) -> tuple[str, int, int]:
     """Returns (file format, height, width) from a file's header."""
     try:
-        if os.path.getsize(path) == 0:
+        if os.path.getsize(regular_file(path)) == 0:
             raise _BrokenError(kind, "empty file")
         with Image.open(path) as image:
             found, (width, height) = image.format, image.size
@@ -219,8 +220,8 @@ def _header(path: str, kind: str, allowed: tuple[str, ...]) -> tuple[str, int, i
         raise _BrokenError(kind, "link to nothing" if os.path.islink(path) else "no such file") from None
     except PermissionError:
         raise _BrokenError(kind, "no permission to read") from None
-    except Exception:  # image libraries raise many types on damaged files
-        raise _BrokenError(kind, "not a readable image") from None
+    except Exception as error:  # image libraries raise many types on damaged files
+        raise _BrokenError(kind, getattr(error, "strerror", None) or "not a readable image") from None
     if found not in allowed:
         raise _BrokenError(kind, f"a {found} file")
     return found, height, width

@@ -20,7 +20,7 @@ import yaml
 from vss import configs
 from vss.configs.schema import check_config
 from vss.core.errors import UserError
-from vss.core.files import JsonObject
+from vss.core.files import JsonObject, regular_file
 from vss.core.log import printable
 
 _MOST_LEVELS = 100  # of maps and lists in a file
@@ -98,7 +98,7 @@ def _read_file(file: str | Path) -> dict[str, Any]:
 
 def _text_of(file: str | Path) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return regular_file(file).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"config: {file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
