@@ -8,31 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vss import __version__
 from vss.core import command_line
-from vss.core.command_line import Arguments, Command, files, json_object, option, path_or_none
+from vss.core.command_line import Command, files, json_object, option, path_or_none
 
-
-def with_code(stage: str) -> Callable[[Arguments], Arguments]:
-    """Returns an adapter that joins a training's settings and adds the digest of its code, for the fingerprint."""
-
-    def adapt(arguments: Arguments) -> Arguments:
-        from vss.workflow.digest import stage_digest
-        from vss.workflow.jobs import settings_of
-
-        settings, running = settings_of(arguments["settings"]), arguments.pop("running", None)
-        if running is not None and (running or settings is not arguments["settings"]):
-            from vss.configs.result_settings import joined_settings
-
-            settings = joined_settings(settings, running)
-        return {**arguments, "settings": settings, "code": stage_digest(stage)}
-
-    return adapt
-
-
+WITH_CODE = "vss.workflow.jobs:training_arguments"
 JSON = {"type": json_object, "metavar": "JSON"}
 SETTINGS = option("--settings", required=True, help="settings: a JSON object, or a file that holds one", **JSON)
 MODEL = option("--model", required=True, help="name in the config")
@@ -210,7 +193,7 @@ WORKFLOW = (
         (*files("index", "card", "out"), SPLIT),
     ),
     *(
-        Command(stage, "vss.train.run:train", f"Train a model on {data}.", TRAINING, {"stage": stage}, with_code(stage))
+        Command(stage, "vss.train.run:train", f"Train a model on {data}.", TRAINING, {"stage": stage}, WITH_CODE)
         for stage, data in (("pretrain", "COCO-Stuff"), ("finetune", "VSPW"))
     ),
     Command(
@@ -266,7 +249,7 @@ WORKFLOW = (
         "vss.refine.train:train_refiner",
         "Train the small refinement network.",
         (*DATA, *files("weights", "fingerprint", "work-dir"), *LOG_FILE, SETTINGS),
-        adapt=with_code("train_refiner"),
+        adapt=WITH_CODE,
     ),
     Command(
         "refine",

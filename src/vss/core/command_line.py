@@ -43,7 +43,7 @@ class Command:
         help: one sentence.
         options: its arguments.
         fixed: keyword arguments that are not options.
-        adapt: changes the keyword arguments before the call.
+        adapt: "module:name" of what maps the command's name and the keyword arguments to those of the call.
         example: for people: what to type.
         prints: whether its result is what it prints: it then ends quietly where nobody reads on (`vss models | head`).
     """
@@ -53,7 +53,7 @@ class Command:
     help: str
     options: tuple[Option, ...]
     fixed: Arguments = field(default_factory=dict)
-    adapt: Callable[[Arguments], Arguments] = dict
+    adapt: str = ""
     example: str = ""
     prints: bool = False
 
@@ -178,9 +178,10 @@ def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int
     if command.prints:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        module, _, function = command.function.partition(":")
-        call = getattr(importlib.import_module(module), function)
-        call(**command.adapt({**arguments, **command.fixed}))
+        arguments |= command.fixed
+        if command.adapt:
+            arguments = _imported(command.adapt)(command.name, arguments)
+        _imported(command.function)(**arguments)
     except UserError as error:
         return _refused(name, str(error))
     except ModuleNotFoundError as error:
@@ -195,6 +196,12 @@ def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int
             raise
         return _refused(name, _one_line(error))
     return 0
+
+
+def _imported(function: str) -> Callable[..., Any]:
+    """Returns the function that "module:name" stands for."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _refused(name: str, message: str) -> int:

@@ -52,6 +52,23 @@ def settings_of(noted: JsonObject) -> JsonObject:
     return noted["settings"] if noted.keys() == _PROVENANCE else noted
 
 
+def training_arguments(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a training's command with its settings joined, and the digest of its code.
+
+    Args:
+        command: "pretrain", "finetune" or "train-refiner".
+        arguments: settings, as given or as `rule settings` has noted them; running (perhaps), what joins them.
+    """
+    arguments = dict(arguments)
+    given, running = arguments["settings"], arguments.pop("running", None)
+    settings = settings_of(given)
+    if running is not None and (running or settings is not given):
+        from vss.configs.result_settings import joined_settings
+
+        settings = joined_settings(settings, running)
+    return {**arguments, "settings": settings, "code": stage_digest(command.replace("-", "_"))}
+
+
 def trained_with_other_settings(plan: Plan) -> list[str]:
     """Returns the finished trainings whose settings are not those that `rule settings` noted; code does not count."""
     refiners = [f"refine/{name}" for name in plan.refiners if plan.trains_refiner(name)]
