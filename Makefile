@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
+.PHONY: help demo test fuzz check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ demo: $(READY)  ## run the whole flow on the default config (drawn data, small m
 
 test: $(READY)  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(CORES) --dist loadgroup --no-loadscope-reorder $(PYTEST)
+
+fuzz: $(READY)  ## random configs, tables, masks, stored files and checkpoints, for minutes (FUZZ_EXAMPLES=3000)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),3000) $(RUN)/python -m pytest --numprocesses $(CORES) tests/fuzz
 
 check: check-python  ## ruff, mypy, snakefmt, snakemake --lint
 	$(RUN)/snakefmt --check Snakefile workflow
