@@ -8,7 +8,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vss.core.dataset_layout import IMAGE_SUFFIXES, DatasetLayout, FramePattern, read_list
+from vss.core.dataset_layout import DatasetLayout, FramePattern, read_list
+from vss.core.patterns import IMAGE_SUFFIXES
 
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 # A file on the network takes its time; several are requested at once.

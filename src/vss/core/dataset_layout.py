@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError, did_you_mean
-from vss.core.files import is_folder, regular_file
+from vss.core.files import regular_file
+from vss.core.patterns import TOKENS, filled, walk, why_nothing
 
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _ANY_IMAGE = ".*"
 _PLACEHOLDERS = ("split", "video", "frame")
-_TOKENS = re.compile(r"(\{[^{}]*\}|\*)")
-_SHOWN = 5  # names of a folder in a message
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class FramePattern:
     def __init__(self, text: str, *, where: str) -> None:
         self.text = text
         self._parts = text.split("/")
-        self.names = frozenset(token[1:-1] for token in _TOKENS.findall(text) if token != "*")
+        self.names = frozenset(token[1:-1] for token in TOKENS.findall(text) if token != "*")
         if unknown := sorted(self.names - set(_PLACEHOLDERS)):
             raise UserError(
                 f"{where}: unknown placeholder {{{unknown[0]}}}{did_you_mean(unknown[0], _PLACEHOLDERS)};"
@@ -68,110 +65,40 @@ class FramePattern:
             UserError: a folder cannot be listed.
         """
         known = {name: value for name, value in (("split", split), ("video", video)) if value is not None}
-        for path, names in _walk(root, self._parts, known, files=True):
+        for path, names in walk(root, self._parts, known, files=True):
             yield Found(path, names.get("video", names["frame"]), names["frame"])
 
     def folders(self, root: Path, *, split: str | None = None, video: str | None = None) -> list[str]:
         """Returns the folders that hold such files, relative to the root, sorted; one without wildcards as it is."""
         known = {name: value for name, value in (("split", split), ("video", video)) if value is not None}
-        return [path for path, _ in _walk(root, self._parts[:-1], known, files=False)]
+        return [path for path, _ in walk(root, self._parts[:-1], known, files=False)]
 
     def video_folder(self, *, split: str, video: str) -> str:
         """Returns the folder that names a video, relative to the root."""
         depth = next(at for at, part in enumerate(self._parts) if "{video}" in part)
-        return "/".join(_filled(part, {"split": split, "video": video}) for part in self._parts[: depth + 1])
+        return "/".join(filled(part, {"split": split, "video": video}) for part in self._parts[: depth + 1])
 
     def fixed_folder(self) -> str:
         """Returns the folder that all files are below: the path up to the first placeholder or *."""
-        return "/".join(itertools.takewhile(lambda part: not _TOKENS.search(part), self._parts[:-1]))
+        return "/".join(itertools.takewhile(lambda part: not TOKENS.search(part), self._parts[:-1]))
 
     def shown(self, **known: str) -> str:
         """Returns the pattern with some placeholders filled in, for messages."""
-        return "/".join(_filled(part, known) for part in self._parts)
+        return "/".join(filled(part, known) for part in self._parts)
 
     def shown_folder(self, **known: str) -> str:
         """Returns the folder of `shown`."""
-        return "/".join(_filled(part, known) for part in self._parts[:-1])
+        return "/".join(filled(part, known) for part in self._parts[:-1])
 
     def path(self, *, split: str, video: str, frame: str) -> str:
         """Returns the path of a frame to be written; for a pattern without *, where .* stands for .jpg."""
         names = {"split": split, "video": video, "frame": frame}
-        filled = "/".join(_filled(part, names) for part in self._parts)
-        return f"{filled.removesuffix(_ANY_IMAGE)}.jpg" if filled.endswith(_ANY_IMAGE) else filled
+        path = "/".join(filled(part, names) for part in self._parts)
+        return f"{path.removesuffix(_ANY_IMAGE)}.jpg" if path.endswith(_ANY_IMAGE) else path
 
     def why_nothing(self, root: Path, **known: str) -> str:
         """Returns where the pattern leads nowhere: the deepest folder that there is, and what it holds instead."""
-        folder = ""
-        for depth, part in enumerate(self._parts, start=1):
-            last = depth == len(self._parts)
-            entries, matches = _listed(root / folder), _regex(part, known, file_type=last).fullmatch
-            found = next((match for name, is_dir in entries if is_dir is not last and (match := matches(name))), None)
-            if found is None:
-                names = [name for name, _ in entries]
-                shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-                return f"no {_filled(part, known)} in {folder or 'the root'}, which holds {shown or 'nothing'}"
-            folder, known = _join(folder, found[0]), {**known, **found.groupdict()}
-        return f"nothing but {folder}"
-
-
-def _filled(part: str, known: Mapping[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: known.get(match[1], match[0]), part)
-
-
-def _walk(
-    root: Path, parts: list[str], known: dict[str, str], *, files: bool, at: str = ""
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields (relative path, placeholders) of what is there; folders without a wildcard need not be."""
-    if not parts:
-        yield at, known
-        return
-    part, rest = parts[0], parts[1:]
-    last = not rest
-    if not set(_TOKENS.findall(part)) - {f"{{{name}}}" for name in known} and not (files and last):
-        yield from _walk(root, rest, known, files=files, at=_join(at, _filled(part, known)))
-        return
-    matches = _regex(part, known, file_type=files and last).fullmatch
-    for name, is_dir in _listed(root / at):
-        if is_dir is not (files and last) and (match := matches(name)):
-            names = {**known, **match.groupdict()}
-            yield from _walk(root, rest, names, files=files, at=_join(at, name))
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
-
-
-def _listed(folder: Path) -> list[tuple[str, bool]]:
-    """Returns (name, is a folder) of a folder's entries, sorted; of a missing folder none."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry.name, is_folder(entry)) for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
-
-
-def _regex(part: str, known: Mapping[str, str], *, file_type: bool) -> re.Pattern[str]:
-    suffix = ""
-    if file_type:
-        part, dot, kind = part.rpartition(".")
-        types = "|".join(sorted(name[1:] for name in IMAGE_SUFFIXES)) if kind == "*" else re.escape(kind)
-        suffix = rf"{re.escape(dot)}(?i:{types})"
-    seen: set[str] = set()
-    pieces = []
-    for token in _TOKENS.split(part):
-        name = token[1:-1]
-        if token == "*":
-            pieces.append(".*")
-        elif not token.startswith("{"):
-            pieces.append(re.escape(token))
-        elif name in known:
-            pieces.append(re.escape(known[name]))
-        else:
-            pieces.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+)")
-            seen.add(name)
-    return re.compile("".join(pieces) + suffix, re.DOTALL)
+        return why_nothing(root, self._parts, known)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from pathlib import Path
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import is_folder
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+TOKENS = re.compile(r"(\{[^{}]*\}|\*)")  # a placeholder, or * for any part of a name
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_SHOWN = 5  # names of a folder in a message
 # A file on the network takes its time; several are requested at once.
 _THREADS = 16
-_NAMED = 3  # entries of a folder that a message names
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class PathPattern:
                 raise UserError(
                     f"{where}: no placeholder {f'{{{name}}}'!r}{did_you_mean(name, allowed)}; allowed: {known}"
                 )
+        if "*" in text:
+            raise UserError(f"{where}: is {text!r}; * has no meaning here, name the parts: {', '.join(allowed)}")
         if set("{}") & set(_PLACEHOLDER.sub("", text)):
             raise UserError(f"{where}: is {text!r}, in which a brace has no partner")
 
@@ -73,9 +77,16 @@ class PathPattern:
         return any(_PLACEHOLDER.findall(part) == [name] for part in Path(self.text).parts)
 
     def files(self) -> list[FoundFile]:
-        """Returns the files that match, sorted by path; hidden ones do not, and what cannot be listed has none."""
-        found = [FoundFile(entry.path, values) for entry, values in self._entries()]
-        return sorted(found, key=lambda file: file.path)
+        """Returns the files that match, sorted by path; hidden ones do not.
+
+        Raises:
+            UserError: a folder cannot be listed.
+        """
+        found = walk(self.root, self._parts, {}, files=True)
+        kept = ((path, values) for path, values in found if not os.path.basename(path).startswith("."))
+        return sorted(
+            (FoundFile(os.path.join(self.root, path), values) for path, values in kept), key=lambda file: file.path
+        )
 
     def contents(self, name: str) -> dict[str, str]:
         """Returns by value of a placeholder a digest that changes when one of its files does.
@@ -85,15 +96,14 @@ class PathPattern:
         Args:
             name: of a placeholder with `has_part_of_its_own`; "" gives one digest of all, under "".
         """
-        entries = list(self._entries())
+        files = self.files()
         with ThreadPoolExecutor(_THREADS) as pool:
-            facts = list(pool.map(_size_and_time, (entry for entry, _ in entries)))
+            facts = list(pool.map(size_and_time, (file.path for file in files)))
         by_value: dict[str, list[str]] = {}
-        for (entry, values), fact in zip(entries, facts, strict=True):
-            by_value.setdefault(values[name] if name else "", []).append(
-                f"{os.path.relpath(entry.path, self.root)}/{fact}"
-            )
-        return {value: _digest(sorted(facts)) for value, facts in sorted(by_value.items())}
+        for file, fact in zip(files, facts, strict=True):
+            key = file.values[name] if name else ""
+            by_value.setdefault(key, []).append(f"{os.path.relpath(file.path, self.root)}/{fact}")
+        return {value: _digest(lines) for value, lines in sorted(by_value.items())}
 
     @property
     def root(self) -> Path:
@@ -102,73 +112,104 @@ class PathPattern:
         first = next((at for at, part in enumerate(parts) if _PLACEHOLDER.search(part)), len(parts) - 1)
         return Path(*parts[:first]) if first else Path()
 
+    @property
+    def _parts(self) -> list[str]:
+        return list(Path(self.text).parts[len(self.root.parts) :])
+
     def mistake(self) -> str | None:
         """Returns why no file matches, with what stands there instead; None where one does."""
-        folder = self.root
-        if not folder.is_dir():
-            return f"{self._where}: no folder {str(folder)!r}"
-        if next(self._entries(), None) is not None:
+        root, parts = self.root, self._parts
+        if not root.is_dir():
+            return f"{self._where}: no folder {str(root)!r}"
+        if next(walk(root, parts, {}, files=True), None) is not None:
             return None
-        # Down to where nothing matches any more: what is there shows what the pattern should be.
-        for part in Path(self.text).parts[len(folder.parts) :]:
-            matching = [entry for entry, _ in _matching(folder, part, {})]
-            if not matching:
-                names = sorted(entry.name for entry in _entries_of(folder))
-                shown = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-                return f"{self._where}: no file matches {self.text!r}; {folder} holds {shown or 'nothing'}, no {part!r}"
-            folder = Path(matching[0].path)
-        return f"{self._where}: no file matches {self.text!r}"
-
-    def _entries(self) -> Iterator[tuple[os.DirEntry, dict[str, str]]]:
-        parts = Path(self.text).parts[len(self.root.parts) :]
-        return _walk(self.root, parts, {})
+        return f"{self._where}: no file matches {self.text!r}; {why_nothing(root, parts, {})}"
 
 
-def _walk(folder: Path, parts: Sequence[str], values: dict[str, str]) -> Iterator[tuple[os.DirEntry, dict[str, str]]]:
-    for entry, known in _matching(folder, parts[0], values):
-        if len(parts) > 1:
-            yield from _walk(Path(entry.path), parts[1:], known)
-        elif not is_folder(entry):
-            yield entry, known
+def filled(part: str, known: Mapping[str, str]) -> str:
+    """Returns a part of a path with the known placeholders filled in."""
+    return re.sub(r"\{(\w+)\}", lambda match: known.get(match[1], match[0]), part)
 
 
-def _matching(folder: Path, part: str, values: dict[str, str]) -> Iterator[tuple[os.DirEntry, dict[str, str]]]:
-    """Yields the entries of a folder that match a part of the path, each with the values known so far and its own."""
-    pattern = re.compile(_regular_expression(part, values))
-    for entry in _entries_of(folder):
-        found = pattern.fullmatch(entry.name)
-        if found and (not entry.name.startswith(".") or part.startswith(".")):
-            yield entry, {**values, **found.groupdict()}
+def walk(
+    root: Path, parts: list[str], known: dict[str, str], *, files: bool, at: str = ""
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields (relative path, placeholders) of what is there; folders without a wildcard need not be."""
+    if not parts:
+        yield at, known
+        return
+    part, rest = parts[0], parts[1:]
+    last = not rest
+    if not set(TOKENS.findall(part)) - {f"{{{name}}}" for name in known} and not (files and last):
+        yield from walk(root, rest, known, files=files, at=_join(at, filled(part, known)))
+        return
+    matches = _regex(part, known, file_type=files and last).fullmatch
+    for name, is_dir in _listed(root / at):
+        if is_dir is not (files and last) and (match := matches(name)):
+            names = {**known, **match.groupdict()}
+            yield from walk(root, rest, names, files=files, at=_join(at, name))
 
 
-def _entries_of(folder: Path) -> list[os.DirEntry]:
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _listed(folder: Path) -> list[tuple[str, bool]]:
+    """Returns (name, is a folder) of a folder's entries, sorted; of a missing folder none."""
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:  # no folder, or none that may be listed
+            return sorted((entry.name, is_folder(entry)) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def _regular_expression(part: str, values: Mapping[str, str]) -> str:
-    """Returns a part of a path as a regular expression; a name that has a value already stands for that alone."""
-    pieces, seen = _PLACEHOLDER.split(part), set()
-    for at in range(1, len(pieces), 2):
-        name = pieces[at]
-        if name in values:
-            pieces[at] = re.escape(values[name])
+def _regex(part: str, known: Mapping[str, str], *, file_type: bool) -> re.Pattern[str]:
+    suffix = ""
+    if file_type:
+        part, dot, kind = part.rpartition(".")
+        types = "|".join(sorted(name[1:] for name in IMAGE_SUFFIXES)) if kind == "*" else re.escape(kind)
+        suffix = rf"{re.escape(dot)}(?i:{types})"
+    seen: set[str] = set()
+    pieces = []
+    for token in TOKENS.split(part):
+        name = token[1:-1]
+        if token == "*":
+            pieces.append(".*")
+        elif not token.startswith("{"):
+            pieces.append(re.escape(token))
+        elif name in known:
+            pieces.append(re.escape(known[name]))
         else:
-            pieces[at] = f"(?P={name})" if name in seen else f"(?P<{name}>.+)"
-        seen.add(name)
-    return "".join(piece if at % 2 else re.escape(piece) for at, piece in enumerate(pieces))
+            pieces.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+)")
+            seen.add(name)
+    return re.compile("".join(pieces) + suffix, re.DOTALL)
 
 
-def _size_and_time(entry: os.DirEntry) -> str:
+def why_nothing(root: Path, parts: list[str], known: Mapping[str, str]) -> str:
+    """Returns where a pattern leads nowhere: the deepest folder that there is, and what it holds instead."""
+    folder = ""
+    for depth, part in enumerate(parts, start=1):
+        last = depth == len(parts)
+        entries, matches = _listed(root / folder), _regex(part, known, file_type=last).fullmatch
+        found = next((match for name, is_dir in entries if is_dir is not last and (match := matches(name))), None)
+        if found is None:
+            names = [name for name, _ in entries]
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            return f"no {filled(part, known)} in {folder or 'the root'}, which holds {shown or 'nothing'}"
+        folder, known = _join(folder, found[0]), {**known, **found.groupdict()}
+    return f"nothing but {folder}"
+
+
+def size_and_time(path: str | os.PathLike) -> str:
+    """Returns a file's size and time of change, as text; links are followed."""
     try:
-        stat = entry.stat()
+        found = os.stat(path)
     except OSError:
         return "link to nothing"
-    return f"{stat.st_size}/{stat.st_mtime_ns}"
+    return f"{found.st_size}/{found.st_mtime_ns}"
 
 
-def _digest(facts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
