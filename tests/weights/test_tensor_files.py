@@ -211,3 +211,18 @@ def test_sharded_safetensors_that_are_not_whole_are_named(tmp_path) -> None:
         index.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(UserError, match=says):
             read_tensor_file(index)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(2, 2).to_sparse(), "sparse"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized"),
+        (torch.ones(2, dtype=torch.complex64), "complex"),
+        (torch.ones(2, device="meta"), "without numbers"),
+    ],
+)
+def test_a_tensor_that_holds_no_plain_numbers_is_named(tmp_path: Path, tensor: torch.Tensor, kind: str) -> None:
+    torch.save({"whole": torch.ones(2), "odd": tensor}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"w\.pth: tensor 'odd' is {kind}.*; weights must be dense"):
+        read_tensor_file(tmp_path / "w.pth")

@@ -98,8 +98,27 @@ def read_tensor_file(path: str | os.PathLike) -> TensorFile:
     Sharded safetensors are named by their index (`model.safetensors.index.json`); the parts lie next to it.
 
     Raises:
-        UserError: no such file, not readable, no tensors in it, or a pickle that names code outside a short list.
+        UserError: no such file, not readable, no tensors in it, one that holds no plain numbers, or a pickle that names
+            code outside a short list.
     """
+    found = _read(path)
+    for name, tensor in found.tensors.items():
+        if kind := _why_not_plain(tensor):
+            raise UserError(f"{path}: tensor {name!r} is {kind}; weights must be dense, real and have their numbers")
+    return found
+
+
+def _why_not_plain(tensor: Tensor) -> str | None:
+    kinds = {
+        "sparse": tensor.layout is not torch.strided,
+        "quantized": tensor.is_quantized,
+        "complex": tensor.is_complex(),
+        "without numbers (saved on the device meta)": tensor.is_meta,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), None)
+
+
+def _read(path: str | os.PathLike) -> TensorFile:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file")
     if str(path).endswith(_INDEX_SUFFIX):
