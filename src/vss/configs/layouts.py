@@ -107,7 +107,8 @@ def import_source(row: Mapping[str, Any], *, where: str) -> ImportSource:
     if (settings.labels is None) == (settings.scores is None):
         found = "none" if settings.labels is None else "both"
         raise UserError(f"{where}: an imported prediction needs exactly one of labels and scores; found {found}")
-    kind, text, endings = "labels", settings.labels or "", _LABEL_FILES
+    kind, text = "labels", settings.labels or ""
+    endings: tuple[str, ...] = _LABEL_FILES
     if settings.scores is not None:
         kind, text, endings = "scores", settings.scores, _SCORE_FILES
     key = f"{where}.{kind}"

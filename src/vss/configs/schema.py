@@ -83,9 +83,9 @@ def section_schema(name: str) -> dict[str, Any]:
         return resolve_reference({"$ref": f"#/$defs/{name}"})
     schema = load_schema()
     for key in name.split("."):
-        others = schema.get("additionalProperties")
-        named = key in schema.get("properties", {}) or not isinstance(others, dict)
-        schema = resolve_reference(schema["properties"][key] if named else others)
+        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+        is_any_name = key not in properties and isinstance(others, dict)
+        schema = resolve_reference(others if is_any_name and others is not None else properties[key])
     return schema
 
 
@@ -160,10 +160,12 @@ def _validate(given: Any, schema: JsonObject, *, where: str, top: str) -> None:
 
 def _explain(error: jsonschema.ValidationError) -> str:
     """Returns what was found and what is allowed, without the key."""
-    found, allowed = error.instance, error.validator_value
+    found: Any = error.instance
+    allowed: Any = error.validator_value
+    schema: Any = error.schema
     shown = _short(found)
     if error.validator == "additionalProperties" and allowed is False:
-        known = sorted(error.schema.get("properties", {}))
+        known = sorted(schema.get("properties", {}))
         extra = next(key for key in found if key not in known)
         if "cfg_options" in known and extra in load_schema()["$defs"]["row"]["properties"]:
             return f"{extra!r} is a setting of the row; write it as cfg_options: {{{extra}: {_short(found[extra])}}}"
@@ -227,7 +229,7 @@ def _as_type(value: Any, hint: Any) -> Any:
     """Returns a JSON value as the type of the field that takes it."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, Mapping):
-        made = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        made: Any = next((option for option in options if dataclasses.is_dataclass(option)), None)
         return value if made is None else from_json(made, value)
     if isinstance(value, (list, tuple)):
         listed = next((option for option in options if typing.get_origin(option) is tuple), None)

@@ -128,7 +128,7 @@ def _check_levels(text: str, file: str | Path) -> None:
     for event in yaml.parse(text, Loader=_LOADER):
         levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if levels > _MOST_LEVELS:
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             raise UserError(f"config: {file}, line {line}: is nested more than {_MOST_LEVELS} levels deep")
 
 

@@ -89,7 +89,8 @@ def imports_of(module: str) -> frozenset[str]:
 def _absolute(module: str, node: ast.ImportFrom) -> str:
     if node.level == 0:
         return node.module or ""
-    is_package = _source_of(module).name == "__init__.py"
+    source = _source_of(module)
+    is_package = source is not None and source.name == "__init__.py"
     parts = module.split(".")
     parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
     return ".".join([*parts, *([node.module] if node.module else [])])

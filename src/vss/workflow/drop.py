@@ -25,7 +25,7 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
     Raises:
         UserError: the config file is missing, or a mistake in it: what is not understood must not delete anything.
     """
-    config = load_config(config_file)
+    config = load_config(Path(config_file))
     needed = {member for ensemble in config["ensembles"].values() for member in ensemble["members"]}
     folder = Path(config["results"], "predictions")
     # Of the datasets one is predicted; the most shards of any are never fewer than its.
@@ -37,7 +37,7 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
 def drop_unneeded(
     predictions_dir: str | os.PathLike, needed: Collection[str], *, shards: Mapping[str, int], delete: bool
 ) -> list[Path]:
-    """Lists, and if asked deletes, the scores of predictions that are not needed.
+    """Lists, and where requested deletes, the scores of predictions that are not needed.
 
     Args:
         predictions_dir: folder that holds `<prediction>/<split>/<shard>.scores.h5`.
@@ -57,8 +57,8 @@ def drop_unneeded(
             continue
         if name not in needed or int(shard) >= shards.get(split, math.inf):
             found.setdefault(name, []).append((path, path.stat().st_size))
-    for name, files in found.items():
-        log(f"{name}: {len(files)} files, {_readable(sum(size for _, size in files))}")
+    for name, sized in found.items():
+        log(f"{name}: {len(sized)} files, {_readable(sum(size for _, size in sized))}")
     files = [path for group in found.values() for path, _ in group]
     total = _readable(sum(size for group in found.values() for _, size in group))
     if not files:

@@ -152,10 +152,11 @@ class Plan:
     def split_lists(self, dataset: str) -> list[str]:
         """Returns the files that list a real dataset's splits."""
         row = self.datasets[dataset]
-        if row.root is None:
+        root = row.settings.root
+        if root is None:
             return []
         names = (row.layout.list_file(split) for split in row.layout.splits)
-        lists = (os.path.join(row.settings.root, name) for name in names if name)
+        lists = (os.path.join(root, name) for name in names if name)
         return [path for path in lists if os.path.exists(path)]
 
     def data_files(self, dataset: str) -> list[str]:
@@ -200,7 +201,7 @@ class Plan:
         What is done with problems changes nothing where there are none, and a training would cost weeks.
         """
         counted = {key: value for key, value in self.data_settings(dataset).items() if key != "on_problem"}
-        content = {split: self.data_content(dataset).get(split) for split in splits}
+        content: dict[str, Any] = {split: self.data_content(dataset).get(split) for split in splits}
         if tables := self.datasets[dataset].tables:
             content["tables"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables]
         return hashlib.sha256(canonical_json([counted, content]).encode()).hexdigest()[:16]
@@ -319,9 +320,11 @@ class Plan:
 
     def content_of(self, published: str | None) -> str | None:
         """Returns a mark of a published file's content, None for no file; read once, for all the jobs that ask."""
-        if published is not None and published not in self._marks:
+        if published is None:
+            return None
+        if published not in self._marks:
             self._marks[published] = content_mark(published)
-        return self._marks.get(published)
+        return self._marks[published]
 
     def proposal_sets(self) -> dict[str, str]:
         """Returns every set of mask proposals with a refiner that uses it."""
@@ -343,10 +346,10 @@ class Plan:
         """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
         if self.config["report"]["overlays"]:
             return self.config["report"]["overlays"]
-        refined = [name for name in self.scored() if self.refinement(name)]
-        if not refined:
-            return self.scored()[-1:]
-        return [self.refinement(refined[-1])[0], refined[-1]]
+        for name in reversed(self.scored()):
+            if refined := self.refinement(name):
+                return [refined[0], name]
+        return self.scored()[-1:]
 
     # -- checks
 
