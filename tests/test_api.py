@@ -70,6 +70,13 @@ def test_predictions_are_those_of_the_command(folder, tmp_path):
     np.testing.assert_allclose(flipped[0], flipped[1][:, :, ::-1], atol=1e-5)
 
 
+def test_a_frame_that_needs_more_memory_than_there_is(folder, monkeypatch):
+    model = vss.load(folder / "results" / "finetune" / "swin", device="cpu")
+    monkeypatch.setattr("vss.infer.estimate.memory_of", lambda device: 2**30)
+    with pytest.raises(vss.UserError, match=r"a frame of 7680x4320 needs about .* of 1\.0 GiB on cpu; set tta\.mode"):
+        model.predict(np.zeros((4320, 7680, 3), np.uint8))
+
+
 def test_a_row_with_a_checkpoint(folder):
     weights = folder / "results" / "finetune" / "swin" / "weights.safetensors"
     by_row = vss.load("upernet_convnext-nano_vspw", weights=weights, device="cpu")

@@ -12,10 +12,15 @@ from vss.configs.resolved import ViewSettings, read_model_config
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.infer.engine import Engine
+from vss.infer.estimate import check_inference
 from vss.infer.load import InferencePlan, build_engine, load_segmentor, plan_inference
 from vss.infer.model_files import ModelFiles, find_model
 from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.video import VideoFrame, open_video
+
+# Pixels above which the memory for a frame is estimated before it is predicted: on a CPU, a frame that does not fit
+# would get the process killed.
+_LARGE = 1920 * 1080
 
 Frame = np.ndarray | str | os.PathLike
 
@@ -76,6 +81,10 @@ class Model:
 
     def _run(self, frame: Frame, tta: ViewSettings | None, *, with_probabilities: bool) -> Any:
         image, engine = _image(frame), self._engine_with(tta)
+        if (size := image.shape[:2])[0] * size[1] > _LARGE:
+            what = f"predict with {self.name}"
+            plan = self._plan(tta, self.device)
+            check_inference(plan, {size: 1}, what=what, with_probabilities=with_probabilities, workers=1)
         found = engine.predict([engine.resize(image)], with_probabilities=with_probabilities)
         if not found.finite[0]:
             raise UserError(f"{self.name}: the model returned inf or nan; check its weights and precision")

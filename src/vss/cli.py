@@ -67,6 +67,7 @@ PEOPLE = (
             option("--out", dest="out_dir", type=Path, default=Path("predicted"), help="folder (default: predicted)"),
             option("--tta", default={}, help='such as {"flip": true}', **JSON),
             option("--probabilities", action="store_true", help="write [C, H, W] float32 of each frame as .npy"),
+            option("--page", action="store_true", help="write page.html: images next to overlays, in one file"),
             DEVICE,
         ),
         example="vss predict clip.mp4 --model swin",

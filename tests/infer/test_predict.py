@@ -18,6 +18,7 @@ from vss.core.images import read_image, read_raw_mask
 from vss.core.labels import VSPW, overlay_palette
 from vss.infer.model_files import find_model
 from vss.infer.overlay import draw_overlay
+from vss.infer.page import Gallery, prediction_page
 from vss.infer.predict import predict
 from vss.infer.sources import find_sources
 from vss.infer.video import open_video, video_writer
@@ -269,6 +270,35 @@ def test_a_prediction_does_not_depend_on_its_company(nano_model, tmp_path):
     predict(inputs=images[1:2], model=nano_model, out_dir=tmp_path / "alone", device="cpu")
     together, alone = (read_raw_mask(tmp_path / d / "labels" / "b.png") for d in ("together", "alone"))
     assert np.array_equal(together, alone)
+
+
+def test_a_page_shows_images_next_to_overlays_in_one_file(nano_model, tmp_path):
+    inputs = [write_image(tmp_path / "<b>&.png"), write_video(tmp_path / "clip.mp4")]
+    predict(inputs=inputs, model=nano_model, out_dir=tmp_path / "out", device="cpu", page=True)
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert page.count("<figure>") == 1 + 5 and page.count('src="data:image/jpeg;base64,') == 2 * 6
+    assert "&lt;b&gt;&amp;" in page and "<b>" not in page
+    assert "http" not in page and "prefers-color-scheme: dark" in page
+
+
+def test_a_page_keeps_a_few_frames_of_many():
+    gallery = Gallery("long.mp4", overlay_palette())
+    image, labels = np.zeros((4, 1000, 3), np.uint8), np.array([[3, 3, 3, 255]], np.uint8)
+    for number in range(1000):
+        gallery.add(f"{number:08d}", image, image, labels)
+    page = prediction_page([gallery], model="swin", classes=["a", "b", "c", "stair_way"])
+    assert 12 <= page.count("<figure>") <= 24 and len(page) < 200_000
+    assert "00000000" in page and "00000960" in page  # spread over the whole
+    assert "of 1000 frames" in page and "stair way 75.0%" in page and "no class 25.0%" in page
+
+
+def test_a_frame_of_8k_that_does_not_fit_is_refused_before_it_is_decoded(nano_model, tmp_path, monkeypatch):
+    path = tmp_path / "8k.png"
+    Image.new("L", (7680, 4320)).save(path)
+    monkeypatch.setattr("vss.infer.estimate.memory_of", lambda device: 2**30)
+    monkeypatch.setattr("vss.infer.predict.load_engine", None)
+    with pytest.raises(UserError, match=r"a frame of 7680x4320 needs about .* of 1\.0 GiB on cpu; set tta\.mode"):
+        predict(inputs=[path], model=nano_model, out_dir=tmp_path / "out", device="cpu")
 
 
 def test_mistakes(nano_model, tmp_path):

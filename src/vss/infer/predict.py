@@ -15,7 +15,7 @@ from PIL import Image
 
 from vss.configs.resolved import ModelConfig, read_model_config
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, write_json
+from vss.core.files import atomic_path, write_json, write_text
 from vss.core.images import read_image
 from vss.core.labels import overlay_palette
 from vss.core.log import counted, log, one_line, track
@@ -25,6 +25,7 @@ from vss.infer.frame_size import Size
 from vss.infer.load import load_engine, plan_inference
 from vss.infer.model_files import find_model
 from vss.infer.overlay import draw_legend, draw_overlay
+from vss.infer.page import Gallery, prediction_page
 from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.sources import WRITTEN, Source, find_sources, title, written_before
 from vss.infer.video import VideoFrame, open_video, video_writer
@@ -40,6 +41,7 @@ def predict(
     results: str | os.PathLike = "results",
     tta: Mapping[str, Any] | None = None,
     probabilities: bool = False,
+    page: bool = False,
     device: str = "auto",
     workers: int | None = None,
 ) -> None:
@@ -59,6 +61,7 @@ def predict(
         results: the results folder of a config.
         tta: view settings, keys of `vss.configs.tta.Tta`; they override the model's own.
         probabilities: whether to write `probabilities/<name>.npy` as well, [C, H, W] float32 of each frame.
+        page: whether to write `page.html` as well: images next to their overlays, in one file that needs no network.
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: see `vss.infer.predictions.predictions`.
 
@@ -78,9 +81,14 @@ def predict(
         what = f"predict with {files.name}"
         at_once = check_inference(plan, sizes, what=what, with_probabilities=probabilities, **at_once)
         engine = load_engine(plan, files.weights)
+        galleries = []
         for source in sources:
-            run = _Run(engine, source, out_dir, config, probabilities, at_once, failures)
+            run = _Run(engine, source, out_dir, config, probabilities, page, at_once, failures)
             run.video() if source.kind == "video" else run.images()
+            galleries += [run.gallery] if run.gallery else []
+        if page:
+            text = prediction_page(galleries, model=files.name, classes=config.classes or ())
+            write_text(out_dir / "page.html", text)
         log(f"label maps and overlays are in {out_dir}")
     if failures:
         distinct = list(dict.fromkeys(failures))
@@ -124,6 +132,7 @@ class _Run:
         out_dir: Path,
         config: ModelConfig,
         with_probabilities: bool,
+        with_page: bool,
         at_once: Mapping[str, Any],
         failures: list[str],
     ) -> None:
@@ -133,6 +142,7 @@ class _Run:
         self._with_probabilities, self._at_once, self._failures = with_probabilities, at_once, failures
         self._written: list[str] = []  # relative to the folder
         self._found = np.zeros(256, bool)  # train ids
+        self.gallery = Gallery(title(source), self._palette) if with_page else None
         self._before = written_before(self._folder)
 
     def images(self) -> None:
@@ -152,8 +162,7 @@ class _Run:
             name, _ = item
             self._write_frame(name, labels, probabilities)
             with self._whole(f"overlays/{name}.jpg") as aside:
-                overlay = draw_overlay(decoded.pop(name), labels, self._classes, self._palette)
-                Image.fromarray(overlay).save(aside, quality=92)
+                Image.fromarray(self._overlay(name, decoded.pop(name), labels)).save(aside, quality=92)
 
         callbacks = FrameCallbacks(read, finish, lambda item: str(item[1]), self._with_probabilities)
         found = predictions(self._engine, self._source.files, callbacks, **self._at_once)
@@ -166,7 +175,7 @@ class _Run:
 
         def finish(frame: VideoFrame, labels: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
             self._write_frame(f"{frame.number:08d}", labels, probabilities)
-            return draw_overlay(frame.image, labels, self._classes, self._palette)
+            return self._overlay(f"{frame.number:08d}", frame.image, labels)
 
         name = title(self._source)
         callbacks = FrameCallbacks(
@@ -203,6 +212,12 @@ class _Run:
         if probabilities is not None:
             with self._whole(f"probabilities/{name}.npy") as aside:
                 np.save(aside, probabilities)
+
+    def _overlay(self, name: str, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        overlay = draw_overlay(image, labels, self._classes, self._palette)
+        if self.gallery is not None:
+            self.gallery.add(name, image, overlay, labels)
+        return overlay
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Any:

@@ -1,0 +1,122 @@
+"""The web page of a prediction: pictures next to their overlays in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from vss.core.order import natural_key
+
+_WIDTH = 480  # of the pictures, in pixels
+_PICTURES = 24  # of an input, at most; a video's are spread over it
+_QUALITY = 85
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --muted: #6b7280; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --muted: #9aa3ad; }} }}
+body {{ margin: 0 auto; padding: 0 1rem 3rem; max-width: 72rem; font: 16px/1.5 system-ui, sans-serif; }}
+h1, h2, figcaption {{ overflow-wrap: anywhere; }}
+h2 {{ margin: 2.5rem 0 .3rem; font-size: 1.15rem; }}
+p, figcaption {{ color: var(--muted); margin: .2rem 0; }}
+.frames {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }}
+figure {{ margin: 0; display: grid; grid-template-columns: 1fr 1fr; gap: .2rem; }}
+figure img {{ width: 100%; height: auto; border-radius: 3px; }}
+figcaption {{ grid-column: 1 / -1; font-size: .85rem; }}
+ul {{ list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; }}
+li i {{ display: inline-block; width: .9em; height: .9em; margin-right: .4em; border-radius: 2px; }}
+</style>
+<h1>{title}</h1>
+<p>{lead}</p>
+{sections}
+</html>
+"""
+
+
+@dataclass
+class Gallery:
+    """The pictures of one input: at most `_PICTURES`, every first, second, fourth, ... of those offered.
+
+    Attributes:
+        title: of the input.
+        palette: RGB colours [256, 3] uint8 by train id.
+        counts: [256] pixels by train id.
+    """
+
+    title: str
+    palette: np.ndarray
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    _pictures: list[tuple[int, str, str, str]] = field(default_factory=list)  # number, name, image, overlay
+    _offered: int = 0
+    _step: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, image: np.ndarray, overlay: np.ndarray, labels: np.ndarray) -> None:
+        """Counts a frame's classes, and keeps its image and overlay [H, W, 3] uint8 RGB if its turn has come."""
+        with self._lock:  # frames are finished side by side
+            number, self._offered = self._offered, self._offered + 1
+            self.counts += np.bincount(labels.ravel(), minlength=256)
+            if number % self._step:
+                return
+            self._pictures.append((number, name, _embedded(image), _embedded(overlay)))
+            if len(self._pictures) > _PICTURES:
+                self._step *= 2
+                self._pictures = [picture for picture in self._pictures if picture[0] % self._step == 0]
+
+    def section(self, classes: Sequence[str]) -> str:
+        """Returns the part of the page: the classes with their shares of the pixels, and the pictures by name."""
+        total = max(int(self.counts.sum()), 1)
+        ids = [int(label) for label in np.argsort(-self.counts, kind="stable") if self.counts[label]]
+        chips = "".join(
+            f'<li><i style="background:rgb{tuple(map(int, self.palette[label]))}"></i>'
+            f"{html.escape(_class_name(classes, label))} {self.counts[label] / total:.1%}</li>"
+            for label in ids
+        )
+        figures = "\n".join(
+            f'<figure><img src="{image}" alt="" loading="lazy"><img src="{overlay}" alt="prediction" loading="lazy">'
+            f"<figcaption>{html.escape(name)}</figcaption></figure>"
+            for _, name, image, overlay in sorted(self._pictures, key=lambda picture: natural_key(picture[1]))
+        )
+        shown = f"{len(self._pictures)} of {self._offered} frames" if self._offered > len(self._pictures) else ""
+        return (
+            f"<h2>{html.escape(self.title)}</h2>\n<p>{shown}</p>\n<ul>{chips}</ul>\n"
+            f'<div class="frames">\n{figures}\n</div>'
+        )
+
+
+def prediction_page(galleries: Sequence[Gallery], *, model: str, classes: Sequence[str]) -> str:
+    """Returns the page of a prediction; names are put in as text.
+
+    Args:
+        galleries: of the inputs, in order.
+        model: its name.
+        classes: class names by train id.
+    """
+    return _PAGE.format(
+        title=html.escape(f"Predictions of {model}"),
+        lead="Each image next to its prediction; shares are of all pixels of the input.",
+        sections="\n".join(gallery.section(classes) for gallery in galleries),
+    )
+
+
+def _class_name(classes: Sequence[str], label: int) -> str:
+    return classes[label].replace("_", " ") if label < len(classes) else "no class"
+
+
+def _embedded(image: np.ndarray) -> str:
+    """Returns a data URL of the image, made smaller where it is wider than `_WIDTH`."""
+    height, width = image.shape[:2]
+    if width > _WIDTH:
+        image = cv2.resize(image, (_WIDTH, max(1, round(height * _WIDTH / width))), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
