@@ -5,6 +5,7 @@ Convolutions", arXiv 2211.05778), with the parameter names of OpenGVLab/InternIm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -110,7 +111,7 @@ class InternImageStage(nn.Module):
         drop_paths: Sequence[float],
         post_norm_block_ids: Sequence[int],
         downsample: bool,
-        **block: object,
+        **block: Any,
     ) -> None:
         super().__init__()
         self.post_norm_block_ids = list(post_norm_block_ids)

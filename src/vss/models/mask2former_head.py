@@ -114,7 +114,7 @@ class Mask2FormerHead(BaseModule):
             num_points=num_points,
             oversample_ratio=oversample_ratio,
             importance_sample_ratio=importance_sample_ratio,
-            weights=tuple(loss_weights),
+            weights=loss_weights,
             no_object_weight=no_object_weight,
         )
 
@@ -178,7 +178,8 @@ class Mask2FormerHead(BaseModule):
             Targets.from_label_map(sample.gt_sem_seg.data[0], ignore_index=self.ignore_index) for sample in data_samples
         ]
         denominators = self._denominators.pop() if self._denominators else None
-        return self.set_loss(*self(features), targets, denominators)
+        class_logits, mask_logits = self(features)
+        return self.set_loss(class_logits, mask_logits, targets, denominators)
 
     def share_denominators(self, data_samples: SampleList, pieces: int) -> None:
         """Makes the losses of the pieces that a batch is cut into add up to the batch's, whatever classes are where.

@@ -94,8 +94,9 @@ class PixelDecoder(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-        for layer in self.encoder.layers:
-            layer.self_attn.reset_parameters()
+        for module in self.encoder.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.reset_parameters()
         nn.init.normal_(self.level_encoding.weight)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

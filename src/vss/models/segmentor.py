@@ -63,8 +63,8 @@ class Segmentor(EncoderDecoder):
             [N, C, h / 4, w / 4] (rounded up): logits of UperNet; for Mask2Former the class scores
             sum_q softmax(class logits)[c] * sigmoid(mask logits), which are non-negative.
         """
-        head = self.decode_head
-        return getattr(head, "class_logits", head)(self.extract_feat(images))
+        head, features = self.decode_head, self.extract_feat(images)
+        return head.class_logits(features) if hasattr(head, "class_logits") else head(features)
 
     def probabilities(self, resized: Tensor, protocol: str = "paper") -> Tensor:
         """Returns class probabilities [N, C, H, W] in float32; they sum to 1 over C.

@@ -149,7 +149,7 @@ class SetLoss:
             targets: one per image.
             denominators: where this is a piece of a batch; None: those of these images.
         """
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if denominators is None:
             present = [len(image.labels) for image in targets]
             denominators = self.denominators(present, class_logits[0].shape[1], class_logits[0].device)

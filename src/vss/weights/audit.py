@@ -52,7 +52,8 @@ class Audit:
 
     def parts(self) -> str:
         """Returns one line with what share of every part of the model was filled."""
-        filled, counts = self.filled(), {}
+        filled = self.filled()
+        counts: dict[str, tuple[int, int]] = {}
         for name in [*filled, *self.new]:
             got, of = counts.get(part := name.split(".")[0], (0, 0))
             counts[part] = (got + (name in filled), of + 1)

@@ -68,7 +68,7 @@ def import_checkpoint(
     save_tensors(tensors, weights)
     if audit is not None:
         write_json(audit, found.to_json())
-    if config is not None:
+    if config is not None and resolved is not None:
         write_json(config, resolved)
     if fingerprint is not None:
         name = model or (resolved["row"] if resolved else str(file.kind))
@@ -129,10 +129,11 @@ def described_model(kind: Kind, *, where: StrPath) -> dict[str, Tensor]:
         return _described_refiner(kind, where)
     if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
         raise UserError(f"{where}: holds {kind}; no model row has these sizes; pass --settings")
+    num_classes, size = kind.num_classes or 1, kind.head_size or "nano"  # of a backbone's file any head
     if kind.head == "Mask2Former":
-        heads = mask2former_config(kind.name, num_classes=kind.num_classes, size=kind.head_size)
+        heads = mask2former_config(kind.name, num_classes=num_classes, size=size)
     else:
-        heads = upernet_config(kind.name, num_classes=kind.num_classes or 1, size=kind.head_size or "nano")
+        heads = upernet_config(kind.name, num_classes=num_classes, size=size)
     state = build_on_meta(segmentor_config(kind.name, heads)).state_dict()
     if kind.family == "backbone":
         return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}

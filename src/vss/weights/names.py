@@ -67,7 +67,7 @@ def to_current_names(names: Iterable[str]) -> dict[str, str]:
     All are needed at once because the official Swin and ConvNeXt files share names with different meanings.
     """
     names = list(names)
-    official = ()
+    official: _Rules = ()
     if is_official_swin(names):
         official = _OFFICIAL_SWIN
     elif _any(_IS_OFFICIAL_CONVNEXT, names):

@@ -9,7 +9,7 @@ import textwrap
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def _plain_list(*args: Any) -> list[Any]:
 # What trainers leave in their checkpoints. Each name is answered by something harmless, so the real class is neither
 # needed nor run: MMEngine's log history, numpy scalars and arrays (best score, palette), configs of Swin, ConvNeXt and
 # InternImage classifiers, MMCV and MMEngine.
-_ALLOWED = [
+_ALLOWED: list[Callable | tuple[Callable, str]] = [
     (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_Inert, "builtins.getattr"),  # the history's methods, by name
     (_Inert, "argparse.Namespace"),

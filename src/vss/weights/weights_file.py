@@ -67,7 +67,8 @@ class WeightsFile:
         """Gives the tensors of a published file our names; those of our own files have them."""
         if file.is_ours:
             return cls(path, file.tensors, {name: name for name in file.tensors}, file.classes, True)
-        tensors, names = {}, {}
+        tensors: dict[str, Tensor] = {}
+        names: dict[str, str] = {}
         reorders = is_official_swin(file.tensors)
         for old, name in to_current_names(file.tensors).items():
             if name in names:
