@@ -41,7 +41,7 @@ MEMBER_SCORES = option(
 )
 TRAINING = (
     MODEL,
-    *DATA,
+    *files("index", "card", nargs="+"),
     *MODEL_FILES,
     *files("work-dir"),
     *LOG_FILE,

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 
 from tests.raw_dataset import FRAMES, save_mask
+from vss.configs.datasets import mix_of, read_dataset_row, train_ids_in
 from vss.core.errors import UserError
 from vss.core.images import read_raw_mask
 from vss.core.index import read_index
 from vss.core.labels import COCO_STUFF, VSPW
+from vss.prepare.run import prepare
 from vss.train.datasets import IndexDataset, label_map
+from vss.train.sampling import SeededDataset
 
 LOADING = [{"type": "LoadIndexImage"}, {"type": "LoadIndexLabels"}]
+PIPELINE = [
+    *LOADING,
+    {"type": "RandomResize", "scale": (64, 48), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+    {"type": "RandomCrop", "crop_size": (16, 16), "cat_max_ratio": 0.75},
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "PhotoMetricDistortion"},
+    {"type": "PackSegInputs"},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +74,7 @@ def test_image_is_bgr_and_labels_are_train_ids(done) -> None:
 
 
 def test_goes_through_mmseg_training_transforms(done) -> None:
-    pipeline = [
-        *LOADING,
-        {"type": "RandomResize", "scale": (64, 48), "ratio_range": (0.5, 2.0), "keep_ratio": True},
-        {"type": "RandomCrop", "crop_size": (16, 16), "cat_max_ratio": 0.75},
-        {"type": "RandomFlip", "prob": 0.5},
-        {"type": "PhotoMetricDistortion"},
-        {"type": "PackSegInputs"},
-    ]
-    data = build(done, pipeline=pipeline)
+    data = build(done, pipeline=PIPELINE)
     for sample in (data[k] for k in range(len(data))):
         assert sample["inputs"].shape == (3, 16, 16)
         labels = sample["data_samples"].gt_sem_seg.data.numpy()
@@ -125,3 +130,36 @@ def test_real_frames_load(real_data, run_prepare) -> None:
     assert sample["img"].shape == (360, 480, 3)
     raw = read_raw_mask(sample["seg_map_path"])
     assert np.array_equal(sample["gt_seg_map"] + np.uint8(1), np.where(raw == 255, 0, raw))
+
+
+def test_two_sets_with_other_ids_give_the_batches_of_one(tmp_path: Path) -> None:
+    """One set, and its halves with their own ids in another order: the second mapped into the classes of the first."""
+    ids, permuted = {"road": 1, "sky": 2, "car": 7}, {"car": 1, "road": 2, "sky": 3}
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        image, classes = rng.integers(0, 255, (24, 32, 3), np.uint8), rng.integers(0, 3, (24, 32))
+        sets = [("whole", ids), ("first", ids) if number < 3 else ("second", permuted)]
+        for name, table in sets:
+            for part, array in (("images", image), ("masks", np.array(list(map(table.get, ids)), np.uint8)[classes])):
+                path = tmp_path / name / part / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+            rows = "".join(f"{value},{key}\n" for key, value in table.items())
+            (tmp_path / name / "classes.csv").write_text(f"id,name\n{rows}")
+    data = {}
+    for name in ("whole", "first", "second"):
+        row = {"root": str(tmp_path / name), "format": "images_masks", "classes": "classes.csv", "splits": {"train": 1}}
+        files = {key: tmp_path / f"{name}.{key}" for key in ("index", "card", "check")}
+        prepare(dataset=name, settings=row, **files, workers=1)
+        config = {"type": "IndexDataset", "index": files["index"], "card": files["card"], "split": "train"}
+        data[name] = {**config, "pipeline": PIPELINE}
+    first, second = (read_dataset_row(name, {**row, "root": str(tmp_path / name)}) for name in ("first", "second"))
+    (entry,) = mix_of(["second"], "vspw")
+    train_ids = train_ids_in(entry, second, first.space, where="data")
+    assert train_ids == [2, 0, 1]  # by name: car, road, sky
+    whole = SeededDataset(datasets=[data["whole"]], seed=5)
+    mixed = SeededDataset(datasets=[data["first"], {**data["second"], "train_ids": train_ids}], seed=5)
+    for position in range(15):
+        one, other = whole[position], mixed[position]
+        assert torch.equal(one["inputs"], other["inputs"])
+        assert torch.equal(one["data_samples"].gt_sem_seg.data, other["data_samples"].gt_sem_seg.data)

@@ -28,7 +28,7 @@ from vss.core.files import sha256_of_file
 from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
-from vss.train.job import TrainingJob, write_job
+from vss.train.job import TrainingJob, TrainingPart, write_job
 from vss.train.run import _even_share, run_processes
 from vss.train.whole import is_whole, save_whole
 from vss.train.worker import work
@@ -170,6 +170,7 @@ def job_for(document: dict, files: dict[str, Path], folder: Path) -> TrainingJob
         config=read_training_config(document),
         index=str(files["index"]),
         card=str(files["card"]),
+        parts=(TrainingPart(str(files["index"]), str(files["card"])),),
         init=None,
         init_classes=None,
         folder=str(folder),

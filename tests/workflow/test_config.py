@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from vss import configs
+from vss.core.class_table import SHIPPED_MAPS, read_class_map, shipped_space
 from vss.core.errors import UserError
 from vss.core.shards import shard_of
 from vss.workflow import jobs
@@ -586,3 +587,65 @@ def test_more_than_a_hundred_shards_have_three_digits(config: dict[str, Any]) ->
     config["data"]["vspw"]["shards"] = {"train": 100, "val": 101}
     plan = plan_of(config)
     assert (plan.shards("train")[-1], plan.shards("val")[0], plan.shards("val")[-1]) == ("99", "000", "100")
+
+
+STREET = {
+    "images": "{split}/{frame}.png",
+    "masks": "{split}/{frame}_gt.png",
+    "classes": "workflow/configs/street-classes.csv",
+}
+
+
+def test_the_predicted_dataset_is_the_one_whose_classes_the_models_have(config: dict[str, Any]) -> None:
+    config["data"]["street"] = STREET
+    for name in ("a", "b"):
+        config["models"][name]["finetune"]["data"] = "street"
+    plan = plan_of(config)
+    assert plan.dataset == "street" and plan.trained_on("finetune", "a") == "street"
+    assert plan.trained_on("pretrain", "b") == "coco_stuff"
+    space = plan.training_settings("finetune", "a")["label_space"]
+    assert space["name"] == "street" and space["classes"][:2] == ["road", "ground"] and space["colours"][0] == "#3f4a6b"
+    config["data"]["street"] = {**STREET, "map": {"to": "vspw"}}
+    plan = plan_of(config)
+    assert plan.dataset == "vspw" and "label_space" not in plan.training_settings("finetune", "a")
+    config["targets"]["data"] = "street"
+    assert plan_of(config).dataset == "street"
+
+
+def test_models_of_other_classes_are_not_scored_together(config: dict[str, Any]) -> None:
+    config["data"]["street"] = STREET
+    config["models"]["a"]["finetune"]["data"] = "street"
+    with pytest.raises(UserError, match=r"model 'b' predicts the classes of vspw, and street, .* is scored; give one"):
+        plan_of(config)
+
+
+def test_several_datasets_are_trained_on_in_the_classes_of_the_first(config: dict[str, Any]) -> None:
+    alone = plan_of(config)
+    mix = ["vspw", {"name": "coco_stuff", "map": "coco_stuff_to_vspw.csv", "weight": 0.3}]
+    config["models"]["a"]["finetune"]["data"] = mix
+    plan = plan_of(config)
+    assert plan.dataset == "vspw" and plan.training_datasets("finetune", "a") == ["vspw", "coco_stuff"]
+    settings = plan.training_settings("finetune", "a")
+    assert "label_space" not in settings and settings["mix"][0] == {"weight": 1.0, "train_ids": None}
+    ids, classes = settings["mix"][1]["train_ids"], plan.datasets["vspw"].space.classes
+    assert settings["mix"][1]["weight"] == 0.3 and len(ids) == 171
+    coco = plan.datasets["coco_stuff"].space.classes
+    assert classes[ids[coco.index("cow")]] == "cattle" and ids[coco.index("stop sign")] == 255
+    assert plan.training_data("finetune", "a") != alone.training_data("finetune", "a")
+    for wrong, words in (
+        (["vspw", "coco"], "no dataset 'coco'"),
+        ([{"name": "vspw", "wieght": 1}], "did you mean 'weight'"),
+        (["vspw", {"name": "coco_stuff", "map": "coco_stuff_to_vspv"}], "did you mean 'coco_stuff_to_vspw'"),
+    ):
+        config["models"]["a"]["finetune"]["data"] = wrong
+        with pytest.raises(UserError, match=words):
+            plan_of(config).training_settings("finetune", "a")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED_MAPS.glob("*.csv")), ids=lambda path: path.stem)
+def test_every_shipped_class_map_names_every_class_of_its_source(path: Path) -> None:
+    source, target = path.stem.split("_to_")
+    rows = path.read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == list(shipped_space(source).classes)
+    positions = read_class_map(path, shipped_space(source), shipped_space(target))
+    assert sum(position is not None for position in positions) > 100

@@ -132,11 +132,11 @@ def braced(files, split):
 
 
 def trained_on(stage, part):
-    """The index or the card of the dataset that a model is trained on."""
+    """The index or the card of every dataset that a model is trained on."""
     return lambda wildcards: ancient(
         expand(
             rules.prepare.output[part],
-            dataset=plan.trained_on(stage, wildcards.model),
+            dataset=plan.training_datasets(stage, wildcards.model),
         )
     )
 
@@ -147,7 +147,7 @@ def pretrained(wildcards):
         return {}
     return {
         "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
-        "init_card": trained_on("pretrain", "card")(wildcards),
+        "init_card": trained_on("pretrain", "card")(wildcards)[:1],
         "init_fingerprint": expand(
             rules.pretrain.output.fingerprint, model=wildcards.model
         ),

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from vss.configs.schema import read_section
-from vss.core.class_table import read_class_map, read_class_table, shipped_space, shipped_tables
+from vss.core.class_table import SHIPPED_MAPS, read_class_map, read_class_table, shipped_space, shipped_tables
 from vss.core.dataset_layout import DatasetLayout, FramePattern
 from vss.core.errors import UserError, did_you_mean
-from vss.core.label_space import LabelSpace
+from vss.core.label_space import IGNORE_INDEX, LabelSpace
 from vss.core.masks import MaskCoding
 
 _FORMATS = Path(__file__).with_name("dataset_formats.yaml")
@@ -183,19 +183,66 @@ def _file(named: str, root: Path | None) -> Path | None:
 def _mapped(
     own: LabelSpace, target: LabelSpace, table: str | None, root: Path | None, *, where: str
 ) -> tuple[LabelSpace, Path | None]:
-    if table is None:
-        positions, path = own.positions_by_name(target), None
-    else:
-        path = _file(table, root)
-        if path is None:
-            raise UserError(f"{where}.map.table: no file {table!r}")
-        positions = read_class_map(path, own, target)
+    path = _map_file(table, root, where=f"{where}.map.table")
+    return own.mapped(class_positions(own, target, path, where=f"{where}.map"), target), path
+
+
+def class_positions(own: LabelSpace, target: LabelSpace, table: Path | None, *, where: str) -> list[int | None]:
+    """Returns which class of `target` each class is, None = ignored: by a class map, or without one by name.
+
+    Raises:
+        UserError: a mistake in the map, or none of the classes is one of the target's.
+    """
+    positions = own.positions_by_name(target) if table is None else read_class_map(table, own, target)
     if all(position is None for position in positions):
         raise UserError(
-            f"{where}.map: none of its {own.num_classes} classes ({', '.join(own.classes[:3])}, ...) is one of"
-            f" {target.name}; name the pairs in a CSV with columns from and to (map.table)"
+            f"{where}: none of its {own.num_classes} classes ({', '.join(own.classes[:3])}, ...) is one of"
+            f" {target.name}; name the pairs in a CSV with columns from and to"
         )
-    return own.mapped(positions, target), path
+    return positions
+
+
+def _map_file(named: str | None, root: Path | None, *, where: str) -> Path | None:
+    """Returns a class map: a file, or one that is shipped, by its name with or without .csv."""
+    if named is None:
+        return None
+    shipped = SHIPPED_MAPS / f"{named.removesuffix('.csv')}.csv"
+    path = _file(named, root) or (shipped if "/" not in named and shipped.is_file() else None)
+    if path is None:
+        known = sorted(file.stem for file in SHIPPED_MAPS.glob("*.csv"))
+        near = did_you_mean(named.removesuffix(".csv"), known)
+        raise UserError(f"{where}: no file {named!r}{near}; class maps that come along: {', '.join(known)}")
+    return path
+
+
+@dataclass(frozen=True)
+class MixEntry:
+    """One of several datasets that are trained on together: see `data` of `training` in config.schema.yaml."""
+
+    name: str
+    weight: float
+    map: str | None
+
+
+def mix_of(data: Any, default: str) -> list[MixEntry]:
+    """Returns the datasets of a training: its `data` is a name, a list of names and maps, or None for the default."""
+    if data is None or isinstance(data, str):
+        return [MixEntry(data or default, 1.0, None)]
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in data]
+    return [MixEntry(entry["name"], float(entry.get("weight", 1)), entry.get("map")) for entry in entries]
+
+
+def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where: str) -> list[int] | None:
+    """Returns the target's train id of each class of a dataset, 255 = ignored; None where it has the target's classes.
+
+    Raises:
+        UserError: see `class_positions`.
+    """
+    if entry.map is None and (dataset.space.name, dataset.space.classes) == (target.name, target.classes):
+        return None
+    table = _map_file(entry.map, dataset.root, where=f"{where}.map")
+    positions = class_positions(dataset.space, target, table, where=where)
+    return [IGNORE_INDEX if position is None else position for position in positions]
 
 
 def _layout(keys: Mapping[str, Any], *, where: str) -> DatasetLayout:

@@ -117,6 +117,7 @@ def resolve(settings: RowSettings) -> Config:
         raise UserError("training settings: key 'config' (the row's name) is missing")
     name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
     cfg_options, label_space = settings.pop("cfg_options", None) or {}, settings.pop("label_space", None)
+    settings.pop("mix", None)  # of several datasets: how they are sampled is no matter of the row
     config = load(name, {**settings, **cfg_options}, protocol=protocol, label_space=label_space)
     training = read_training(name, _plain(config.to_dict()))
     config.train_pipeline = train_pipeline(training)

@@ -39,6 +39,7 @@ class IndexDataset(BaseSegDataset):
         label_shift: reproduces what the authors' COCO-Stuff pretraining did (`protocol: as_published`): their
             `reduce_zero_label=True` on files that already held train ids drops train id 0 (person) and moves every
             other id down by one. For the train split only; they did not shift in validation.
+        train_ids: train id of each of the dataset's classes among other classes, 255 = ignored; None keeps its own.
         kwargs: of `BaseSegDataset`: pipeline, indices, test_mode, lazy_init, max_refetch, serialize_data.
 
     Raises:
@@ -52,6 +53,7 @@ class IndexDataset(BaseSegDataset):
         card: str | os.PathLike,
         split: str,
         label_shift: bool = False,
+        train_ids: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         self.index, self.split = index, split
@@ -59,6 +61,9 @@ class IndexDataset(BaseSegDataset):
         if label_shift and split != "train":
             raise UserError(f"label_shift: requested on split {split!r}, allowed on 'train' only")
         self.raw_to_train = label_map(self.card.label_map, shift=label_shift)
+        if train_ids is not None:
+            beyond = [IGNORE_INDEX] * (256 - len(train_ids))
+            self.raw_to_train = np.array([*train_ids, *beyond], np.uint8)[self.raw_to_train]
         classes = self.card.classes
         palette = self.card.palette()[: len(classes)].tolist()
         super().__init__(metainfo={"classes": tuple(classes), "palette": palette}, **kwargs)

@@ -11,13 +11,30 @@ from vss.core.files import read_json, write_json
 
 
 @dataclass(frozen=True)
+class TrainingPart:
+    """One dataset that is trained on.
+
+    Attributes:
+        index, card: the prepared dataset.
+        weight: how often an epoch holds each of its images.
+        train_ids: the model's train id of each of its classes, 255 = ignored; None where they are the model's.
+    """
+
+    index: str
+    card: str
+    weight: float = 1.0
+    train_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """What one training is given.
 
     Attributes:
         what: starts the progress lines: stage and model.
         config: with what `estimate.check_training` chose filled in, once it has.
-        index, card: the dataset.
+        index, card: the dataset that is validated on, whose classes the model has.
+        parts: what is trained on.
         init: weights to start from, or None.
         init_classes: class names of `init`'s outputs where they are known, for init_classes "copy".
         folder: work folder of this training.
@@ -28,6 +45,7 @@ class TrainingJob:
     config: TrainingConfig
     index: str
     card: str
+    parts: tuple[TrainingPart, ...]
     init: str | None
     init_classes: tuple[str, ...] | None
     folder: str

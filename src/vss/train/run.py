@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from vss.core.masks import PLAIN_IDS
 from vss.infer.model_files import CONFIG, WEIGHTS
 from vss.prepare.recheck import checked_content
 from vss.train import workdir
-from vss.train.job import TrainingJob, write_job
+from vss.train.job import TrainingJob, TrainingPart, write_job
 from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 
@@ -47,8 +47,8 @@ def train(
     stage: str,
     model: str,
     settings: RowSettings,
-    index: StrPath,
-    card: StrPath,
+    index: StrPath | Sequence[StrPath],
+    card: StrPath | Sequence[StrPath],
     init: StrPath | None,
     init_card: StrPath | None,
     weights: StrPath,
@@ -68,7 +68,8 @@ def train(
         model: name in the user's config.
         settings: config (row), protocol, cfg_options and any top-level key of the row; batch_size counts images an
             iteration over all GPUs, max_iters optimizer steps, whatever the number of GPUs.
-        index, card: the prepared dataset that is trained on.
+        index, card: the prepared dataset that is trained on; or several, of which the first has the model's classes
+            and is validated on. Their weights and class maps are the setting `mix`: a map of weight and train_ids each.
         init: safetensors or published checkpoint to start from.
         init_card: card of the dataset that `init` was trained on here, for init_classes "copy"; None for published
             weights, whose classes follow from the file or from their number.
@@ -88,6 +89,8 @@ def train(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
     document = published_settings(resolve(settings))
     resolved = read_training_config(document)
+    parts = _parts(index, card, settings)
+    index, card = parts[0].index, parts[0].card
     rows, dataset = read_dataset(index, card)
     _check_classes(resolved, dataset, card)
 
@@ -97,15 +100,20 @@ def train(
         "dataset": [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)],
         "init": None if init is None else sha256_of_weights(init),
         **({"code": code} if retrain_on_code_change else {}),
+        **_mixed_in(parts),
     }
     splits = ("train", "val") if resolved.training.select == "best" else ("train",)
     content = checked_content(rows, dataset, splits)
+    for number, part in enumerate(parts[1:], start=1):
+        found = checked_content(*read_dataset(part.index, part.card), ("train",))
+        content |= {f"{number}.{split}": digest for split, digest in found.items()}
     folder = workdir.folder_for_content(workdir.folder_for(work_dir, document, inputs), content)
     job = TrainingJob(
         what=f"{stage} {model}",
         config=resolved,
-        index=str(index),
-        card=str(card),
+        index=index,
+        card=card,
+        parts=parts,
         init=None if init is None else str(init),
         init_classes=_init_classes(resolved, init_card),
         folder=str(folder),
@@ -294,6 +302,38 @@ def _check_gpus(gpus: int) -> None:
 
     if gpus and torch.cuda.device_count() < gpus:
         raise UserError(f"{gpus} GPUs requested, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
+
+
+def _parts(
+    index: StrPath | Sequence[StrPath], card: StrPath | Sequence[StrPath], settings: Mapping[str, Any]
+) -> tuple[TrainingPart, ...]:
+    """Returns the datasets that are trained on, with their weights and class maps."""
+    indices, cards = ([each] if isinstance(each, StrPath) else list(each) for each in (index, card))
+    mix = settings.get("mix") or [{}] * len(indices)
+    if not len(indices) == len(cards) == len(mix):
+        raise UserError(
+            f"settings: mix names {len(mix)} datasets, index {len(indices)} and card {len(cards)}; must be as many"
+        )
+    return tuple(
+        TrainingPart(str(one), str(other), entry.get("weight", 1.0), _tuple_or_none(entry.get("train_ids")))
+        for one, other, entry in zip(indices, cards, mix, strict=True)
+    )
+
+
+def _tuple_or_none(values: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _mixed_in(parts: Sequence[TrainingPart]) -> dict[str, Any]:
+    """Returns what a training on several datasets depends on, but for the first one; nothing for a single one."""
+    if len(parts) == 1 and parts[0].weight == 1:
+        return {}
+    facts = []
+    for part in parts:
+        dataset = read_card(part.card)
+        where = [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)]
+        facts.append([part.weight, part.train_ids, where])
+    return {"mix": facts}
 
 
 def _check_classes(config: TrainingConfig, dataset: Card, card: StrPath) -> None:

@@ -50,39 +50,60 @@ class PositionSampler(Sampler):
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
-    """Wraps a dataset so that item p is the p-th sample of a training: epoch p // n of a new shuffle each.
+    """Wraps datasets so that item p is the p-th sample of a training: epoch p // n of a new shuffle each.
 
-    Augmentations draw from numpy's and Python's global generators, which are seeded for every item from (seed, p).
+    An epoch holds every image of a dataset as often as its weight says; of the fraction that remains, another choice of
+    images each time. Weights of 1 give what one dataset of all the images would. Augmentations draw from numpy's and
+    Python's global generators, which are seeded for every item from (seed, p).
 
     Args:
-        dataset: MMSeg dataset or its config.
+        datasets: MMSeg datasets or their configs.
+        weights: one for each of them, by default 1.
         seed: of order and augmentations.
     """
 
-    def __init__(self, *, dataset: dict | Sequence, seed: int) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+    def __init__(
+        self, *, datasets: Sequence[dict | Sequence], seed: int, weights: Sequence[float] | None = None
+    ) -> None:
+        self.datasets = [DATASETS.build(each) if isinstance(each, dict) else each for each in datasets]
+        self._weights = [1.0] * len(self.datasets) if weights is None else list(weights)
+        self._starts = np.cumsum([0, *map(len, self.datasets)])
         self._seed = seed
         self._epoch, self._order = -1, np.arange(0)
 
     @property
     def metainfo(self) -> dict:
-        """The wrapped dataset's classes and palette."""
-        return self.dataset.metainfo
+        """The first dataset's classes and palette."""
+        return self.datasets[0].metainfo
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        """Returns the number of samples of an epoch."""
+        return sum(round(weight * len(each)) for each, weight in zip(self.datasets, self._weights, strict=True))
 
     def index_of(self, position: int) -> int:
-        """Returns which item of the wrapped dataset stands at a position."""
+        """Returns which item stands at a position, counted over the datasets one after the other."""
         epoch, place = divmod(position, len(self))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.arange(len(self))
-            np.random.default_rng([self._seed, epoch]).shuffle(self._order)
+            self._order = self._order_of(epoch)
         return int(self._order[place])
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, epoch])
+        parts = []
+        for start, each, weight in zip(self._starts, self.datasets, self._weights, strict=False):
+            whole, rest = divmod(round(weight * len(each)), len(each))
+            parts += [np.arange(len(each)) + start] * whole
+            if rest:
+                parts.append(rng.permutation(len(each))[:rest] + start)
+        order = np.concatenate(parts)
+        rng.shuffle(order)
+        return order
 
     def __getitem__(self, position: int) -> Any:
         words = np.random.SeedSequence([self._seed, position]).generate_state(2)
         np.random.seed(words[0])
         random.seed(int(words[1]))
-        return self.dataset[self.index_of(position)]
+        index = self.index_of(position)
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.datasets[part][index - int(self._starts[part])]

@@ -140,14 +140,19 @@ def init_process_group(job: TrainingJob) -> None:
 
 def _dataloader(job: TrainingJob) -> dict[str, Any]:
     training = job.config.training
-    dataset = dict(
-        type="IndexDataset",
-        index=job.index,
-        card=job.card,
-        split="train",
-        label_shift=training.label_shift,
-        pipeline=train_pipeline(training),
-    )
+    datasets = [
+        dict(
+            type="IndexDataset",
+            index=part.index,
+            card=part.card,
+            split="train",
+            label_shift=training.label_shift and part is job.parts[0],
+            train_ids=part.train_ids,
+            pipeline=train_pipeline(training),
+        )
+        for part in job.parts
+    ]
+    weights = [part.weight for part in job.parts]
     workers = training.num_workers
     return dict(
         batch_size=training.batch_size // _processes(),
@@ -155,7 +160,7 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
         **({"prefetch_factor": PREFETCH, "timeout": POLL_SECONDS} if workers else {}),
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
-        dataset=dict(type="SeededDataset", dataset=dataset, seed=training.seed),
+        dataset=dict(type="SeededDataset", datasets=datasets, weights=weights, seed=training.seed),
         worker_init_fn=dict(type=ignore_signals_in_worker),
     )
 

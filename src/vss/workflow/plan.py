@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vss.configs.datasets import Dataset, read_dataset_row, settings_for_jobs
+from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, import_keys, import_source
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
@@ -88,7 +88,8 @@ class Plan:
         left_out = ("init", "gpus", "data")
         settings = {key: value for key, value in self.models[model][stage].items() if key not in left_out}
         settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
-        return {**settings, **self._label_space(stage, model), "protocol": self.config["protocol"]}
+        added = {**self._label_space(stage, model), **self._mix_settings(stage, model)}
+        return {**settings, **added, "protocol": self.config["protocol"]}
 
     def import_settings(self, model: str) -> dict[str, Any]:
         """Returns what imported weights depend on, but for the file itself."""
@@ -96,9 +97,26 @@ class Plan:
         return {**chosen, **self._label_space("import", model), "protocol": self.config["protocol"]}
 
     def trained_on(self, stage: str, model: str) -> str:
-        """Returns the dataset that a model is trained on, or (stage "import") whose classes its weights have."""
+        """Returns the dataset whose classes a model is trained in, or (stage "import") its weights have."""
+        return self.training_mix(stage, model)[0].name
+
+    def training_mix(self, stage: str, model: str) -> list[MixEntry]:
+        """Returns the datasets that a model is trained on, the one whose classes it has first."""
         row = self.models[model] if stage == "import" else self.models[model][stage]
-        return row.get("data", _TRAINED_ON[stage])
+        return mix_of(row.get("data"), _TRAINED_ON[stage])
+
+    def training_datasets(self, stage: str, model: str) -> list[str]:
+        """Returns the names of the datasets that a model is trained on."""
+        return [entry.name for entry in self.training_mix(stage, model)]
+
+    def _mix_settings(self, stage: str, model: str) -> dict[str, Any]:
+        """Returns the weights and class maps of several datasets as a training takes them; nothing for a single one."""
+        first, *others = mix = self.training_mix(stage, model)
+        if not others and first.weight == 1:
+            return {}
+        target, where = self.datasets[first.name].space, f"config: models.{model}.{stage}.data"
+        ids = [train_ids_in(entry, self.datasets[entry.name], target, where=f"{where}: {entry.name}") for entry in mix]
+        return {"mix": [{"weight": entry.weight, "train_ids": each} for entry, each in zip(mix, ids, strict=True)]}
 
     def _label_space(self, stage: str, model: str) -> dict[str, Any]:
         """Returns the classes of a training as its settings name them; nothing where they are those of its row."""
@@ -211,11 +229,13 @@ class Plan:
 
         Validation only watches a training, unless the weights that validate best are chosen.
         """
-        dataset = self.dataset if stage == "refine" else self.trained_on(stage, model)
+        datasets = [self.dataset] if stage == "refine" else self.training_datasets(stage, model)
         settings = {} if stage == "refine" else self.training_settings(stage, model)
         options = settings.get("cfg_options", {})
         best = options.get("select", settings.get("select")) == "best"
-        return self.data_digest(dataset, ("train", "val") if best else ("train",))
+        splits = ("train", "val") if best else ("train",)
+        first, *others = (self.data_digest(name, splits if name == datasets[0] else ("train",)) for name in datasets)
+        return hashlib.sha256(canonical_json([first, *others]).encode()).hexdigest()[:16] if others else first
 
     # -- predictions
 
@@ -507,8 +527,8 @@ class Plan:
             raise UserError(f"config: {error}") from None
         for name, model in self.models.items():
             for stage in filter(model.__contains__, ("pretrain", "finetune", "weights")):
-                trained_on = self.trained_on("import" if stage == "weights" else stage, name)
-                if trained_on not in datasets:
+                names = self.training_datasets("import" if stage == "weights" else stage, name)
+                for trained_on in (each for each in names if each not in datasets):
                     key = "data" if stage == "weights" else f"{stage}.data"
                     near = did_you_mean(trained_on, datasets)
                     raise UserError(
