@@ -149,6 +149,17 @@ PEOPLE = (
         example="vss export swin --format onnx --size 480 853",
     ),
     Command(
+        "card",
+        "vss.weights.card:card",
+        "Write a trained model's card (README.md next to its weights) again, with the scores of its predictions.",
+        (
+            option("model", help="a trained model's name, or its folder"),
+            option("--results", default="results", help="the config's results folder (default: results)"),
+        ),
+        example="vss card swin",
+        prints=True,
+    ),
+    Command(
         "doctor",
         "vss.doctor:doctor",
         "Look at the installation, a config and what it names: what is wrong, and what to do? Status 1 on a problem.",

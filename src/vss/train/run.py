@@ -36,6 +36,7 @@ from vss.prepare.recheck import checked_content
 from vss.train import workdir
 from vss.train.job import TrainingJob, TrainingPart, write_job
 from vss.train.workdir import AUDIT, BEST, LOG
+from vss.weights.card import write_model_card
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 
 # Those that are published, by the key of their digest in the marker of a finished training.
@@ -127,6 +128,7 @@ def train(
             _train_in(folder, job, document, code)
         files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
         _publish(folder, files, fingerprint, stage, model, settings)
+    write_model_card(Path(weights).parent, dataset_card=card)
 
 
 def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:

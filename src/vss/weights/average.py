@@ -16,6 +16,7 @@ from torch import Tensor
 from vss.configs.resolve import with_checkpointing
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file, write_json
+from vss.weights.card import write_model_card
 from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
 from vss.weights.tensor_files import open_safetensors, save_tensors
 
@@ -80,6 +81,7 @@ def soup(
     write_json(config, resolved[-1])
     sources = [{"file": Path(part).parent.name, "sha256": digest} for part, digest in zip(parts, digests, strict=True)]
     write_fingerprint(fingerprint, Fingerprint(sha256_of_file(weights), "finetune", model, {"soup": sources}, None))
+    write_model_card(Path(weights).parent)
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

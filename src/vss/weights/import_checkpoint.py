@@ -7,6 +7,7 @@ describes: a full-size segmentor, a backbone, Segment Anything or CascadePSP.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
 from vss.weights.audit import Audit
+from vss.weights.card import write_model_card
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
 from vss.weights.kinds import Kind
 from vss.weights.tensor_files import save_tensors
@@ -74,6 +76,7 @@ def import_checkpoint(
         name = model or (resolved["row"] if resolved else str(file.kind))
         facts = Fingerprint(sha256_of_file(weights), "finetune", name, dict(settings), None)
         write_fingerprint(fingerprint, facts)
+        write_model_card(Path(weights).parent)
 
 
 def _check_outputs(kind: Kind, checkpoint: StrPath, settings: Mapping[str, Any], **outputs: StrPath | None) -> None:
