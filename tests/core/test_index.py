@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file
+from vss.core.files import sha256_of_file, write_json
 from vss.core.index import (
     INDEX_COLUMNS,
     Card,
@@ -67,6 +69,14 @@ def test_index_order_and_missing_mask(tmp_path) -> None:
         ("", "not a dataset index"),
         ("video,frame\na,b\n", "columns"),
         ("video,frame,split,image,mask,height,width\na,b,val,i,m,high,2\n", "whole numbers"),
+        ("video,frame,split,image,mask,height,width\na,b,val,i,m,99999999999999999999,2\n", "whole numbers"),
+        (
+            "video,frame,split,image,mask,height,width\na,b,val,i,m,0,2\n",
+            "'a', 'b': height and width must be",
+        ),
+        ("video,frame,split,image,mask,height,width\n" + "a,b,val,i,m,1,2\n" * 2, "there twice"),
+        ("video,frame,split,image,mask,height,width\na,b,val,x/../../i,m,1,2\n", "image must be below"),
+        ("video,frame,split,image,mask,height,width\na,b,val,i,/etc/m,1,2\n", "mask must be below"),
         ('video,frame,split,image,mask,height,width\n"a,b,val,i,m,1,2\n', "not a dataset index"),
     ],
 )
@@ -100,6 +110,25 @@ def test_broken_card_names_the_file(tmp_path, text) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"dataset\.json"):
         read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"label_map": [0, 300, *[255] * 254]}, "label_map holds 300"),
+        ({"label_map": [0, 1.5, *[255] * 254]}, "label_map holds 1.5"),
+        ({"label_map": [0, 7, *[255] * 254]}, "label_map holds 7, must hold train ids of the 2 classes or 255"),
+        ({"label_map": [0, 1]}, "label_map has 2 entries"),
+        ({"classes": 5}, "classes must be a list"),
+        ({"root": "a\0b"}, "root is"),
+        ({"content": [1]}, "content and frames"),
+    ],
+)
+def test_a_card_with_impossible_values_is_refused(tmp_path, changed, says) -> None:
+    card = Card("vspw", "root", ["a", "b"], [0, 1, *[255] * 254], False, {"val": 3}, "00ff")
+    write_json(tmp_path / "dataset.json", asdict(card) | changed)
+    with pytest.raises(UserError, match=rf"dataset\.json: not a dataset card \({says}"):
+        read_card(tmp_path / "dataset.json")
 
 
 def test_an_index_that_its_card_was_not_written_for_is_refused(tmp_path) -> None:

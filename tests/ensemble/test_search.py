@@ -34,7 +34,7 @@ class Scene:
         for (video, frame), mask in truths.items():
             Image.fromarray(mask).save(folder / f"{video}-{frame}.png")
         self.card = folder / "card.json"
-        identity = list(range(256))
+        identity = [*range(len(CLASSES)), *[255] * (256 - len(CLASSES))]
         write_card(
             self.card,
             Card("drawn", str(folder), CLASSES, identity, True, {split: 3}, sha256_of_file(self.index)),

@@ -228,7 +228,7 @@ def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind:
             return file
         problem = f"format is {found}, expected {(form[0], max(form[1]))}"
     except BROKEN_HDF5 as error:
-        problem = f"not a readable {kind} file ({error})"
+        problem = f"not a readable {kind} file ({getattr(error, 'strerror', None) or error})"
     if file is not None:
         file.close()
     raise UserError(f"{path}: {problem}")

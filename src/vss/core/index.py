@@ -13,6 +13,7 @@ import pandas as pd
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, read_json, regular_file, sha256_of_file, write_json
 from vss.core.images import read_mask, read_raw_mask
+from vss.core.label_space import IGNORE_INDEX
 from vss.core.labels import overlay_palette
 from vss.core.masks import PLAIN_IDS, MaskCoding
 from vss.core.order import natural_key
@@ -20,6 +21,7 @@ from vss.core.shards import shard_of
 
 INDEX_COLUMNS = ("video", "frame", "split", "image", "mask", "height", "width")
 INDEX_KEY = ("split", "video", "frame")  # what a row is found and sorted by
+_RAW_IDS = 256  # of a mask of one byte per pixel
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,26 @@ def read_index(index: str | os.PathLike) -> pd.DataFrame:
     if tuple(table.columns) != INDEX_COLUMNS:
         raise UserError(f"{index}: columns are {list(table.columns)}, expected {list(INDEX_COLUMNS)}")
     try:
-        return _in_order(table.astype({"height": int, "width": int})).reset_index(drop=True)
-    except ValueError as error:
+        table = table.astype({"height": int, "width": int})
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{index}: height and width must be whole numbers ({error})") from None
+    _check_rows(table, index)
+    return _in_order(table).reset_index(drop=True)
+
+
+def _check_rows(table: pd.DataFrame, index: str | os.PathLike) -> None:
+    mistakes = {
+        "the frame is there twice": table.duplicated(list(INDEX_KEY)),
+        "height and width must be at least 1": (table["height"] < 1) | (table["width"] < 1),
+        **{
+            f"{column} must be below the dataset's root": table[column].str.contains(r"^/|(?:^|/)\.\.(?:/|$)|\0")
+            for column in ("image", "mask")
+        },
+    }
+    for mistake, found in mistakes.items():
+        if found.any():
+            row = table[found].iloc[0]
+            raise UserError(f"{index}: {row.split!r}, {row.video!r}, {row.frame!r}: {mistake}; run prepare again")
 
 
 def read_dataset(index: str | os.PathLike, card: str | os.PathLike) -> tuple[pd.DataFrame, Card]:
@@ -147,7 +166,7 @@ def read_card(path: str | os.PathLike) -> Card:
     """Reads a dataset card; anything else is a `UserError` that names the file."""
     try:
         return _card_of(read_json(path))
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a dataset card ({error})") from None
 
 
@@ -155,7 +174,23 @@ def _card_of(content: Mapping[str, Any]) -> Card:
     left_out = tuple(LeftOut(**item) for item in content.get("left_out", ()))
     coding = MaskCoding.from_json(content.get("coding", {}))
     tuples = {key: tuple(content.get(key, ())) for key in ("colours", "ignored")}
-    return Card(**{**content, **tuples, "left_out": left_out, "coding": coding})
+    card = Card(**{**content, **tuples, "left_out": left_out, "coding": coding})
+    _check_card(card)
+    return card
+
+
+def _check_card(card: Card) -> None:
+    if not (isinstance(card.root, str) and "\0" not in card.root):
+        raise ValueError(f"root is {card.root!r}, must be a path")
+    if not (isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)):
+        raise ValueError("classes must be a list of names")
+    if not (isinstance(card.content, dict) and isinstance(card.frames, dict)):
+        raise ValueError("content and frames must be maps by split")
+    allowed = {*range(len(card.classes)), IGNORE_INDEX}
+    if wrong := [value for value in card.label_map if type(value) is not int or value not in allowed]:
+        raise ValueError(f"label_map holds {wrong[0]!r}, must hold train ids of the {len(card.classes)} classes or 255")
+    if 0 < len(card.label_map) < _RAW_IDS:
+        raise ValueError(f"label_map has {len(card.label_map)} entries, must have one for each of {_RAW_IDS} values")
 
 
 def shard_rows(index: pd.DataFrame, *, split: str, shard: int, shards: int) -> pd.DataFrame:
