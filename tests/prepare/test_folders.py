@@ -344,3 +344,44 @@ def test_what_is_drawn_for_a_row_is_read_by_it(tmp_path: Path, run_prepare: Call
     masks = [mask for mask in read_index(done.index)["mask"] if mask]
     assert len(masks) == 2 + 2
     assert {int(value) for mask in masks for value in np.unique(card.read_mask(mask))} <= {0, 1, 255}
+
+
+# ---- what is sound and yet may be a mistake
+
+
+def test_the_report_counts_pixels_and_warns_of_unseen_classes_and_shared_frames(
+    street: Path, run_prepare: Callable
+) -> None:
+    save(street / "train/a/gt/3.png", (128, 64, 128))
+    for number, split in enumerate(("train/a", "val/b"), start=20):  # all frames of the fixture are alike
+        for frame in "123":
+            save(street / split / "rgb" / f"{frame}.jpg", (number, int(frame), 7))
+    save(street / "val/b/rgb/2.jpg", (20, 3, 7))
+    report = run_prepare(street, dataset="street", **OWN).report()
+    assert report["pixels"] == {"train": {"road": 48}, "val": {"road": 24, "building": 24}}
+    assert report["warnings"] == [
+        "val has 1 class that train has not: building",
+        "1 image is in two splits: val/b/rgb/2.jpg = train/a/rgb/3.jpg",
+    ]
+    assert run_prepare(street, dataset="street", **OWN, checks="fast").report()["warnings"] == []
+
+
+def test_ids_that_are_shifted_against_the_table_are_told_from_stray_ones(tmp_path: Path, run_prepare: Callable) -> None:
+    table = "id,name\n0,sky\n1,road\n2,car\n"
+    files: list[tuple] = [(f"images/{n}.png", (n, 0, 0)) for n in range(5)] + [("classes.csv", table)]
+    lay_out(tmp_path / "raw", [*files, *((f"masks/{n}.png", 1 + n % 3) for n in range(5))])
+    row = {"dataset": "x", "format": "images_masks", "classes": "classes.csv", "splits": {"train": 1}}
+    with pytest.raises(UserError, match=r"train: mask values 1\.\.3 do not fit .* if each were one less: its ids"):
+        run_prepare(tmp_path / "raw", **row)
+    save(tmp_path / "raw/masks/0.png", 9)
+    with pytest.raises(UserError) as caught:
+        run_prepare(tmp_path / "raw", **row)
+    assert "label_value" in str(caught.value) and "against the masks" not in str(caught.value)
+
+
+def test_a_lying_image_with_an_upright_mask_is_explained(street: Path, run_prepare: Callable) -> None:
+    lying = Image.new("RGB", (4, 6))
+    lying.getexif()[0x0112] = 6
+    lying.save(street / "val/b/rgb/1.jpg", exif=lying.getexif())
+    with pytest.raises(UserError, match=r"mask_size: 6x4, image 4x6 \(stored lying, by EXIF orientation 6"):
+        run_prepare(street, dataset="street", **OWN)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vss.core.files import sha256_of_file, write_json
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.log import log
 from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels, check_sizes
+from vss.prepare.class_counts import ClassCounts
 from vss.prepare.drawn import draw as drawn
 from vss.prepare.folders import check_masks_found, list_dataset
 from vss.prepare.listing import PROBLEM_KINDS, Problem
@@ -40,8 +42,9 @@ def prepare(
         settings: the row as the user wrote it, see `vss.configs.datasets`; a dataset is drawn next to the index.
         index: CSV to write, see `write_index`.
         card: JSON to write, see `Card`.
-        check: JSON report to write: {dataset, root, checks, on_problem, counts, problems}. Where problems stop the
-            run, the report is written to `stopped_report(check)` instead, so that it outlives the failed job.
+        check: JSON report to write: {dataset, root, checks, on_problem, counts, problems, pixels, warnings}. Where
+            problems stop the run, the report is written to `stopped_report(check)` instead, so that it outlives the
+            failed job.
         workers: processes that check files; by default one for each usable core.
 
     Raises:
@@ -56,19 +59,24 @@ def prepare(
     listing = list_dataset(row.layout, root)
     check_masks_found(row.layout, root, listing)
     labels = MaskLabels(row.name, row.space, row.coding, Path(row.settings.classes or "the class table").name)
-    checked = list(check_frames(listing.frames, root=root, labels=labels, checks=row.settings.checks, workers=workers))
+    counts, checked = ClassCounts(row.space), []
+    for item in check_frames(listing.frames, root=root, labels=labels, checks=row.settings.checks, workers=workers):
+        counts.add(item)
+        checked.append(replace(item, values=(), digest=b""))
     check_sizes(checked, listing)
     check_labels(checked, listing)
     # What of it can be used, and whether the problems stop the run.
     problems = listing.problems + [problem for item in checked for problem in item.problems]
     kept = [item for item in checked if not any(problem.left_out for problem in item.problems)]
-    report = _report(row, root, kept, problems)
-    _stop_if_needed(report, problems, kept, check)
+    report = {**_report(row, root, kept, problems), **counts.to_json()}
+    _stop_if_needed(report, problems, kept, check, hints=counts.shifts())
     # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
     write_card(card, _card(row, root, content, kept, problems, index))
     write_json(check, report)
     stopped_report(check).unlink(missing_ok=True)
+    for line in report["warnings"]:
+        log(f"prepare {dataset}: warning: {line}")
     log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
 
 
@@ -149,7 +157,12 @@ def _report(row: Dataset, root: Path, kept: list[CheckedFrame], problems: list[P
 
 
 def _stop_if_needed(
-    report: dict[str, Any], problems: list[Problem], kept: list[CheckedFrame], check: str | os.PathLike
+    report: dict[str, Any],
+    problems: list[Problem],
+    kept: list[CheckedFrame],
+    check: str | os.PathLike,
+    *,
+    hints: Sequence[str],
 ) -> None:
     """Raises after every problem was written down, naming the first few."""
     dataset, root, on_problem = report["dataset"], report["root"], report["on_problem"]
@@ -164,6 +177,7 @@ def _stop_if_needed(
         head, remedy = f"no usable frame in {root}", "docs/your-data.md shows the layouts"
     first = "; ".join(problem.line() for problem in (stopping or problems)[:_SHOWN])
     more = f"; and {len(stopping) - _SHOWN} more" if len(stopping) > _SHOWN else ""
+    more += "".join(f"; {hint}" for hint in hints)
     counted = _counted(report["counts"]["problems"], "")
     raise UserError(f"{dataset}: {head} [{counted}]: {first}{more}. All are in {stopped_report(check)}; {remedy}")
 
