@@ -187,7 +187,7 @@ def nvcc_version(nvcc: str) -> str:
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"release (\d+\.\d+)", text)
     if match is None:
-        raise BuildError(f"{nvcc} does not tell its version")
+        raise BuildError(f"{nvcc} does not print its version")
     return match[1]
 
 

@@ -153,5 +153,5 @@ def _check_devices(**tensors: Tensor) -> None:
 
 
 def _check_shape(op: str, name: str, tensor: Tensor, shape: tuple, meaning: str) -> None:
-    if tensor.dim() != len(shape) or any(have != want for have, want in zip(tensor.shape, shape, strict=True)):
+    if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"vss_ops.{op}: {name} must be {meaning} = {list(shape)}, got {list(tensor.shape)}")

@@ -8,6 +8,7 @@ the softmax in and take dense tensors.
 from __future__ import annotations
 
 import contextlib
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -111,6 +112,6 @@ def _levels(value: Tensor, shapes: Tensor, starts: Tensor) -> tuple[Tensor, Tens
     return tuple(t.to(device=value.device, dtype=torch.int64).contiguous() for t in (shapes, starts))
 
 
-def _device(tensor: Tensor):
+def _device(tensor: Tensor) -> AbstractContextManager:
     """The kernels launch on the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

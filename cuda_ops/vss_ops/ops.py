@@ -14,13 +14,18 @@ package is not installed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vss_ops import checks, compiled, paths, reference
 from vss_ops.geometry import Window, pair
+
+_Gradients = tuple[Tensor, Tensor, Tensor]
 
 _WINDOW = (
     "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int group, int group_channels, "
@@ -164,7 +169,7 @@ def _window(arguments: Sequence) -> tuple[Window, bool]:
     return Window(*sizes, *numbers[4:]), softmax
 
 
-def _implementation(table: Tensor, *, backward: bool = False):
+def _implementation(table: Tensor, *, backward: bool = False) -> ModuleType:
     path = paths.path_for(table.device, table.dtype)
     if path == "reference" or table.numel() == 0:  # kernels need a row they may read
         return reference
@@ -178,7 +183,7 @@ def _implementation(table: Tensor, *, backward: bool = False):
     return compiled
 
 
-def _without_autocast(table: Tensor):
+def _without_autocast(table: Tensor) -> AbstractContextManager:
     """Autograd runs under the caller's autocast, which would round the matrix products of the reference."""
     device_type = table.device.type
     if torch.amp.is_autocast_available(device_type):
@@ -187,14 +192,14 @@ def _without_autocast(table: Tensor):
 
 
 @torch.library.impl(_library, "dcnv3", "CompositeExplicitAutograd")
-def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments) -> Tensor:
+def _dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
     window, softmax = _window(arguments)
     checks.check_dcnv3(input, offset, mask, window)
     return _implementation(input).dcnv3(input, offset, mask, window, softmax)
 
 
 @torch.library.impl(_library, "dcnv3_backward", "CompositeExplicitAutograd")
-def _dcnv3_backward(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments):
+def _dcnv3_backward(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> _Gradients:
     window, softmax = _window(arguments)
     checks.check_dcnv3(input, offset, mask, window)
     with _without_autocast(input):
@@ -202,7 +207,9 @@ def _dcnv3_backward(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *
 
 
 @torch.library.impl(_library, "ms_deform_attn", "CompositeExplicitAutograd")
-def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool):
+def _ms_deform_attn(
+    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
+) -> Tensor:
     checks.check_ms_deform_attn(value, shapes, starts, locations, weights)
     if shapes.device.type == "cpu" and starts.device.type == "cpu":
         checks.check_levels(value, shapes, starts)
@@ -210,14 +217,14 @@ def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Te
 
 
 @torch.library.impl(_library, "ms_deform_attn_backward", "CompositeExplicitAutograd")
-def _ms_deform_attn_backward(grad: Tensor, value: Tensor, *arguments):
+def _ms_deform_attn_backward(grad: Tensor, value: Tensor, *arguments: Any) -> _Gradients:
     checks.check_ms_deform_attn(value, *arguments[:4])
     with _without_autocast(value):
         return _implementation(value, backward=True).ms_deform_attn_backward(grad, value, *arguments)
 
 
 @torch.library.register_fake("vss_ops::dcnv3", lib=_library)
-def _(input: Tensor, offset: Tensor, mask: Tensor, *arguments) -> Tensor:
+def _(input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> Tensor:
     checks.check_dcnv3(input, offset, mask, _window(arguments)[0])
     return input.new_empty(*offset.shape[:3], input.shape[3])
 
@@ -229,36 +236,40 @@ def _(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights:
 
 
 @torch.library.register_fake("vss_ops::dcnv3_backward", lib=_library)
-def _(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *arguments: Any) -> _Gradients:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (input, offset, mask))
 
 
 @torch.library.register_fake("vss_ops::ms_deform_attn_backward", lib=_library)
-def _(grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool):
+def _(
+    grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, softmax: bool
+) -> _Gradients:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))
 
 
-def _save(tensors: int):
+def _save(tensors: int) -> Callable:
     """Saves the first `tensors` inputs for the backward pass and keeps the numbers that follow them."""
 
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         ctx.save_for_backward(*inputs[:tensors])
         ctx.numbers = inputs[tensors:]
 
     return setup_context
 
 
-def _dcnv3_gradient(ctx, grad: Tensor):
+def _dcnv3_gradient(ctx: Any, grad: Tensor) -> tuple:
     grads = torch.ops.vss_ops.dcnv3_backward(grad, *ctx.saved_tensors, *ctx.numbers)
     return *grads, *(None for _ in ctx.numbers)
 
 
-def _ms_deform_attn_gradient(ctx, grad: Tensor):
+def _ms_deform_attn_gradient(ctx: Any, grad: Tensor) -> tuple:
     value, locations, weights = torch.ops.vss_ops.ms_deform_attn_backward(grad, *ctx.saved_tensors, *ctx.numbers)
     return value, None, None, locations, weights, None
 
 
-def _second_gradient(forward, tensors: Sequence[Tensor | None], differentiable: Sequence[int], seeds: Sequence):
+def _second_gradient(
+    forward: Callable[..., Tensor], tensors: Sequence[Tensor], differentiable: Sequence[int], seeds: Sequence
+) -> tuple[Tensor, ...]:
     """Differentiates the backward pass: gradients for (grad, *differentiable inputs) through the reference."""
     with torch.enable_grad(), _without_autocast(tensors[0]):
         grad, *inputs = (t.detach() for t in tensors)
@@ -268,7 +279,7 @@ def _second_gradient(forward, tensors: Sequence[Tensor | None], differentiable: 
         return torch.autograd.grad(first, (grad, *leaves), seeds, allow_unused=True)
 
 
-def _dcnv3_second_gradient(ctx, *seeds):
+def _dcnv3_second_gradient(ctx: Any, *seeds: Tensor | None) -> tuple:
     window, softmax = _window(ctx.numbers)
 
     def forward(input: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
@@ -278,15 +289,15 @@ def _dcnv3_second_gradient(ctx, *seeds):
     return *grads, *(None for _ in ctx.numbers)
 
 
-def _ms_deform_attn_second_gradient(ctx, *seeds):
-    def forward(*tensors: Tensor) -> Tensor:
+def _ms_deform_attn_second_gradient(ctx: Any, *seeds: Tensor | None) -> tuple:
+    def forward(*tensors: Any) -> Tensor:
         return reference.ms_deform_attn(*tensors, *ctx.numbers)
 
     grad, value, locations, weights = _second_gradient(forward, ctx.saved_tensors, (0, 3, 4), seeds)
     return grad, value, None, None, locations, weights, None
 
 
-def _register_autograd(name: str, gradient, tensors: int) -> None:
+def _register_autograd(name: str, gradient: Callable, tensors: int) -> None:
     torch.library.register_autograd(f"vss_ops::{name}", gradient, setup_context=_save(tensors), lib=_library)
 
 
@@ -300,7 +311,7 @@ def _register_autocast(name: str, device_type: str, key: str) -> None:
     op = getattr(torch.ops.vss_ops, name).default
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def cast_table(table: Tensor, *arguments):
+    def cast_table(table: Tensor, *arguments: Any) -> Tensor:
         if table.dtype != torch.float64:
             table = table.to(torch.get_autocast_dtype(device_type))
         with torch._C._ExcludeDispatchKeyGuard(keys):

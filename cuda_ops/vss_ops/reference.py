@@ -5,7 +5,7 @@ bilinear sample is four rows of a table [rows, channels], so
 
     out[b] = sum_j weight[b, j] * table[index[b, j]]
 
-with `4 * samples` terms a row. The ops differ only in how sample positions are found; what follows is shared.
+with `4 * samples` terms per row. The ops differ only in how sample positions are found; what follows is shared.
 
 A coordinate is in pixels, pixel centres at integers. A corner outside the image reads zero; a position that is not
 strictly inside (-1, size), NaN included, contributes nothing and gets no gradient. At an integer position the
@@ -17,7 +17,8 @@ out, for use below autograd, with memory bounded by `CHUNK_ELEMENTS` instead of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -260,7 +261,7 @@ class _WeightedRows(torch.autograd.Function):
     """out[b] = sum_j weights[b, j] * table[index[b, j]]; its backward is made of differentiable parts."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(table, index, weights)
         if index.numel() == 0 or table.numel() == 0:
             return table.new_zeros(index.shape[0], table.shape[1])
@@ -274,14 +275,14 @@ class _WeightedRows(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, index, weights = ctx.saved_tensors
         grad_table = _scatter_rows(grad, index, weights, table.shape[0]) if ctx.needs_input_grad[0] else None
         grad_weights = _row_dots(grad, table, index) if ctx.needs_input_grad[2] else None
         return grad_table, None, grad_weights
 
 
-def _chunks(channels: int, *tensors: Tensor):
+def _chunks(channels: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yields the tensors in slices whose gathered rows stay below CHUNK_ELEMENTS."""
     rows, terms = tensors[-1].shape[0], tensors[-1].shape[1]
     limit = CHUNK_ELEMENTS.get(tensors[0].device.type, CHUNK_ELEMENTS_ELSEWHERE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def self_check(device: str | torch.device = "cpu", dtypes: tuple[torch.dtype, ..
     if dtypes is None:
         dtypes = (torch.float32, torch.float16, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
     path = paths.path_for(device, dtypes[0])
-    # a model may be moved inside inference_mode, where gradients cannot be had, or below a default device
+    # a model may be moved inside inference_mode, where there are no gradients, or below a default device
     with torch.inference_mode(False), torch.device("cpu"):
         for dtype in dtypes:
             # under autocast a half precision table goes with float32 points: kernels of their own on a GPU
@@ -53,20 +55,20 @@ def _check(device: torch.device, dtype: torch.dtype, points: torch.dtype, path: 
         _compare(name, path, device, dtype, results, expected)
 
 
-def _cases():
+def _cases() -> Iterator[tuple[str, Callable, Callable, list[Tensor]]]:
     """Yields name, the op, the reference and float32 inputs on the CPU."""
     generator = torch.Generator().manual_seed(4)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float32) * scale
 
-    # 32 channels a group take the vector path of every dtype, 5 take the scalar one
+    # 32 channels per group take the vector path of every dtype, 5 take the scalar one
     for channels, remove_center in ((32, False), (5, True)):
         window = Window((3, 3), (1, 1), (1, 1), (1, 1), 2, channels, 1.0, remove_center)
         points = 2 * window.points
         inputs = [normal(2, 6, 7, 2 * channels), normal(2, 6, 7, 2 * points, scale=2.0), normal(2, 6, 7, points)]
         yield (
-            f"dcnv3 ({channels} channels a group)",
+            f"dcnv3 ({channels} channels per group)",
             lambda i, o, m, w=window: ops.dcnv3(i, o, m, **w._asdict(), softmax=True),
             lambda i, o, m, w=window: reference.dcnv3(i, o, m, w, softmax=True),
             inputs,
@@ -82,7 +84,7 @@ def _cases():
     )
 
 
-def _gradients(run, inputs: list[Tensor]) -> dict[str, Tensor]:
+def _gradients(run: Callable[..., Tensor], inputs: list[Tensor]) -> dict[str, Tensor]:
     leaves = [t.detach().requires_grad_() for t in inputs]
     with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
         out = run(*leaves)
@@ -93,7 +95,14 @@ def _gradients(run, inputs: list[Tensor]) -> dict[str, Tensor]:
     return dict(zip(names, (out.detach(), *grads), strict=True))
 
 
-def _compare(name: str, path: str, device, dtype, results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _compare(
+    name: str,
+    path: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    results: dict[str, Tensor],
+    expected: dict[str, Tensor],
+) -> None:
     for what, exact in expected.items():
         error = (results[what].double().cpu() - exact).abs().max() / exact.abs().max()
         if not error <= _TOLERANCE[dtype]:  # NaN fails too
