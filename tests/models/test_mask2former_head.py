@@ -310,7 +310,7 @@ def test_losses_of_pieces_average_to_those_of_the_batch(monkeypatch):
     whole = head.loss(features, images, {})
     apart = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
     assert abs(sum(float(piece["loss_dice"]) for piece in apart) / 2 - float(whole["loss_dice"])) > 0.05
-    head.share_denominators(images, pieces=2)
+    head.share_denominators(images, micro_batches=2)
     pieces = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
     again = head.loss(features, images, {})
     for name, value in whole.items():

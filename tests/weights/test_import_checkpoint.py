@@ -80,7 +80,7 @@ def test_a_row_gets_everything_that_stands_beside_weights(old_file, tmp_path, ca
 
 
 def test_without_a_row_the_model_is_the_files_own(tmp_path):
-    # Only sizes of rows can be told from a file, so the head is the authors'.
+    # Only sizes of rows can be identified from a file, so the head is the authors'.
     heads = mask2former_config("internimage-nano-h", num_classes=7, size="authors")
     state = build_segmentor(segmentor_config("internimage-nano-h", heads)).state_dict()
     torch.save({old_name(name): tensor for name, tensor in state.items()}, tmp_path / "old.pth")
@@ -121,7 +121,7 @@ def failure(capsys: pytest.CaptureFixture) -> str:
     return printed[0]
 
 
-def test_mistakes_are_told_in_one_line(old_file, tmp_path, capsys):
+def test_mistakes_are_one_line(old_file, tmp_path, capsys):
     cases = [
         ({"config": "upernet_swin-nano_vspw"}, ("weights",), "the model's backbone is Swin"),
         ({"config": "no_such_row"}, ("weights",), "no_such_row"),
@@ -135,7 +135,7 @@ def test_mistakes_are_told_in_one_line(old_file, tmp_path, capsys):
         assert not (tmp_path / "weights").exists()
 
 
-def test_an_unknown_file_is_told_by_its_tensors(tmp_path, capsys):
+def test_an_unknown_file_is_named_by_its_tensors(tmp_path, capsys):
     torch.save({"fnet.conv1.weight": torch.zeros(1)}, tmp_path / "raft.pth")
     assert run(tmp_path / "raft.pth", tmp_path, None, "weights") == 2
     assert "of no known kind; its 1 tensors are fnet.conv1.weight" in failure(capsys)

@@ -47,7 +47,7 @@ def test_the_first_of_the_known_keys_is_taken(tmp_path):
     assert_read(tmp_path / "weights.pth")
 
 
-def test_safetensors_are_told_by_content_not_by_name(tmp_path):
+def test_safetensors_are_recognised_by_content_not_by_name(tmp_path):
     save_file(TENSORS, tmp_path / "model")
     assert set(read_tensor_file(tmp_path / "model").tensors) == set(TENSORS)
     torch.save(TENSORS, tmp_path / "model.safetensors")
@@ -98,7 +98,7 @@ class _Runs:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused(form, protocol, tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(form, protocol, tmp_path):
     evil, path = {"state_dict": TENSORS, "meta": _Runs(tmp_path / "proof")}, tmp_path / "weights.pth"
     if form == "bare pickle":
         path.write_bytes(pickle.dumps(evil, protocol=protocol))
@@ -108,7 +108,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(form, protocol, tmp_path):
         read_tensor_file(path)
     assert "\n" not in str(caught.value)
     if protocol == 2 and form != "bare pickle":
-        assert "wants to run" in str(caught.value)
+        assert "reading it would run" in str(caught.value)
         assert "mkdir" in str(caught.value)
     assert not (tmp_path / "proof").exists()
 
@@ -123,7 +123,7 @@ def test_the_list_of_allowed_names_holds_nothing_that_runs(function, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"<html>not found</html>", b"PK\x03\x04broken", b"12345678{broken"])
-def test_what_is_no_weights_file_is_told_in_one_line(content, tmp_path):
+def test_what_is_no_weights_file_is_refused_in_one_line(content, tmp_path):
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.pth") as caught:
         read_tensor_file(tmp_path / "weights.pth")
@@ -143,14 +143,14 @@ def test_what_is_no_weights_file_is_told_in_one_line(content, tmp_path):
         (bytes(range(1, 30)), "something unknown"),
     ],
 )
-def test_what_a_file_is_and_what_is_allowed_is_told_in_our_own_words(content, said, tmp_path):
+def test_what_a_file_is_and_what_is_allowed_is_said_in_our_own_words(content, said, tmp_path):
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(UserError, match=rf"weights\.pth: .*{said}.*allowed: safetensors, or .* by default$") as caught:
         read_tensor_file(tmp_path / "weights.pth")
     assert "weights_only" not in str(caught.value)
 
 
-def test_a_file_without_tensors_and_no_file_are_told(tmp_path):
+def test_a_file_without_tensors_and_no_file_are_refused(tmp_path):
     torch.save({"state_dict": {"a": 1}}, tmp_path / "empty.pth")
     with pytest.raises(UserError, match="no tensors found"):
         read_tensor_file(tmp_path / "empty.pth")
@@ -158,7 +158,7 @@ def test_a_file_without_tensors_and_no_file_are_told(tmp_path):
         read_tensor_file(tmp_path / "absent.pth")
 
 
-def test_what_trainers_of_today_leave_beside_the_weights_is_read(tmp_path) -> None:
+def test_what_current_trainers_leave_beside_the_weights_is_read(tmp_path) -> None:
     counts = collections.defaultdict(list, {"loss": [1.0]})
     content = {
         "state_dict": {"w": torch.arange(3.0)},

@@ -94,7 +94,8 @@ def test_every_published_table_has_a_target(golden_tables):
 def test_every_tensor_of_a_published_file_finds_its_place(table, golden_tables):
     config, absent = TARGETS[table]
     tensors, target = read_table(golden_tables, table), meta_state(json.dumps(config))
-    filled, audit = weights_of(tensors, table).place(target, allow_resize=False)
+    filled, audit = weights_of(tensors, table).place(target)
+    assert audit.resized == {}
     assert {name: tensor.shape for name, tensor in filled.items()} == {n: target[n].shape for n in filled}
     for name in audit.unused:
         assert name.removeprefix("backbone.").split(".")[0] in EXPECTED_UNUSED or name.endswith("attn_mask"), name
@@ -116,7 +117,7 @@ def test_refiners_files_have_their_packages_names(golden_tables):
             if not file.kind.is_refiner:
                 continue
             found.add(file.kind.family)
-            filled, audit = file.place(described_model(file.kind, where=path), allow_resize=False)
+            filled, audit = file.place(described_model(file.kind, where=path), whole=True)
             assert set(filled) == set(tensors)
             assert (audit.new, audit.unused) == ([], {})
     assert found == {"sam", "cascadepsp"}
@@ -134,7 +135,7 @@ def test_refiners_files_have_their_packages_names(golden_tables):
         ("cascadepsp", "CascadePSP"),
     ],
 )
-def test_a_files_kind_is_told_by_its_contents(table, words, golden_tables):
+def test_a_files_kind_is_identified_from_its_contents(table, words, golden_tables):
     assert str(weights_of(read_table(golden_tables, table)).kind) == words
 
 
@@ -151,7 +152,7 @@ def test_hugging_face_names_are_those_of_the_classifier(golden_tables):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("table", ["upernet_swin_l", "sam_vit_b", "upernet_internimage_xl", "cascadepsp"])
-def test_a_file_of_another_family_is_told_in_one_line(table, golden_tables):
+def test_a_file_of_another_family_is_refused_in_one_line(table, golden_tables):
     with pytest.raises(UserError, match=r"holds .*; the model's backbone is InternImage-H") as caught:
         weights_of(read_table(golden_tables, table)).place(meta_state(json.dumps(mask2former())))
     assert "\n" not in str(caught.value)
@@ -243,7 +244,7 @@ def test_a_class_change_starts_fresh_but_keeps_no_object(nano, nano_file):
     assert audit.classes == {}
 
 
-def test_rows_of_classes_are_copied_by_name_where_asked(nano, nano_file):
+def test_rows_of_classes_are_copied_by_name_where_requested(nano, nano_file):
     model = nano_model(124)
     before = model.decode_head.cls_embed.bias.detach().clone()
     audit = read_weights(nano_file).initialise(model, classes=VSPW.classes)
@@ -282,7 +283,7 @@ def test_queries_are_cut_or_repeated(queries, nano, nano_file):
         assert torch.equal(row, source[i % len(source)])
 
 
-def test_without_leave_any_other_shape_is_an_error(nano_file):
+def test_any_other_shape_is_an_error_where_the_model_is_filled_whole(nano_file):
     with pytest.raises(UserError, match=r"cls_embed.* has shape"):
         read_weights(nano_file).fill(nano_model(124))
 

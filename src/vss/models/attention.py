@@ -50,7 +50,7 @@ class MultiheadAttention(nn.Module):
     """Multi-head attention with a residual connection: query + attend(query + positions, key + positions, value).
 
     `attn` holds the parameters under PyTorch's names; the product itself is `scaled_dot_product_attention`, whose mask
-    needs no copy a head.
+    needs no copy per head.
 
     Shape:
         query, query_position [N, Q, C]; key [N, S, C]; key_position [S, C] or [N, S, C]; value [N, S, C];
@@ -103,7 +103,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts with one direction a head, point i at i + 1 pixels, and equal weights (paper, appendix A.5)."""
+        """Starts with one direction per head, point i at i + 1 pixels, and equal weights (paper, appendix A.5)."""
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)  # [M, 2]

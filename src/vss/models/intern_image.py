@@ -34,7 +34,7 @@ class InternImageLayer(nn.Module):
     """One block: DCNv3 and MLP, each with a residual connection (arXiv 2211.05778, figure 3 and appendix B).
 
     Where the norms stand: before the operator (T), after it (`post_norm`: S, B, L, XL, G) or on both sides
-    (`res_post_norm`: H). `layer_scale` adds a learnt factor a channel (`gamma1`, `gamma2`).
+    (`res_post_norm`: H). `layer_scale` adds a learnt factor per channel (`gamma1`, `gamma2`).
 
     Shape:
         [N, H, W, C] -> [N, H, W, C].

@@ -108,7 +108,7 @@ class Mask2FormerHead(BaseModule):
             nn.ReLU(inplace=True),
             nn.Linear(feat_channels, feat_channels),
         )
-        self._denominators: list[Denominators] = []  # of the pieces to come, where a batch is cut into some
+        self._denominators: list[Denominators] = []  # of the micro-batches to come, where gradients are accumulated
         self.set_loss = SetLoss(
             num_classes=num_classes,
             num_points=num_points,
@@ -181,18 +181,19 @@ class Mask2FormerHead(BaseModule):
         class_logits, mask_logits = self(features)
         return self.set_loss(class_logits, mask_logits, targets, denominators)
 
-    def share_denominators(self, data_samples: SampleList, pieces: int) -> None:
-        """Makes the losses of the pieces that a batch is cut into add up to the batch's, whatever classes are where.
+    def share_denominators(self, data_samples: SampleList, micro_batches: int) -> None:
+        """Makes the losses of the micro-batches of a batch add up to the batch's, whatever classes are in which.
 
         Args:
             data_samples: all of the batch; with several processes, of this one's share.
-            pieces: equal parts of it, whose losses come next and are averaged.
+            micro_batches: number of equal parts of it, whose losses come next and are averaged.
         """
         counts = (torch.bincount(sample.gt_sem_seg.data.flatten(), minlength=256) for sample in data_samples)
         present = [int(count.count_nonzero()) - int(count[self.ignore_index] > 0) for count in counts]
         device = self.query_feat.weight.device
         whole = self.set_loss.denominators(present, self.query_feat.num_embeddings, device)
-        self._denominators = [Denominators(whole.masks / pieces, whole.class_weight / pieces)] * pieces
+        share = Denominators(whole.masks / micro_batches, whole.class_weight / micro_batches)
+        self._denominators = [share] * micro_batches
 
     def predict(self, features: Sequence[Tensor], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:
         """Returns class scores [N, C, H, W] at the size of the network's input, as MMSegmentation's heads do."""

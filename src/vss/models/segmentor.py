@@ -18,10 +18,10 @@ from vss.core.errors import UserError
 
 @functools.cache
 def _check_ops(device: torch.device) -> None:
-    """Compares the ops with their reference once a device, so that a kernel that cannot run stops the work.
+    """Compares the ops with their reference once per device, so that a kernel that cannot run stops the work.
 
     Raises:
-        UserError: a kernel does not run or its numbers differ; the message tells the cure.
+        UserError: a kernel does not run or its numbers differ; the message says what to do.
     """
     if device.type == "meta":
         return
@@ -89,7 +89,7 @@ class Segmentor(EncoderDecoder):
 
         MMSegmentation's SegTTAModel softmaxes what it finds in `seg_logits`. A head with its own normalisation
         therefore leaves log-probabilities there, whose softmax is the probabilities themselves: nothing is softmaxed
-        twice unless the protocol asks for it.
+        twice unless the protocol requests it.
         """
         data_samples = super().postprocess_result(seg_logits, data_samples)
         if hasattr(self.decode_head, "probabilities"):

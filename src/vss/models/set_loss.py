@@ -144,10 +144,10 @@ class SetLoss:
         """Returns loss_cls, loss_mask, loss_dice of the last layer, and d{i}.* of the layers before it.
 
         Args:
-            class_logits: one [N, Q, C + 1] a prediction layer.
-            mask_logits: one [N, Q, h, w] a prediction layer.
+            class_logits: one [N, Q, C + 1] per prediction layer.
+            mask_logits: one [N, Q, h, w] per prediction layer.
             targets: one per image.
-            denominators: where this is a piece of a batch; None: those of these images.
+            denominators: those of the whole batch, where this is one micro-batch of it; None: those of these images.
         """
         losses: dict[str, Tensor] = {}
         if denominators is None:

@@ -39,11 +39,11 @@ def import_checkpoint(
     """Writes a published checkpoint as safetensors, prints and writes the audit, and what stands beside any weights.
 
     Args:
-        checkpoint: file of any kind that `vss.weights.kinds` knows; its contents tell which.
+        checkpoint: file of any kind that `vss.weights.kinds` knows; its contents decide which.
         model: name written into the fingerprint; None: the row's, or what the file holds.
         settings: config (row), protocol, cfg_options, init_classes ("new" or "copy": class rows by name); or empty.
         weights: safetensors to write.
-        fingerprint, config, audit: files to write, None for those not wanted. Without a row there is no config.
+        fingerprint, config, audit: files to write, None for those not requested. Without a row there is no config.
             Weights with a fingerprint stand for a finished training, so the file has to fill the whole head.
 
     Raises:
@@ -112,9 +112,7 @@ def _as_row(file: WeightsFile, resolved: Mapping[str, Any]) -> tuple[dict[str, T
 def _as_it_is(file: WeightsFile, kind: Kind) -> tuple[dict[str, Tensor], Audit]:
     """Returns the file's tensors by current names, and the audit against the model that the file describes."""
     target = described_model(kind, where=file.path)
-    filled, found = file.place(target, allow_resize=not kind.is_refiner)
-    if kind.is_refiner:
-        file.check_complete(found)
+    filled, found = file.place(target, whole=kind.is_refiner)
     return {name: tensor.to(target[name].dtype) for name, tensor in filled.items()}, found
 
 
@@ -157,7 +155,7 @@ def _described_refiner(kind: Kind, where: StrPath) -> dict[str, Tensor]:
 
 
 def _check_head(found: Audit, resolved: Mapping[str, Any], checkpoint: StrPath, *, finished: bool) -> None:
-    """Says, or refuses where the weights are to predict as they are, that part of the head is not the file's."""
+    """Logs that part of the head is not the file's, or refuses it where the weights are to predict as they are."""
     heads = [
         name
         for name in (*found.new, *found.resized)

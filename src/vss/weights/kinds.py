@@ -122,7 +122,7 @@ def _intern_image(tensors: Mapping[str, Tensor]) -> tuple | None:
     if stem not in tensors or mask not in tensors:
         return None
     depths = _depths(tensors, r"backbone\.levels\.(\d+)\.blocks\.(\d+)\.")
-    return "InternImage", tensors[stem].shape[0], depths, tensors[mask].shape[0] // 9  # 3x3 points a group
+    return "InternImage", tensors[stem].shape[0], depths, tensors[mask].shape[0] // 9  # 3x3 points per group
 
 
 def _swin(tensors: Mapping[str, Tensor]) -> tuple | None:

@@ -213,7 +213,7 @@ def _unpickle(path: str | os.PathLike) -> Any:
 def _reason(path: str | os.PathLike, error: Exception) -> str:
     """Returns one line that says why torch refused a file; torch's own advice is to run what is in it."""
     if named := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"refused, it wants to run {named[1]} when it is read; a file of weights may hold tensors only"
+        return f"refused, reading it would run {named[1]}; a file of weights may hold tensors only"
     return f"not a readable file of weights, but {_form(path, error)}; {_ALLOWED_FILES}"
 
 

@@ -24,9 +24,9 @@ from vss.weights.names import in_unfold_order, is_official_swin, naming, to_curr
 from vss.weights.shapes import ClassRows, is_class_layer, resize
 from vss.weights.tensor_files import TensorFile, read_tensor_file
 
-LOWEST_BACKBONE_SHARE = 0.99
+_LOWEST_BACKBONE_SHARE = 0.99
 # Rebuilt by the model, or counters that only training reads: their absence is no loss.
-DERIVED = ("relative_position_index", "num_batches_tracked")
+_DERIVED = ("relative_position_index", "num_batches_tracked")
 _NO_PLACE = "the model has no such tensor"
 # A classifier has no norms after its stages; the segmentor's start fresh, as they did in the published trainings.
 _ABSENT_IN_CLASSIFIERS = re.compile(r"^backbone\.norm[0-3]\.")
@@ -93,8 +93,7 @@ class WeightsFile:
         Raises:
             UserError: a tensor of the model is missing or of another shape, or one of the file has no place.
         """
-        filled, audit = self.place(model.state_dict(), allow_resize=False)
-        self.check_complete(audit)
+        filled, audit = self.place(model.state_dict(), whole=True)
         unexpected = [name for name, why in audit.unused.items() if why == _NO_PLACE]
         if unexpected and not tolerate_unused:
             raise UserError(f"{self.path}: has {len(unexpected)} tensors beyond the model's, such as {unexpected[0]}")
@@ -117,7 +116,7 @@ class WeightsFile:
         self,
         target: Mapping[str, Tensor],
         *,
-        allow_resize: bool = True,
+        whole: bool = False,
         classes: Sequence[str] | None = None,
         source_classes: Sequence[str] | None = None,
     ) -> tuple[dict[str, Tensor], Audit]:
@@ -129,7 +128,7 @@ class WeightsFile:
 
         Args:
             target: the state dict of a model; may be without data.
-            allow_resize: False makes any difference of shape an error.
+            whole: whether every tensor of the model has to be in the file, in its shape.
             classes: names of the model's classes; rows of class layers are then copied from classes of the same name.
             source_classes: names of the file's classes; by default those it gives itself, else those of the published
                 label space with that many classes.
@@ -138,7 +137,8 @@ class WeightsFile:
             tensors by their names in the model, in the model's shapes, and the audit.
 
         Raises:
-            UserError: the file is of another family, or fills less than 99 % of the backbone's tensors.
+            UserError: the file is of another family, fills less than 99 % of the backbone's tensors, or, with
+                `whole`, lacks a tensor or has one of another shape.
         """
         self._check_family(kind_of(target))
         rows = self._class_rows(classes, source_classes)
@@ -158,7 +158,7 @@ class WeightsFile:
                 else:
                     audit.renamed[name] = old
                 continue
-            if not allow_resize:
+            if whole:
                 found, expected = list(tensor.shape), list(target[name].shape)
                 raise UserError(f"{self.path}: {old} has shape {found}, expected {expected}")
             resized, how = (rows.fill if of_classes else resize)(name, tensor, target[name])
@@ -170,12 +170,10 @@ class WeightsFile:
                 audit.classes = rows.copied()
         audit.new = [name for name in target if name not in filled]
         self._check_backbone(target, filled)
-        return filled, audit
-
-    def check_complete(self, audit: Audit) -> None:
-        """Refuses a file that lacks a tensor of the model; the audit is that of `place`."""
-        if missing := [name for name in audit.new if not name.endswith(DERIVED)]:
+        missing = [name for name in audit.new if not name.endswith(_DERIVED)]
+        if whole and missing:
             raise UserError(f"{self.path}: lacks {len(missing)} tensors of the model, such as {missing[0]}")
+        return filled, audit
 
     def _class_rows(self, classes: Sequence[str] | None, source_classes: Sequence[str] | None) -> ClassRows:
         """Works out the file's class names where rows are to be copied."""
@@ -196,11 +194,11 @@ class WeightsFile:
             raise UserError(f"{self.path}: holds {self.kind}; the model's backbone is {expected.backbone_title}")
 
     def _check_backbone(self, target: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> None:
-        expected = [name for name in target if name.startswith("backbone.") and not name.endswith(DERIVED)]
+        expected = [name for name in target if name.startswith("backbone.") and not name.endswith(_DERIVED)]
         if self.kind is not None and self.kind.family == "backbone":
             expected = [name for name in expected if not _ABSENT_IN_CLASSIFIERS.match(name)]
         missing = [name for name in expected if name not in filled]
-        if len(missing) > (1 - LOWEST_BACKBONE_SHARE) * len(expected):
+        if len(missing) > (1 - _LOWEST_BACKBONE_SHARE) * len(expected):
             found = len(expected) - len(missing)
             examples = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise UserError(
