@@ -68,7 +68,7 @@ def read_settings(given: JsonObject) -> InferSettings:
 
 
 def read_plan(config_file: str | os.PathLike, settings: JsonObject, device: str) -> InferencePlan:
-    """Returns the checked plan of an inference with the resolved config that stands beside the weights.
+    """Returns the checked plan of an inference with the resolved config that stands next to the weights.
 
     Raises:
         UserError: see `plan_inference`; or the file is not a resolved config.

@@ -16,9 +16,9 @@ from vss.infer.engine import DecodedFrame, Engine, Prediction
 from vss.infer.stream import batches, load_ahead, one_ahead
 
 # Neighbouring frames whose views may share a forward on a GPU; each keeps the class scores of its views until they are
-# averaged, and where probabilities are wanted C x H x W float32 until they are on the host.
+# averaged, and where probabilities are requested C x H x W float32 until they are on the host.
 _FRAMES_ON_GPU = 8
-# Threads beside a GPU: as many as the process was given, within these. To encode the class scores of a frame, one needs
+# Threads next to a GPU: as many as the process was given, within these. To encode a frame's class scores, one needs
 # 0.15 s and 200 MB.
 _WORKERS_ON_GPU = (4, 8)
 
@@ -128,9 +128,9 @@ def _on_gpu(
             for position, item in enumerate(batch):
                 _refuse_unless(finite[position], callbacks, item)
                 labels = to_host.copy(found.labels[position], done)
-                wanted = callbacks.with_probabilities
-                yield item, labels, to_host.copy(found.probabilities[position], done) if wanted else None
-            del found  # its memory is wanted for the batch after the next
+                requested = callbacks.with_probabilities
+                yield item, labels, to_host.copy(found.probabilities[position], done) if requested else None
+            del found  # the batch after the next needs its memory
 
     # Threads finish frames, such as encode their class scores.
     for (item, _, _), result in load_ahead(

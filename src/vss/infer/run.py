@@ -55,7 +55,7 @@ def infer(
     Args:
         settings: `infer_job` of the schema.
         weights: safetensors. A fingerprint in the same folder is compared.
-        config: the resolved config beside the weights.
+        config: the resolved config next to the weights.
         index, card: the prepared dataset.
         split, shard, shards: which frames; a shard without frames gives valid files without frames.
         out: one `*.labels.h5`, at most one `*.scores.h5`, and at most one `*.config.json`: the resolved config of the

@@ -1,1 +1,1 @@
-"""Puts the scores beside the paper's, draws the figures, and writes one page that holds everything."""
+"""Puts the scores next to the paper's, draws the figures, and writes one page that holds everything."""

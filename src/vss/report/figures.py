@@ -30,7 +30,7 @@ from vss.core.files import DamagedError, atomic_path, unsealed
 # Light-ground colours; the page defines the same names for both grounds (page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
 _CSS_NAME = {INK: "ink", MUTED: "muted", RULE: "rule", BAR: "bar", ACCENT: "accent"}
-_ROWS_A_COLUMN = 42  # classes under each other before a second column begins
+_ROWS_PER_COLUMN = 42  # classes under each other before a second column begins
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
@@ -103,7 +103,7 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
         )
         every = pd.DataFrame({name: frame.set_index("class_id")["iou"] for name, frame in per_class.items()})
         low, high = 100 * every.min(axis=1), 100 * every.max(axis=1)
-        columns = max(1, math.ceil(len(chosen) / _ROWS_A_COLUMN))
+        columns = max(1, math.ceil(len(chosen) / _ROWS_PER_COLUMN))
         rows = max(1, math.ceil(len(chosen) / columns))
         figure = Figure(figsize=(8.2 if columns == 1 else 5.0 * columns, 0.4 + 0.215 * rows))
         for column in range(columns):
@@ -171,7 +171,7 @@ def last_loss(log: pd.DataFrame) -> float:
 
 
 def curves_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draws the training loss over iterations, one small chart a training, each on its own scale from zero.
+    """Draws the training loss over iterations, one small chart per training, each on its own scale from zero.
 
     The thin line is what was logged, the thick one its mean over a window of a tenth of the training; the mean of the
     last tenth is written at the end.

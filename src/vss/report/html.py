@@ -49,7 +49,7 @@ def table_page(*, title: str, caption: str, table: str) -> str:
 
 
 def document(title: str, body: str, *, style: str = "") -> str:
-    """Returns a whole page: `body` and `style` (CSS beside the report's own) are put in as they are."""
+    """Returns a whole page: `body` and `style` (CSS next to the report's own) are put in as they are."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

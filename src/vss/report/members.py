@@ -12,7 +12,7 @@ from vss.core.files import JsonObject, read_json
 
 
 def members_table(chosen: Mapping[str, str | os.PathLike], titles: Mapping[str, str]) -> pd.DataFrame:
-    """Returns one row an ensemble and one a member, as text: weights, temperatures, mIoU alone and without the member.
+    """Returns one row per ensemble and one per member, as text: weight, temperature, mIoU alone and without the member.
 
     Args:
         chosen: results of `vss search` by ensemble.

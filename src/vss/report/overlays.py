@@ -26,7 +26,7 @@ from vss.core.labels_file import LabelsReader
 from vss.core.log import one_line, track
 
 PANEL_WIDTH = 640  # pixels: a quarter of a wide page, sharp on a dense screen
-CANDIDATES_A_FRAME = 12  # frames looked at for each one shown: enough for a spread, few enough for 24,502 frames
+CANDIDATES_PER_FRAME = 12  # frames looked at for each one shown: enough for a spread, few enough for 24,502 frames
 SMALLEST_SHARE = 0.002  # classes covering less than this of every panel are left out of the legend
 BECAME_RIGHT, BECAME_WRONG = (46, 160, 67), (219, 68, 55)
 
@@ -123,10 +123,10 @@ def choose_frames(rows: pd.DataFrame, *, card: Card, prediction: Predictions, co
     """
     if (rows["mask"] != "").any():
         rows = rows[rows["mask"] != ""]
-    wanted = count * CANDIDATES_A_FRAME
+    requested = count * CANDIDATES_PER_FRAME
     videos = [frames for _, frames in rows.groupby("video", sort=True)]
-    videos = [videos[at] for at in _evenly(len(videos), min(wanted, len(videos)))]
-    each = math.ceil(wanted / max(1, len(videos)))
+    videos = [videos[at] for at in _evenly(len(videos), min(requested, len(videos)))]
+    each = math.ceil(requested / max(1, len(videos)))
     candidates = [
         row
         for frames in videos
@@ -189,7 +189,7 @@ def _frame_row(
 
 
 def _short_titles(titles: Sequence[str]) -> list[str]:
-    """Returns the titles with what one repeats of the one before left out: a refinement is told by what it adds."""
+    """Returns the titles with what one repeats of the one before left out: a refinement is known by what it adds."""
     short = list(titles)
     for at in range(1, len(titles)):
         if titles[at].startswith(titles[at - 1]):

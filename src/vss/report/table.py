@@ -1,4 +1,4 @@
-"""The table of all predictions beside the paper's figures, as CSV, Markdown, HTML and in the terminal."""
+"""The table of all predictions next to the paper's figures, as CSV, Markdown, HTML and in the terminal."""
 
 from __future__ import annotations
 

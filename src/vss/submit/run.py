@@ -138,17 +138,17 @@ def check_submission(
 def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int, palette: np.ndarray) -> None:
     """Checks a submission zip against the rows of its frames (`check_submission`)."""
     expected = palette.ravel().tolist()
-    wanted = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
+    listed = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             found = Counter(names)
             _refuse_missing(
-                [(w.video, w.frame) for name, w in wanted.items() if name not in found], len(wanted), what=path
+                [(w.video, w.frame) for name, w in listed.items() if name not in found], len(listed), what=path
             )
-            if extra := sorted(name for name, times in found.items() if times > 1 or name not in wanted):
+            if extra := sorted(name for name, times in found.items() if times > 1 or name not in listed):
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
-            for name, row in track(wanted.items(), what=f"check submission of {split}", total=len(wanted)):
+            for name, row in track(listed.items(), what=f"check submission of {split}", total=len(listed)):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
                     if (image.format, image.mode) != ("PNG", "P"):
                         raise UserError(

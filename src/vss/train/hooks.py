@@ -98,7 +98,7 @@ class LogHook(Hook):
             self.write(line)
             self._sums, self._count, self._mark = {}, 0, now
             if now - self._last_line > self._seconds_between_lines or done in (self._interval, runner.max_iters):
-                self._say(runner, line, now)
+                self._log_progress(runner, line, now)
 
     def write(self, line: dict[str, float]) -> None:
         """Appends a line and its TensorBoard scalars."""
@@ -115,7 +115,7 @@ class LogHook(Hook):
             self._lines.close()
             self._writer.close()
 
-    def _say(self, runner: Any, line: dict[str, float], now: float) -> None:
+    def _log_progress(self, runner: Any, line: dict[str, float], now: float) -> None:
         self._last_line = now
         if not is_main_process():
             return

@@ -1,6 +1,6 @@
 """InternImage-H + Mask2Former on COCO-Stuff164k: the pretraining behind the paper's best model.
 
-Upstream: configs/internimage/mask2former_coco.py; one image a GPU, 3 to 4 GPUs.
+Upstream: configs/internimage/mask2former_coco.py; one image per GPU, 3 to 4 GPUs.
 171 classes: the paper's text counts 172 with the unlabelled one. Its code trained on shifted labels (`label_shift`) and
 validated on labels that were not shifted, so that its validation mIoU meant nothing.
 """

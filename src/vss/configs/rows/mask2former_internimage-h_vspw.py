@@ -1,6 +1,6 @@
 """InternImage-H + Mask2Former from joint 427M weights (Table 2: 66.09). Upstream: configs/internimage/mask2former_internimageh.py.
 
-256-d head with 100 queries. 197253 iterations of one image a GPU; three GPUs make 65751 (its checkpoint interval) an
+256-d head with 100 queries. 197253 iterations of one image per GPU; three GPUs make 65751 (its checkpoint interval) an
 epoch.
 """
 
