@@ -97,7 +97,8 @@ def test_a_block_of_config_is_allowed(page: Path) -> None:
         given = yaml.safe_load(body)
         check_values(given, where=page.name)
         # A page shows a part of a config: what is required may stand elsewhere.
-        jsonschema.validate(given, {**schema, "required": []})
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(given)
+        assert not [error.message for error in errors if error.validator != "required"], body
 
 
 def test_python_stands_where_a_test_runs_it() -> None:
