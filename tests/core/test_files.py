@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import resource
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from vss.core import files
 from vss.core.class_table import read_class_table
@@ -124,6 +131,38 @@ def test_a_full_disk_is_one_line(tmp_path) -> None:
         atomic_path(tmp_path / "out.txt"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Sets the system's limit on the size of files, which a write meets as it meets a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: save_file({"a": torch.ones(1000)}, path),
+        lambda path: torch.save({"a": torch.ones(1000)}, path),
+        lambda path: np.save(path.open("wb"), np.ones(1000)),
+        lambda path: Image.fromarray(np.eye(60, dtype=np.uint8)).save(path, compress_level=0),
+        lambda path: path.write_bytes(bytes(4000)),
+    ],
+    ids=["safetensors", "torch", "numpy", "pillow", "python"],
+)
+def test_a_write_without_room_is_one_line_whoever_writes(tmp_path, write) -> None:
+    with (
+        pytest.raises(UserError, match=r"out\.png: (File too large|No space left on device); free some space"),
+        largest_file(1000),
+        atomic_path(tmp_path / "out.png") as aside,
+    ):
+        write(aside)
     assert list(tmp_path.iterdir()) == []
 
 

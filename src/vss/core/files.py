@@ -26,6 +26,8 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 # What a file system answers that has no room: the disk's, the user's quota, the largest file it takes.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch's archive writer raises for a write that failed, whatever the reason.
+_TORCH_WRITE_FAILED = ("iostream error", "unexpected pos", "PytorchStreamWriter")
 # A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.
 _ABANDONED_SECONDS = 24 * 3600
 # In a string of Python they stand for the bytes of a file's name that is not UTF-8; a text file holds them as escapes.
@@ -62,12 +64,31 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(aside, 0o666 & ~umask)  # mkstemp makes files private; outputs follow the user's umask
         os.replace(aside, path)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except Exception as error:
+        if (full := no_space(error)) is None:
             raise
-        raise disk_full(path, error) from None
+        raise disk_full(path, full) from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def no_space(error: BaseException) -> OSError | None:
+    """Returns the system's error of a write that found no space, where an error is that or was led to by it.
+
+    Libraries that write files themselves raise types of their own, of which only the words are the system's; torch's
+    archive writer has not even these.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, UserError):
+        if isinstance(seen, OSError) and seen.errno in NO_SPACE:
+            return seen
+        for number in NO_SPACE:
+            if os.strerror(number) in str(seen):
+                return OSError(number, os.strerror(number))
+        if isinstance(seen, RuntimeError) and any(text in str(seen) for text in _TORCH_WRITE_FAILED):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def disk_full(path: str | os.PathLike, error: OSError) -> UserError:

@@ -168,8 +168,8 @@ def report(
     for name, figure in charts.items():
         figures.write_png(out[name], figure)
     with atomic_path(out["overlays"]) as aside:
-        if not cv2.imwrite(str(aside), cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR)):
-            raise OSError(f"{out['overlays']}: cannot be written")
+        _, encoded = cv2.imencode(".png", cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR))
+        aside.write_bytes(encoded.tobytes())
 
     # Write the table by itself, and the page.
     write_csv(out["table_csv"], table)
