@@ -286,7 +286,11 @@ WORKFLOW = (
         "score-split",
         "vss.score.summary:summarise",
         "Sum the counts of a split's shards into scores.",
-        (*files("counts", nargs="+", dest="shards"), *files("card", "scores", "per-class", "per-video")),
+        (
+            *files("counts", nargs="+", dest="shards"),
+            *files("card", "scores", "per-class", "per-video"),
+            *files("draws", required=False),
+        ),
     ),
     Command(
         "submit",

@@ -38,7 +38,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     images = {v: [rng.integers(0, 256, (*m.shape, 3), np.uint8) for m in maps] for v, maps in truth.items()}
     dataset = write_dataset(tmp_path / "data", truth, images=images)
-    inputs: dict[str, Any] = {"scores": {}, "per_class": {}, "logs": {}, "labels": {}}
+    inputs: dict[str, Any] = {"scores": {}, "per_class": {}, "draws": {}, "logs": {}, "labels": {}}
     for name, wrong in (("net.single", 0.2), ("net.single.ssa", 0.1), ("other", 0.5)):
         labels = {
             video: [
@@ -54,8 +54,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         inputs["scores"][name], inputs["per_class"][name] = folder / "scores.json", folder / "per_class.csv"
         summarise(
             shards=[folder / "c.npz"], card=dataset.card, scores=inputs["scores"][name],
-            per_class=inputs["per_class"][name], per_video=folder / "per_video.csv",
+            per_class=inputs["per_class"][name], per_video=folder / "per_video.csv", draws=folder / "draws.npz",
         )  # fmt: skip
+        inputs["draws"][name] = folder / "draws.npz"
         inputs["labels"][name] = [path]
     del inputs["labels"]["other"]
     for training in ("pretrain/net", "finetune/net"):

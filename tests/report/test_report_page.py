@@ -53,6 +53,12 @@ class Page(HTMLParser):
             self.text += data
 
 
+def test_predictions_are_ranked_and_classes_explained(written):
+    page = Page(written["html"].read_text(encoding="utf-8"))
+    assert "ranks" in page.ids
+    assert "ahead of the next" in page.text and "taken for" in page.text
+
+
 def test_everything_is_written_and_self_contained(written):
     assert all(path.stat().st_size for path in written.values())
     source = written["html"].read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from vss.score.bootstrap import (
     FIGURES,
+    drawn_figures,
     drawn_weights,
     figures,
     interval,
@@ -63,20 +64,20 @@ def many_videos(wrong_every: int) -> Counts:
 
 def test_the_interval_holds_the_score_and_repeats():
     counts = many_videos(1)
-    low, high = intervals(counts)["pixel_acc"]
+    low, high = intervals(drawn_figures(counts))["pixel_acc"]
     score = overall_scores(counts)["pixel_acc"]
     assert score == pytest.approx(1 - 45 / 200)
     # The mean of ten draws of 0..9 wrong pixels of 20 has a standard error of 0.045.
     assert low == pytest.approx(score - 1.96 * 0.0454, abs=0.01) and high == pytest.approx(
         score + 1.96 * 0.0454, abs=0.01
     )
-    assert intervals(counts) == intervals(counts)
-    assert intervals(counts)["VC8"] is None, "no video has a window"
+    assert intervals(drawn_figures(counts)) == intervals(drawn_figures(counts))
+    assert intervals(drawn_figures(counts))["VC8"] is None, "no video has a window"
 
 
 def test_one_video_has_no_interval():
     videos = {"a": (np.ones((1, 2, 2), np.uint8), np.zeros((1, 2, 2), np.uint8))}
-    assert set(intervals(counts_of(videos, 1, 0)).values()) == {None}
+    assert set(intervals(drawn_figures(counts_of(videos, 1, 0))).values()) == {None}
 
 
 def test_a_difference_is_paired():

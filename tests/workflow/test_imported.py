@@ -14,6 +14,7 @@ import yaml
 from tests.workflow.conftest import TINY, Project
 from vss.core.images import read_mask
 from vss.core.index import read_dataset
+from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.shards import shard_of
 from vss.prepare.run import prepare
@@ -33,7 +34,7 @@ def predict(folder: Path, root: Path, index: pd.DataFrame, label_map: list[int])
             labels = np.where((rng.random(truth.shape) < 0.7) & (truth != 255), truth, labels[0, 0]).astype(np.uint8)
         path = folder / "peer" / row.split / row.video / f"{row.frame}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_of_labels(labels))
+        path.write_bytes(png_of_labels(labels, submission_palette()))
         planes = np.full((124, *labels.shape), 0.3 / 123, np.float16)
         np.put_along_axis(planes, labels[None, ::-1].astype(int), 0.7, 0)
         path = folder / "other" / row.video / f"{row.frame}.npz"
@@ -100,7 +101,7 @@ def test_only_what_a_changed_file_touches_runs_again(imported: Project) -> None:
     video = sorted((imported.folder / "peer" / "val").iterdir())[0]
     frame = sorted(video.iterdir())[0]
     before, times = frame.read_bytes(), (frame.stat().st_atime_ns, frame.stat().st_mtime_ns)
-    frame.write_bytes(png_of_labels(np.zeros((48, 85), np.uint8)))
+    frame.write_bytes(png_of_labels(np.zeros((48, 85), np.uint8), submission_palette()))
     done = imported.snakemake("--dry-run")
     assert f"Import peer on val shard {shard_of(video.name, 2):02d}" in done.stdout + done.stderr
     after = {"import_prediction": 1, "ensemble": 1, "refine": 1, "score_shard": 3, "score": 3, "report": 1}

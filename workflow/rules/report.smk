@@ -31,6 +31,9 @@ rule report:
         per_class=expand(
             rules.score.output.per_class, prediction=plan.scored(), split=plan.split
         ),
+        draws=expand(
+            rules.score.output.draws, prediction=plan.scored(), split=plan.split
+        ),
         chosen=expand(rules.search.output.chosen, ensemble=plan.searched()),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=[

@@ -32,6 +32,7 @@ rule score:
         scores="<results>/score/{prediction}/{split}/scores.json",
         per_class="<results>/score/{prediction}/{split}/per_class.csv",
         per_video="<results>/score/{prediction}/{split}/per_video.csv",
+        draws="<results>/score/{prediction}/{split}/draws.npz",
     log:
         "<results>/logs/score/{prediction}.{split}.log",
     conda:
@@ -43,4 +44,5 @@ rule score:
         "Score {wildcards.prediction} on {wildcards.split}"
     shell:
         "vss score-split --counts {params.counts} --card {input.card:q} --scores {output.scores:q}"
-        " --per-class {output.per_class:q} --per-video {output.per_video:q} > {log:q} 2>&1"
+        " --per-class {output.per_class:q} --per-video {output.per_video:q} --draws {output.draws:q}"
+        " > {log:q} 2>&1"

@@ -14,6 +14,7 @@ import numpy as np
 from vss.configs.layouts import OUR_LABELS, OUR_SCORES, ImportSource
 from vss.core.codec import Encoded, decode, encode
 from vss.core.errors import UserError
+from vss.core.files import regular_file
 from vss.core.frames_file import FramesReader
 from vss.core.images import read_raw_mask, unknown_mask_colours
 from vss.core.index import Card
@@ -278,7 +279,7 @@ def _read_array(path: str) -> np.ndarray:
         UserError: the file is missing or damaged, or holds something else.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(regular_file(path), allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded as archive:
                 if len(archive.files) != 1:

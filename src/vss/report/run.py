@@ -24,6 +24,7 @@ from vss.report import figures, html
 from vss.report.classes import classes_table
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
+from vss.report.ranks import ranks_table
 from vss.report.sheet import overlay_sheet
 from vss.report.table import OTHER, PAPER, SCORES, ReportRow, html_table, known, markdown_table, score_table
 from vss.report.viewer import viewer_page
@@ -41,6 +42,10 @@ CAPTIONS = {
     "per_class": (
         "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
         " mIoU ({best}), the line is the range over all predictions."
+    ),
+    "ranks": (
+        "How far the order depends on which videos were filmed: videos are drawn again 2,000 times, the same ones for"
+        " every prediction, and the predictions are ranked by their mIoU each time."
     ),
     "members": (
         "Ensembles whose weights were searched on val: mIoU there in percent, before the search and after; of each"
@@ -101,6 +106,7 @@ class ReportInputs:
         logs: by training ("stage/model").
         labels: by prediction shown, its shards.
         chosen: results of weight searches, by ensemble.
+        draws: figures of drawn videos, by prediction.
     """
 
     scores: Mapping[str, StrPath]
@@ -108,6 +114,7 @@ class ReportInputs:
     logs: Mapping[str, StrPath]
     labels: Mapping[str, Sequence[StrPath]]
     chosen: Mapping[str, StrPath] = field(default_factory=dict)
+    draws: Mapping[str, StrPath] = field(default_factory=dict)
 
 
 def report(
@@ -140,6 +147,7 @@ def report(
     classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
     logs = {_training_title(key, options): figures.read_log(found.logs[key]) for key in options.trainings}
     members = members_table(found.chosen, options.titles)
+    ranks = ranks_table(table, found.draws)
 
     # Show label maps: some frames on the page, some videos in the viewer.
     title = options.title or f"Video semantic segmentation on {dataset.name}"
@@ -175,7 +183,7 @@ def report(
     write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
     write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
-    sections = _sections(options, table, charts, logs, members, rows, dataset, best, classes)
+    sections = _sections(options, table, charts, logs, members, rows, dataset, best, classes, ranks)
     about = read_json(found.scores[best])["counts"] if best else {}
     lead = _lead(options, table, dataset, about, best, found.chosen)
     page = html.page(title=title, lead=lead, sections=sections)
@@ -313,6 +321,7 @@ def _sections(
     card: Card,
     best: str,
     classes: Mapping[str, pd.DataFrame],
+    ranks: pd.DataFrame,
 ) -> list[html.Section]:
     title = table.set_index("prediction")["title"][best]
     captions = CAPTIONS | {"per_class": CAPTIONS["per_class"].format(best=title)}
@@ -332,7 +341,11 @@ def _sections(
         f"{html.plain_table(classes_table(classes[best]))}</details>"
     )
     section = html.Section
-    parts = [] if members.empty else [section("members", "Members", captions["members"], html.plain_table(members))]
+    parts = []
+    if not ranks.empty:
+        parts.append(section("ranks", "Ranks", captions["ranks"], html.plain_table(ranks)))
+    if not members.empty:
+        parts.append(section("members", "Members", captions["members"], html.plain_table(members)))
     return [
         section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{below}'),
         section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),

@@ -6,14 +6,18 @@ was drawn; every figure of a draw is taken from sums of the videos' counts under
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vss.core.errors import UserError
+from vss.core.files import atomic_path, canonical_json, regular_file
 from vss.score.boundary import BOUNDARY_COLUMNS
 from vss.score.consistency import WINDOW_LENGTHS
-from vss.score.counts import CELL_COLUMNS, Counts
+from vss.score.counts import BROKEN_ZIP, CELL_COLUMNS, Counts
 from vss.score.measures import effective_consistency_by_video, window_consistency_by_video
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95
@@ -102,22 +106,51 @@ def drawn_weights(videos: int, *, draws: int = DRAWS, seed: int = SEED) -> np.nd
     return np.random.default_rng(seed).multinomial(videos, chance, size=draws).astype(np.float64)
 
 
-def intervals(counts: Counts) -> dict[str, list[float] | None]:
-    """Returns the 95% interval [low, high] of each of `FIGURES`; None where there is no figure, or a single video."""
+def drawn_figures(counts: Counts) -> dict[str, np.ndarray]:
+    """Returns every one of `FIGURES` [draws] of the draws; empty for a single video, of which nothing can be drawn.
+
+    Predictions that were scored on the same videos have the same draws: their figures can be paired.
+    """
     if len(counts.videos) < 2:
-        return dict.fromkeys(FIGURES)
-    drawn = figures(video_sums(counts), drawn_weights(len(counts.videos)))
-    return {name: interval(drawn[name]) for name in FIGURES}
+        return {}
+    return figures(video_sums(counts), drawn_weights(len(counts.videos)))
+
+
+def intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
+    """Returns the 95% interval [low, high] of each of `FIGURES`; None where it is undefined, or nothing was drawn."""
+    return {name: interval(drawn[name]) if name in drawn else None for name in FIGURES}
+
+
+def save_draws(path: str | os.PathLike, counts: Counts, drawn: Mapping[str, np.ndarray]) -> None:
+    """Writes drawn figures and a mark of the videos that they are of, for `load_draws`; equal ones give equal bytes."""
+    with atomic_path(path) as aside, open(aside, "wb") as file:
+        np.savez_compressed(file, videos=np.array(_mark_of_videos(counts)), **{name: drawn[name] for name in drawn})
+
+
+def load_draws(path: str | os.PathLike, figure: str) -> tuple[str, np.ndarray]:
+    """Returns the mark of the videos, and one drawn figure [draws]; [0] where nothing was drawn.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        with np.load(regular_file(path), allow_pickle=False) as file:
+            return str(file["videos"]), file[figure] if figure in file.files else np.zeros(0)
+    except BROKEN_ZIP as error:
+        raise UserError(f"{path}: not a readable file of draws ({error or type(error).__name__})") from None
+
+
+def _mark_of_videos(counts: Counts) -> str:
+    """Returns 16 hexadecimal digits of the videos and their numbers of frames."""
+    content = canonical_json([counts.videos, counts.frames.tolist()])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def paired_intervals(first: Counts, second: Counts) -> dict[str, list[float] | None]:
     """Returns the 95% interval of each figure's difference, second - first, over the same draws of the same videos."""
     assert first.videos == second.videos, "figures of other videos cannot be paired"
-    if len(first.videos) < 2:
-        return dict.fromkeys(FIGURES)
-    weights = drawn_weights(len(first.videos))
-    of_first, of_second = (figures(video_sums(counts), weights) for counts in (first, second))
-    return {name: interval(of_second[name] - of_first[name]) for name in FIGURES}
+    of_first, of_second = drawn_figures(first), drawn_figures(second)
+    return intervals({name: of_second[name] - of_first[name] for name in of_first})
 
 
 def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:

@@ -127,22 +127,29 @@ def _compare(name: str, first: Path, second: Path) -> dict[str, Any]:
     return {
         "name": name,
         "videos": len(one.videos),
-        "figures": {key: _difference(key, scores[0][key], scores[1][key], intervals[key]) for key in FIGURES},
+        "figures": {key: difference(key, scores[0][key], scores[1][key], intervals[key]) for key in FIGURES},
         "settings": _different_settings(first, second),
         "per_class": _per_class(one, other),
         "per_video": _per_video(one, other),
     }
 
 
-def _difference(name: str, first: float, second: float, interval: list[float] | None) -> dict[str, Any]:
-    difference = second - first
+def difference(name: str, first: float, second: float, interval: list[float] | None) -> dict[str, Any]:
+    """Returns a figure's difference, second - first, whether it is noise, and a sentence that says so, in percent.
+
+    Args:
+        name: of the figure.
+        first, second: fractions, NaN where undefined.
+        interval: 95% of the paired difference, None where there is none.
+    """
+    gain = second - first
     noise = None if interval is None else interval[0] <= 0 <= interval[1]
-    if np.isnan(difference):
+    if np.isnan(gain):
         sentence = "is undefined in one of them"
     elif first == second and (interval is None or interval == [0, 0]):
         noise, sentence = True, "is the same"
     else:
-        sentence = f"{100 * difference:+.2f} {name}"
+        sentence = f"{100 * gain:+.2f} {name}"
         if interval is None:
             sentence += "; one video is too few for an interval"
         else:
@@ -150,7 +157,7 @@ def _difference(name: str, first: float, second: float, interval: list[float] | 
             if noise:
                 sentence += ": noise; other videos of this kind could as well turn the order round"
     return {
-        "first": first, "second": second, "difference": difference, "interval": interval, "noise": noise,
+        "first": first, "second": second, "difference": gain, "interval": interval, "noise": noise,
         "sentence": sentence,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
 FORMAT = "vss-counts"
 VERSION = 2
 # What numpy and zipfile raise over a file that is cut or has changed.
-_BROKEN_ZIP = (
+BROKEN_ZIP = (
     OSError,
     ValueError,
     KeyError,
@@ -137,7 +137,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
             videos=tuple(about["videos"]),
             **tables,
         )
-    except _BROKEN_ZIP as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{path}: not a readable score shard ({error or type(error).__name__})") from None
 
 

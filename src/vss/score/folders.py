@@ -17,7 +17,7 @@ from vss.core.labels import VSPW
 from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
 from vss.prepare.folders import list_dataset
-from vss.score.bootstrap import FIGURES
+from vss.score.bootstrap import FIGURES, drawn_figures
 from vss.score.counts import Counts, merge_counts
 from vss.score.shard import count_videos
 from vss.score.summary import null_for_nan, scores_with_intervals
@@ -49,7 +49,7 @@ def score_folder(
             another size, or with a value that is no id.
     """
     counts = count_folder(Path(predicted), Path(dataset_root), split=split, layout=layout, ids=ids)
-    return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts, left_out=0)})
+    return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts, drawn_figures(counts), left_out=0)})
 
 
 def print_scores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.index import read_card
-from vss.score.bootstrap import DRAWS, LEVEL, SEED, intervals
+from vss.score.bootstrap import DRAWS, LEVEL, SEED, drawn_figures, intervals, save_draws
 from vss.score.consistency import WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.measures import boundary_iou, effective_consistency, mean_boundary_iou, window_consistency
@@ -33,6 +33,7 @@ def summarise(
     scores: str | os.PathLike,
     per_class: str | os.PathLike,
     per_video: str | os.PathLike,
+    draws: str | os.PathLike | None = None,
 ) -> None:
     """Sums score shards and writes the scores of a prediction: one JSON, one row per class, one row per video (CSV).
 
@@ -42,6 +43,7 @@ def summarise(
         shards: the npz files of every shard of one split.
         card: of the dataset that was scored.
         scores, per_class, per_video: files to write.
+        draws: file to write the figures of the drawn videos to (npz), with which predictions are ranked.
 
     Raises:
         UserError: a shard is missing, there twice, or of another split or dataset.
@@ -53,8 +55,11 @@ def summarise(
     if list(counts.classes) != dataset.classes:
         raise UserError(f"{shards[0]}: counts other classes than {card}")
     left_out = sum(item.split == counts.split for item in dataset.left_out)
-    summary = {"dataset": dataset.name, "drawn": dataset.drawn, **scores_with_intervals(counts, left_out=left_out)}
-    write_json(scores, null_for_nan(summary))
+    drawn = drawn_figures(counts)
+    found = scores_with_intervals(counts, drawn, left_out=left_out)
+    write_json(scores, null_for_nan({"dataset": dataset.name, "drawn": dataset.drawn, **found}))
+    if draws is not None:
+        save_draws(draws, counts, drawn)
     for path, table in ((per_class, class_table(counts)), (per_video, video_table(counts))):
         write_csv(path, table)
 
@@ -120,17 +125,18 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     return result
 
 
-def scores_with_intervals(counts: Counts, *, left_out: int) -> dict[str, Any]:
+def scores_with_intervals(counts: Counts, drawn: Mapping[str, np.ndarray], *, left_out: int) -> dict[str, Any]:
     """Returns `overall_scores` and, under `intervals`, the 95% interval of each headline figure.
 
     Args:
         counts: of all shards of a split.
+        drawn: their `drawn_figures`.
         left_out: frames or videos that the split lists and that could not be used; noted under `counts`.
     """
-    drawn = {"videos": len(counts.videos), "draws": DRAWS, "seed": SEED, "level": LEVEL}
+    about = {"videos": len(counts.videos), "draws": DRAWS, "seed": SEED, "level": LEVEL}
     scores = overall_scores(counts)
     scores["counts"]["left_out"] = left_out
-    return {**scores, "intervals": intervals(counts), "bootstrap": drawn}
+    return {**scores, "intervals": intervals(drawn), "bootstrap": about}
 
 
 def frame_scores(confusion: np.ndarray) -> dict[str, float]:

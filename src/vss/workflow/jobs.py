@@ -191,6 +191,7 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
     return {
         "scores": {name: f"{results}/score/{name}/{split}/scores.json" for name in plan.scored()},
         "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
+        "draws": {name: f"{results}/score/{name}/{split}/draws.npz" for name in plan.scored()},
         "logs": {name: f"{results}/{name}/log.jsonl" for name in plan.trainings()},
         "chosen": {name: f"{results}/ensemble/{name}/chosen.json" for name in plan.searched()},
         "labels": {
