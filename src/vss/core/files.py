@@ -26,8 +26,8 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 # What a file system answers that has no room: the disk's, the user's quota, the largest file it takes.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch's archive writer raises for a write that failed, whatever the reason.
-_TORCH_WRITE_FAILED = ("iostream error", "unexpected pos", "PytorchStreamWriter")
+# What torch's archive writer and NumPy raise for a write that failed, whatever the reason.
+_WRITE_FAILED = re.compile(r"iostream error|unexpected pos|PytorchStreamWriter|^\d+ requested and \d+ written$")
 # A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.
 _ABANDONED_SECONDS = 24 * 3600
 # In a string of Python they stand for the bytes of a file's name that is not UTF-8; a text file holds them as escapes.
@@ -75,8 +75,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def no_space(error: BaseException) -> OSError | None:
     """Returns the system's error of a write that found no space, where an error is that or was led to by it.
 
-    Libraries that write files themselves raise types of their own, of which only the words are the system's; torch's
-    archive writer has not even these.
+    Libraries that write files themselves raise types of their own, of which only the words are the system's; torch and
+    NumPy do not even keep these.
     """
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, UserError):
@@ -85,7 +85,7 @@ def no_space(error: BaseException) -> OSError | None:
         for number in NO_SPACE:
             if os.strerror(number) in str(seen):
                 return OSError(number, os.strerror(number))
-        if isinstance(seen, RuntimeError) and any(text in str(seen) for text in _TORCH_WRITE_FAILED):
+        if isinstance(seen, (RuntimeError, OSError)) and _WRITE_FAILED.search(str(seen)):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         seen = seen.__cause__ or seen.__context__
     return None
