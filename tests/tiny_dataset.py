@@ -32,8 +32,12 @@ def write_dataset(
     split: str = "val",
     with_masks: bool = True,
     images: Mapping[str, Sequence[np.ndarray]] | None = None,
+    unlabelled: Sequence[tuple[str, int]] = (),
 ) -> TinyDataset:
-    """Writes videos of raw VSPW masks [H, W] uint8 and grey or given RGB images; frames 00000000, 00000001, ..."""
+    """Writes videos of raw VSPW masks [H, W] uint8 and grey or given RGB images; frames 00000000, 00000001, ...
+
+    Frames (video, position) of `unlabelled` have no mask, and so have all of them without `with_masks`.
+    """
     rows = []
     for number, (video, frames) in enumerate(masks.items()):
         for position, mask in enumerate(frames):
@@ -42,9 +46,10 @@ def write_dataset(
             image = images[video][position] if images else np.full((*mask.shape, 3), 128, np.uint8)
             (folder / str(number)).mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(folder / image_path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            if with_masks:
+            labelled = with_masks and (video, position) not in unlabelled
+            if labelled:
                 assert cv2.imwrite(str(folder / mask_path), mask)
-            rows.append((video, frame, split, image_path, mask_path if with_masks else "", *mask.shape))
+            rows.append((video, frame, split, image_path, mask_path if labelled else "", *mask.shape))
     index, card = folder / "index.csv", folder / "dataset.json"
     write_index(index, pd.DataFrame(rows, columns=list(INDEX_COLUMNS)))
     write_card(

@@ -38,7 +38,7 @@ def score(tmp_path: Path):
     def run(masks: Videos, labels: Videos, *, shards: int = 1, **settings) -> Scored:
         folder = tmp_path / str(next(numbers))
         images = settings.pop("images", None)
-        dataset = write_dataset(folder, masks, images=images)
+        dataset = write_dataset(folder, masks, images=images, unlabelled=settings.pop("unlabelled", ()))
         parts = []
         for shard in range(shards):
             mine = {video: frames for video, frames in labels.items() if shard_of(video, shards) == shard}

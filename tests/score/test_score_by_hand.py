@@ -186,3 +186,17 @@ def test_boundary_iou_by_hand(score):
     assert middle["trimap_acc"] is None
     # The truth's band is the outer ring of 32; the prediction's also has the 8 around the wrong pixel, as class 0.
     assert middle["mBIoU"] == pytest.approx(32 / 40)
+
+
+def test_frames_without_a_mask_are_not_scored_and_end_a_window(score):
+    # Nine frames, one without a mask, nine frames; video b has none. What is predicted where no mask is does not count.
+    mask, right, wrong = grid([1, 2], [3, 4]), grid([0, 1], [2, 3]), grid([9, 9], [9, 9])
+    masks = {"a": still(mask, 19), "b": still(mask, 3)}
+    labels = {"a": [*still(right, 9), wrong, *still(right, 9)], "b": still(wrong, 3)}
+    scored = score(masks, labels, unlabelled=[("a", 9), *(("b", frame) for frame in range(3))])
+    assert scored.scores["mIoU"] == 1 and scored.scores["pixel_acc"] == 1
+    assert scored.scores["counts"]["frames"] == 18 and scored.scores["counts"]["videos"] == 1
+    # Windows of 8: two in each nine; of the last one, which the official rule leaves out, strict counts both.
+    assert scored.scores["counts"]["windows"] == {"VC8": 3, "VC16": 0}
+    assert scored.scores["VC8"] == 1 and scored.scores["strict"]["VC8"] == 1 and scored.scores["VC16"] is None
+    assert scored.per_video["frames"].tolist() == [18]
