@@ -78,6 +78,7 @@ def import_prediction(
         UserError: a mistake in the settings; frames that are missing, damaged or of another size, files that belong to
             no frame, values that are no ids.
     """
+    # What is imported, and which frames it has to have.
     files = outputs_by_kind(out, optional=(SCORES_SUFFIX, CONFIG_SUFFIX))
     row = {key: value for key, value in settings.items() if key != "prediction"}
     name = settings.get("prediction", files[LABELS_SUFFIX].parent.parent.name)
@@ -96,9 +97,12 @@ def import_prediction(
     }
     with contextlib.ExitStack() as stack:
         header: dict[str, Any] = {"classes": dataset.classes, "provenance": provenance}
+        # Refuse what is incomplete before anything is read: decoding a split takes minutes.
         reader = stack.enter_context(open_reader(source, dataset, split=split))
         refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=what)
         _check_extra(reader, source, table, dataset, shard=shard, shards=shards, what=what)
+
+        # Read ahead and write behind, frame by frame in the index's order.
         labels_writer = stack.enter_context(LabelsWriter(files[LABELS_SUFFIX], **header))
         scores_writer = (
             stack.enter_context(ScoresWriter(files[SCORES_SUFFIX], **header)) if SCORES_SUFFIX in files else None

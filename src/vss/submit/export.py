@@ -35,12 +35,15 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
         UserError: there is no prediction, two of its files hold one frame or have other classes, the folder exists and
             is not empty, an id cannot be a file name; for a submission, what `submit` refuses.
     """
+    # Which files the prediction has.
     folder, target = Path(prediction), Path(out)
     files = sorted(folder.glob(_LABELS))
     if not files:
         found = sorted(path.parent.name for path in folder.glob(f"*/{_LABELS}"))
         inside = f"; name one of the splits in it: {', '.join(dict.fromkeys(found))}" if found else ""
         raise UserError(f"{folder}: no {_LABELS} files there{inside}")
+
+    # The challenge's zip has a writer of its own, which needs the dataset of the results folder.
     if form == "submission":
         prepared = folder.resolve().parents[2] / "prepare" / "vspw"
         submit(
@@ -51,6 +54,8 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
             split=folder.resolve().name,
         )
         return
+
+    # The others are written frame by frame into a folder that holds nothing else.
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: is there already, and not an empty folder; choose another")
     with contextlib.ExitStack() as stack:
