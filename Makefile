@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check check-python format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
+.PHONY: help demo test fuzz check check-python docs format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ format: $(READY)  ## rewrite the sources as `make check` wants them
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 	$(RUN)/snakefmt Snakefile workflow
+
+docs: $(READY)  ## build the documentation site into build/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 ops: $(READY)  ## compile cuda_ops for this machine (optional: faster DCNv3 and deformable attention)
 	$(RUN)/python -m vss_ops.build
