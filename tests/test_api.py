@@ -19,7 +19,7 @@ from vss.core.images import read_raw_mask
 from vss.infer.predict import predict
 from vss.infer.video import video_writer
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "library.md"
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +101,14 @@ def test_frames_that_are_none(folder, frame, said):
         model.predict(frame)
 
 
-def test_every_snippet_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "count"), [("docs/library.md", 4), ("README.md", 1)])
+def test_every_snippet_of_a_page_runs(page, count, folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(snippets) == 4
+    snippets = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.DOTALL)
+    assert len(snippets) == count
     names: dict = {}
     for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
-    assert names["probabilities"].shape == (5, 60, 107)
-    assert "(40, 64, 3) (40, 64)\n" * 2 in capsys.readouterr().out
+        exec(compile(snippet, page, "exec"), names)
+    assert names["probabilities"].shape == {"README.md": (124, 40, 64)}.get(page, (5, 60, 107))
+    assert len(re.findall(r"^\(40, 64, 3\) ", capsys.readouterr().out, re.MULTILINE)) == 2  # of the video

@@ -1,11 +1,13 @@
 """What README.md and docs/ show exists: commands and their options, targets of make, keys of the config.
 
-The Python of docs/library.md is run by test_api.py, that of docs/formats.md by core/test_codec.py.
+The Python of README.md and docs/library.md is run by test_api.py, that of docs/formats.md by core/test_codec.py.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import vss
 from vss.cli import COMMANDS
 from vss.configs.schema import check_values, load_schema
 
@@ -103,4 +106,31 @@ def test_a_block_of_config_is_allowed(page: Path) -> None:
 
 def test_python_stands_where_a_test_runs_it() -> None:
     pages = {page.name for page in PAGES if "python" in blocks(page.read_text(encoding="utf-8"))}
-    assert pages == {"library.md", "formats.md"}
+    assert pages == {"README.md", "library.md", "formats.md"}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    # `make docs` builds the site and checks its links.
+    listed = set(re.findall(r"([\w-]+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    generated = {"index.md", "reference.md", "contributing.md", "changelog.md", "operators.md"}
+    assert listed == {page.name for page in PAGES[1:]} | generated
+
+
+def test_the_first_screen_is_short() -> None:
+    lines = PAGES[0].read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 120 and max(map(len, lines)) <= 120
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", "\n".join(lines))
+    assert len(pictures) == 2 and all((REPOSITORY / picture).is_file() for picture in pictures)
+
+
+def test_the_notebook_parses_and_uses_what_is_public() -> None:
+    # CI runs it on the results of the demo.
+    notebook = json.loads((REPOSITORY / "notebooks" / "tour.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 5 and all(not cell.get("outputs") for cell in notebook["cells"])
+    used = set()
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vss":
+                used.add(node.attr)
+    assert used == {"compare", "load", "models"} <= set(vss.__all__)
