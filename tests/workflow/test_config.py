@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from vss import configs
+from vss.configs.datasets import read_dataset_row
 from vss.core.class_table import SHIPPED_MAPS, read_class_map, shipped_space
 from vss.core.errors import UserError
 from vss.core.shards import shard_of
@@ -649,3 +650,16 @@ def test_every_shipped_class_map_names_every_class_of_its_source(path: Path) -> 
     assert [row.split(",")[0] for row in rows] == list(shipped_space(source).classes)
     positions = read_class_map(path, shipped_space(source), shipped_space(target))
     assert sum(position is not None for position in positions) > 100
+
+
+def test_a_job_knows_the_classes_of_the_dataset_that_another_is_mapped_to(config: dict, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("id,name\n1,road\n2,sky\n")
+    config["data"]["town"] = {**STREET, "classes": str(tmp_path / "own.csv")}
+    config["data"]["street"] = {**STREET, "map": {"to": "town"}}
+    plan = plan_of(config)
+    here, there = plan.datasets["street"], read_dataset_row("street", plan.data_settings("street"))
+    assert here.space == there.space and here.space.name == "town" and here.space.classes == ("road", "sky")
+    assert str(tmp_path / "own.csv") in plan.data_files("street")
+    digest = plan.data_digest("street", ["train"])
+    (tmp_path / "own.csv").write_text("id,name\n1,road\n2,sky\n3,tree\n")
+    assert plan_of(config).data_digest("street", ["train"]) != digest

@@ -45,6 +45,7 @@ class ClassMap:
 
     to: str
     table: str | None = None
+    classes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Dataset:
         own_space: the label space of its class table.
         space: the label space that it is used in: its own, or the one that `map` leads to.
         coding: how its masks hold raw ids.
-        tables: class table and class map, where they are files of the user's.
+        tables: its class table, class map and the class table that it is mapped to, where they are files of the user's.
     """
 
     name: str
@@ -126,9 +127,9 @@ def read_dataset_row(
     own, table = _class_table(keys["classes"], name=name, root=root, where=f"{where}.classes")
     space, tables = own, [table]
     if settings.map is not None:
-        target = _target_space(settings.map.to, others or {}, where=f"{where}.map.to")
+        target, target_table = _target_space(settings.map, others or {}, where=f"{where}.map")
         space, table = _mapped(own, target, settings.map.table, root, where=where)
-        tables.append(table)
+        tables += [table, target_table]
     return Dataset(
         name=name,
         format=format_name,
@@ -143,19 +144,25 @@ def read_dataset_row(
 
 
 def settings_for_jobs(name: str, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns a row for a job that knows no other rows: a dataset that `map.to` names becomes its class table."""
+    """Returns a row for a job that knows no other rows: a dataset that `map.to` names comes with its class table."""
     row = dict(others[name])
-    if row.get("map") and row["map"]["to"] in others:
-        target = read_dataset_row(row["map"]["to"], others[row["map"]["to"]], others)
-        table = next(iter(target.tables), target.own_space.name)
-        row["map"] = {**row["map"], "to": str(table)}
+    if row.get("map") and (to := row["map"]["to"]) in others:
+        space, table = _target_space(ClassMap(to), others, where=f"data.{name}.map")
+        if table is not None or space.name != to:
+            row["map"] = {**row["map"], "classes": space.name if table is None else str(table)}
     return row
 
 
-def _target_space(to: str, others: Mapping[str, Mapping[str, Any]], *, where: str) -> LabelSpace:
-    if to in others:
-        return read_dataset_row(to, {key: value for key, value in others[to].items() if key != "map"}, others).own_space
-    return _class_table(to, name=Path(to).stem, root=None, where=where, others=tuple(others))[0]
+def _target_space(
+    chosen: ClassMap, others: Mapping[str, Mapping[str, Any]], *, where: str
+) -> tuple[LabelSpace, Path | None]:
+    """Returns the label space that a `map` leads to, and its class table where that is a file of the user's."""
+    if chosen.classes is None and chosen.to in others:
+        row = read_dataset_row(chosen.to, {key: value for key, value in others[chosen.to].items() if key != "map"})
+        return row.own_space, next(iter(row.tables), None)
+    named, key = (chosen.to, "to") if chosen.classes is None else (chosen.classes, "classes")
+    name = Path(chosen.to).stem
+    return _class_table(named, name=name, root=None, where=f"{where}.{key}", others=tuple(others))
 
 
 def _class_table(
