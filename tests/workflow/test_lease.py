@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from vss.core.errors import UserError
+from vss.workflow import lease
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -155,6 +158,23 @@ def test_more_gpus_than_the_machine_has_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
     assert "3 GPUs requested, 1 visible" in done.stderr
+
+
+def test_a_card_that_is_named_twice_is_not_waited_for() -> None:
+    done = vss_lease("2", "--", "true", CUDA_VISIBLE_DEVICES="0,0")
+    assert done.returncode == 2
+    assert "2 GPUs requested, 1 visible" in done.stderr
+
+
+def test_a_driver_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nexec sleep 30\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(lease, "_SMI_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"nvidia-smi has not answered for 0\.2 s"):
+        lease.visible_cards()
 
 
 @pytest.mark.parametrize("code", [0, 7])

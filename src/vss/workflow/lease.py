@@ -33,6 +33,7 @@ from vss.core.log import log
 _SECONDS_BETWEEN_TRIES = 0.5
 _TICKET = re.compile(r"ticket-([0-9]{12})")
 _LONGEST_TICKET = 4096  # bytes
+_SMI_SECONDS = 60
 
 
 def lease(gpus: int, command: Sequence[str]) -> NoReturn:
@@ -258,11 +259,22 @@ def _open_shared(path: Path) -> int:
 
 
 def visible_cards() -> list[str]:
-    """Returns the ids of the cards this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."""
+    """Returns the ids of the cards this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists.
+
+    Raises:
+        UserError: nvidia-smi does not answer, as where the driver waits for a card that is lost.
+    """
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        cards = [card.strip() for card in visible.split(",")]
+        cards = dict.fromkeys(card.strip() for card in visible.split(","))  # a card that is named twice is one card
         return [card for card in cards if card and not card.startswith("-")]  # -1: none
     if shutil.which("nvidia-smi") is None:
         return []
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    try:
+        command = ["nvidia-smi", "-L"]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SMI_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"lease: nvidia-smi has not answered for {_SMI_SECONDS} s; is a card lost? Set CUDA_VISIBLE_DEVICES to"
+            " those that work"
+        ) from None
     return [str(number) for number, line in enumerate(listing.splitlines()) if line.startswith("GPU ")]
