@@ -321,7 +321,7 @@ def test_mistakes(nano_model, tmp_path):
             predict(inputs=inputs, **options)
     with pytest.raises(UserError, match=r"model 'swni': no such .*did you mean 'swin'.*: swin$"):
         find_model("swni", results=results_with(nano_model, tmp_path))
-    with pytest.raises(UserError, match=r"tta\.ratios"):
+    with pytest.raises(UserError, match=r"tta: unknown key 'ratios'"):
         predict(inputs=[one], **options | {"tta": {"ratios": [1]}})
 
 
