@@ -134,3 +134,12 @@ def test_the_notebook_parses_and_uses_what_is_public() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vss":
                 used.add(node.attr)
     assert used == {"compare", "load", "models"} <= set(vss.__all__)
+
+
+def test_the_tests_that_the_robustness_page_names_exist() -> None:
+    page = (REPOSITORY / "docs" / "robustness.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 60
+    for file, test in named:
+        path = REPOSITORY / "tests" / file
+        assert path.is_file() and f"def {test}" in path.read_text(encoding="utf-8"), f"{file}::{test}"
