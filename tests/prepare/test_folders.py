@@ -385,3 +385,13 @@ def test_a_lying_image_with_an_upright_mask_is_explained(street: Path, run_prepa
     lying.save(street / "val/b/rgb/1.jpg", exif=lying.getexif())
     with pytest.raises(UserError, match=r"mask_size: 6x4, image 4x6 \(stored lying, by EXIF orientation 6"):
         run_prepare(street, dataset="street", **OWN)
+
+
+def test_the_report_is_a_page_too(street: Path, run_prepare: Callable) -> None:
+    save(street / "val/b/gt/1.png", (9, 9, 9))
+    (street / "train/a/rgb/<b>.jpg").write_bytes(b"")
+    done = run_prepare(street, dataset="street", **OWN, on_problem="skip")
+    page = done.check.with_suffix(".html").read_text()
+    assert "2 problems" in page and "colour #090909 on 24 pixels" in page and "train/a/rgb/&lt;b&gt;.jpg" in page
+    assert page.count("data:image/png;base64,") == 1  # of the mask; the image cannot be decoded
+    assert "<td>road</td>" in page and "50.00%" in page  # of the labelled pixels of train

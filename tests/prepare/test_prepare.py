@@ -41,7 +41,12 @@ def test_index_card_and_report_of_a_clean_folder(vspw, run_prepare) -> None:
 
 def test_nothing_is_copied(vspw, run_prepare) -> None:
     done = run_prepare(vspw.root)
-    assert sorted(path.name for path in done.folder.iterdir()) == ["check.json", "dataset.json", "index.csv"]
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "check.html",
+        "check.json",
+        "dataset.json",
+        "index.csv",
+    ]
 
 
 # ---- every kind of problem: how to make it, and what is left of the index under `skip`

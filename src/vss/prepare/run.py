@@ -14,7 +14,7 @@ import pandas as pd
 from vss.configs.datasets import Dataset, read_dataset_row
 from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file, write_json
+from vss.core.files import sha256_of_file, write_json, write_text
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.log import log
 from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels, check_sizes
@@ -22,6 +22,7 @@ from vss.prepare.class_counts import ClassCounts
 from vss.prepare.drawn import draw as drawn
 from vss.prepare.folders import check_masks_found, list_dataset
 from vss.prepare.listing import PROBLEM_KINDS, Problem
+from vss.prepare.page import check_page
 
 _SHOWN = 3
 
@@ -44,7 +45,7 @@ def prepare(
         card: JSON to write, see `Card`.
         check: JSON report to write: {dataset, root, checks, on_problem, counts, problems, pixels, warnings}. Where
             problems stop the run, the report is written to `stopped_report(check)` instead, so that it outlives the
-            failed job.
+            failed job. Next to either is the same as a page, `.html`.
         workers: processes that check files; by default one for each usable core.
 
     Raises:
@@ -73,8 +74,9 @@ def prepare(
     # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
     write_card(card, _card(row, root, content, kept, problems, index))
-    write_json(check, report)
-    stopped_report(check).unlink(missing_ok=True)
+    _write_report(check, report)
+    for stopped in (stopped_report(check), stopped_report(check).with_suffix(".html")):
+        stopped.unlink(missing_ok=True)
     for line in report["warnings"]:
         log(f"prepare {dataset}: warning: {line}")
     log(f"prepare {dataset}: {_counted(report['counts']['frames'], 'frames')} from {root}, {len(problems)} reported")
@@ -84,6 +86,12 @@ def stopped_report(check: str | os.PathLike) -> Path:
     """Returns where the check report goes when its problems stop the run: next to the declared one."""
     check = Path(check)
     return check.with_name(f"{check.stem}-stopped{check.suffix}")
+
+
+def _write_report(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
+    """Writes a check report as JSON, and next to it as a page."""
+    write_text(Path(path).with_suffix(".html"), check_page(report))
+    write_json(path, report)
 
 
 def _root(row: Dataset, parent: Path) -> Path:
@@ -169,7 +177,8 @@ def _stop_if_needed(
     stopping = [problem for problem in problems if not problem.note]
     if kept and not (stopping and on_problem == "stop"):
         return
-    write_json(stopped_report(check), report)
+    _write_report(stopped_report(check), report)
+    Path(check).with_suffix(".html").unlink(missing_ok=True)  # of an earlier run; no output of the workflow's
     if stopping and on_problem == "stop":
         head = f"{len(stopping)} problems in {root}" if len(stopping) > 1 else f"a problem in {root}"
         remedy = f"fix them or set data.{dataset}.on_problem: skip"

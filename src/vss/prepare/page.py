@@ -1,0 +1,95 @@
+"""The check report as a page: counts by split and class, warnings, and problems with pictures of their files."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from vss.core.errors import UserError
+from vss.core.images import read_image
+
+_PROBLEMS_SHOWN = 500
+_PICTURES = 24  # of problems' files; more would make the page slow
+_PICTURE_SIDE = 120  # pixels
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1f2933}"
+    "table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{padding:.2rem .8rem;border-bottom:1px solid #dde;"
+    "text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}"
+    "img{display:block;image-rendering:pixelated}.warning{background:#fff4d6;padding:.4rem .8rem}"
+)
+
+
+def check_page(report: Mapping[str, Any]) -> str:
+    """Returns the HTML page, which needs no other file, of a check report (`prepare.run.prepare`)."""
+    title = f"{report['dataset']}: check report"
+    counts, pixels = report["counts"], report["pixels"]
+    splits = sorted({*counts["frames"], *pixels}, key=("train", "val", "test").index)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(report['root'])} &middot; checks: {escape(report['checks'])}</p>",
+        *(f'<p class="warning">{escape(line)}</p>' for line in report["warnings"]),
+        "<h2>Frames</h2>",
+        _table(
+            ("split", "videos", "frames"),
+            [(split, counts["videos"].get(split, 0), counts["frames"].get(split, 0)) for split in splits],
+        ),
+    ]
+    if pixels:
+        shares = {split: sum(pixels.get(split, {}).values()) for split in splits if split in pixels}
+        names = dict.fromkeys(name for split in shares for name in pixels[split])
+        rows = [
+            (name, *(_share(pixels[split].get(name, 0), total) for split, total in shares.items())) for name in names
+        ]
+        parts += ["<h2>Classes, share of the labelled pixels</h2>", _table(("class", *shares), rows)]
+    parts += _problems(report["problems"], Path(report["root"]))
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _share(pixels: int, total: int) -> str:
+    return f"{pixels / total:.2%}" if pixels else "\u2013"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Returns a table whose columns but the first are figures."""
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = [
+        f"<tr><td>{escape(str(first))}</td>" + "".join(f'<td class="n">{_figure(cell)}</td>' for cell in rest) + "</tr>"
+        for first, *rest in rows
+    ]
+    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
+
+
+def _figure(cell: int | str) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else escape(cell)
+
+
+def _problems(problems: Sequence[Mapping[str, str]], root: Path) -> list[str]:
+    if not problems:
+        return ["<h2>Problems</h2><p>None.</p>"]
+    lines = []
+    for number, problem in enumerate(problems[:_PROBLEMS_SHOWN]):
+        picture = _picture(root / problem["file"]) if number < _PICTURES else ""
+        texts = "".join(f"<td>{escape(problem[key])}</td>" for key in ("file", "kind", "found", "allowed", "action"))
+        lines.append(f"<tr><td>{picture}</td>{texts}</tr>")
+    more = f"<p>and {len(problems) - _PROBLEMS_SHOWN:,} more</p>" if len(problems) > _PROBLEMS_SHOWN else ""
+    head = "".join(f"<th>{name}</th>" for name in ("", "file", "kind", "found", "allowed", "what is done"))
+    return [f"<h2>{len(problems):,} problems</h2><table><tr>{head}</tr>{''.join(lines)}</table>{more}"]
+
+
+def _picture(path: Path) -> str:
+    """Returns a small picture of a file in the page itself; nothing where it cannot be decoded."""
+    with contextlib.suppress(UserError):
+        image = read_image(path)
+        factor = _PICTURE_SIDE / max(image.shape[:2])
+        size = tuple(max(1, round(side * factor)) for side in image.shape[1::-1])
+        small = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+        encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+        return f'<img alt="" src="data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}">'
+    return ""
