@@ -143,11 +143,15 @@ def _found(
     """Returns what a pattern finds, by video and frame; refused names and second files of a frame are problems."""
     pattern = layout.images if part == "images" else layout.masks
     frames: Frames = {}
+    refused_videos: dict[str, str | None] = {}
     for item in pattern.find(root, split=value, video=video):
         if layout.ignores(item.path):
             continue
-        refused = next(filter(None, map(why_refused, (item.path.rpartition("/")[2], item.video, item.frame))), None)
+        if item.video not in frames:
+            refused_videos[item.video] = why_refused(item.video)
         of_video = frames.setdefault(item.video, {})
+        name = item.path.rpartition("/")[2]
+        refused = why_refused(name) or why_refused(item.frame) or refused_videos[item.video]
         if refused:
             listing.problem(item.path, "name_refused", refused, without=(split, item.video, item.frame))
         elif item.frame in of_video:

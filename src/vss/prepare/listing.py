@@ -123,7 +123,8 @@ def why_refused(name: str) -> str | None:
         return f"{name!r} is not a name"
     if "/" in name or os.sep in name:
         return f"{name!r} holds a path separator"
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+    plain = name.isascii() and name.isprintable()  # most are, and 500,000 of them take a second less
+    if not plain and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return f"{name!r} holds a control character or invalid UTF-8"
     if (length := len(os.fsencode(name))) > _LONGEST_NAME:
         return f"{name[:20]!r}... is {length} bytes long, at most {_LONGEST_NAME} are allowed"
