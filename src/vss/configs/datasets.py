@@ -14,6 +14,7 @@ from vss.configs.schema import read_section
 from vss.core.class_table import SHIPPED_MAPS, read_class_map, read_class_table, shipped_space, shipped_tables
 from vss.core.dataset_layout import DatasetLayout, FramePattern
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import JsonObject
 from vss.core.label_space import IGNORE_INDEX, LabelSpace
 from vss.core.masks import MaskCoding
 
@@ -55,7 +56,7 @@ class DatasetSettings:
     root: str | None
     on_problem: str
     checks: str
-    drawn: Mapping[str, Any] = field(default_factory=dict)
+    drawn: JsonObject = field(default_factory=dict)
     shards: Mapping[str, int] = field(default_factory=dict)
     format: str | None = None
     images: str | None = None
@@ -102,9 +103,7 @@ def formats() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
 
 
-def read_dataset_row(
-    name: str, given: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None
-) -> Dataset:
+def read_dataset_row(name: str, given: JsonObject, others: Mapping[str, JsonObject] | None = None) -> Dataset:
     """Returns what a row of the config's `data` resolves to; class tables are read, the dataset itself is not.
 
     Args:
@@ -143,7 +142,7 @@ def read_dataset_row(
     )
 
 
-def settings_for_jobs(name: str, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def settings_for_jobs(name: str, others: Mapping[str, JsonObject]) -> dict[str, Any]:
     """Returns a row for a job that knows no other rows: a dataset that `map.to` names comes with its class table."""
     row = dict(others[name])
     if row.get("map") and (to := row["map"]["to"]) in others:
@@ -153,9 +152,7 @@ def settings_for_jobs(name: str, others: Mapping[str, Mapping[str, Any]]) -> dic
     return row
 
 
-def _target_space(
-    chosen: ClassMap, others: Mapping[str, Mapping[str, Any]], *, where: str
-) -> tuple[LabelSpace, Path | None]:
+def _target_space(chosen: ClassMap, others: Mapping[str, JsonObject], *, where: str) -> tuple[LabelSpace, Path | None]:
     """Returns the label space that a `map` leads to, and its class table where that is a file of the user's."""
     if chosen.classes is None and chosen.to in others:
         row = read_dataset_row(chosen.to, {key: value for key, value in others[chosen.to].items() if key != "map"})
@@ -252,7 +249,7 @@ def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where
     return [IGNORE_INDEX if position is None else position for position in positions]
 
 
-def _layout(keys: Mapping[str, Any], *, where: str) -> DatasetLayout:
+def _layout(keys: JsonObject, *, where: str) -> DatasetLayout:
     images = FramePattern(keys["images"], where=f"{where}.images")
     masks = FramePattern(keys["masks"], where=f"{where}.masks")
     if ("video" in images.names) != ("video" in masks.names):
@@ -288,7 +285,7 @@ def _layout(keys: Mapping[str, Any], *, where: str) -> DatasetLayout:
     )
 
 
-def _coding(keys: Mapping[str, Any], space: LabelSpace, *, where: str) -> MaskCoding:
+def _coding(keys: JsonObject, space: LabelSpace, *, where: str) -> MaskCoding:
     values = keys.get("mask_values") or ("colours" if space.mask_colours else "ids")
     if (values == "colours") != bool(space.mask_colours):
         has = "colours" if space.mask_colours else "ids"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError, did_you_mean
+from vss.core.files import JsonObject
 from vss.core.patterns import PathPattern
 
 PLACEHOLDERS = ("split", "video", "frame", "shard")
@@ -88,12 +88,12 @@ class ImportSource:
         return self.holds in _SCORE_FILES
 
 
-def import_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+def import_keys(row: JsonObject) -> dict[str, Any]:
     """Returns what of a row of `predictions` says how it is imported; empty for one that is made here."""
     return {key: value for key, value in row.items() if key not in _REPORTED}
 
 
-def import_source(row: Mapping[str, Any], *, where: str) -> ImportSource:
+def import_source(row: JsonObject, *, where: str) -> ImportSource:
     """Returns the source that a row of `predictions` describes.
 
     Args:
@@ -168,7 +168,7 @@ def _ids(settings: ImportSettings, layout: Layout | None, segments: PathPattern 
     return given
 
 
-def _check_rules(row: Mapping[str, Any], settings: ImportSettings, holds: str, where: str) -> None:
+def _check_rules(row: JsonObject, settings: ImportSettings, holds: str, where: str) -> None:
     """Refuses rules that the files cannot follow."""
     has_scores = holds in _SCORE_FILES
     if has_scores and "confidence" in row:

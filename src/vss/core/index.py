@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, regular_file, sha256_of_file, write_json
+from vss.core.files import JsonObject, atomic_path, read_json, regular_file, sha256_of_file, write_json
 from vss.core.images import read_mask, read_raw_mask
 from vss.core.label_space import IGNORE_INDEX
 from vss.core.labels import overlay_palette
@@ -75,7 +73,7 @@ class Card:
     colours: tuple[str, ...] = ()
     coding: MaskCoding = PLAIN_IDS
     ignored: tuple[int, ...] = ()
-    layout: Mapping[str, Any] = field(default_factory=dict)
+    layout: JsonObject = field(default_factory=dict)
 
     @property
     def label_space(self) -> str:
@@ -170,7 +168,7 @@ def read_card(path: str | os.PathLike) -> Card:
         raise UserError(f"{path}: not a dataset card ({error})") from None
 
 
-def _card_of(content: Mapping[str, Any]) -> Card:
+def _card_of(content: JsonObject) -> Card:
     left_out = tuple(LeftOut(**item) for item in content.get("left_out", ()))
     coding = MaskCoding.from_json(content.get("coding", {}))
     tuples = {key: tuple(content.get(key, ())) for key in ("colours", "ignored")}

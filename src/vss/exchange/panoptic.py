@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, read_json, write_text
+from vss.core.files import JsonObject, atomic_path, read_json, write_text
 from vss.core.images import read_image
 from vss.core.label_space import IGNORE_INDEX
 from vss.core.labels import overlay_palette
@@ -80,7 +80,7 @@ class PanopticIndex:
         return next((name for name in ("/".join(key), "_".join(key)) if name in self._segments), None)
 
 
-def _frames(annotations: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, dict[int, int]]]:
+def _frames(annotations: Iterable[JsonObject]) -> Iterable[tuple[str, dict[int, int]]]:
     """Yields the name of each frame, without suffix, and its category by segment."""
     for annotation in annotations:
         if "video_id" in annotation and "annotations" in annotation:

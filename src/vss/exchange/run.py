@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from vss.configs.layouts import ImportSource, import_source
 from vss.core.codec import Encoded, encode
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file, write_json
+from vss.core.files import JsonObject, sha256_of_file, write_json
 from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
@@ -57,7 +57,7 @@ class ImportedFrame:
 
 def import_prediction(
     *,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
     split: str,

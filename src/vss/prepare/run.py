@@ -14,7 +14,7 @@ import pandas as pd
 from vss.configs.datasets import Dataset, read_dataset_row
 from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file, write_json, write_text
+from vss.core.files import JsonObject, sha256_of_file, write_json, write_text
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.log import log
 from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels, check_sizes
@@ -30,7 +30,7 @@ _SHOWN = 3
 def prepare(
     *,
     dataset: str,
-    settings: Mapping[str, Any],
+    settings: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
     check: str | os.PathLike,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import vss
 from vss.core.errors import UserError
-from vss.core.files import read_json, write_text
+from vss.core.files import JsonObject, read_json, write_text
 
 CARD = "README.md"
 _CONFIG, _FINGERPRINT, _AUDIT, _LOG = "config.json", "fingerprint.json", "audit.json", "log.jsonl"
@@ -72,7 +71,7 @@ def card(*, model: str | os.PathLike, results: str | os.PathLike = "results") ->
     print(folder / CARD)
 
 
-def _lines(folder: Path, dataset_card: str | os.PathLike | None, scores: Mapping[str, Any]) -> Iterator[str]:
+def _lines(folder: Path, dataset_card: str | os.PathLike | None, scores: JsonObject) -> Iterator[str]:
     config, fingerprint = read_json(folder / _CONFIG), read_json(folder / _FINGERPRINT)
     training = config.get("training", {})
     yield from (f"# {fingerprint['model']}", "", f"Row `{config['row']}`, protocol `{config['protocol']}`,")
@@ -95,7 +94,7 @@ def _lines(folder: Path, dataset_card: str | os.PathLike | None, scores: Mapping
     yield from ('labels = model.predict("frame.jpg")  # [H, W] uint8 train ids', "```", "")
 
 
-def _data(config: Mapping[str, Any], card: Mapping[str, Any] | None) -> Iterator[str]:
+def _data(config: JsonObject, card: JsonObject | None) -> Iterator[str]:
     if card is None:
         yield f"Dataset `{config['dataset']}`."
         return
@@ -104,7 +103,7 @@ def _data(config: Mapping[str, Any], card: Mapping[str, Any] | None) -> Iterator
     yield f"Dataset `{card['name']}`{drawn}: {frames} frames."
 
 
-def _start(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
+def _start(folder: Path, settings: JsonObject) -> Iterator[str]:
     """Yields what the weights were filled from: a published file, a pretraining, other models, or nothing."""
     if "soup" in settings:
         yield f"The average of the weights of {len(settings['soup'])} models."
@@ -119,7 +118,7 @@ def _start(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
         yield "Started from random weights."
 
 
-def _scores(folder: Path, scores: Mapping[str, Any], model: str) -> Iterator[str]:
+def _scores(folder: Path, scores: JsonObject, model: str) -> Iterator[str]:
     if scores:
         yield from (f"| prediction, split | {' | '.join(_SCORES)} |", "|---" * (1 + len(_SCORES)) + "|")
         for name, found in scores.items():
