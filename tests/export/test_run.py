@@ -110,6 +110,11 @@ def test_a_file_that_predicts_something_else_is_not_kept(nano_model, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_the_suffix_is_the_format_s(nano_model, tmp_path):
+    with pytest.raises(UserError, match=r"swin: a file of format torch ends in \.pt2$"):
+        run.export(model=nano_model, file_format="torch", out=tmp_path / "swin")
+
+
 @pytest.mark.parametrize("size", [(0, 10), (-1, 5)])
 def test_sizes_that_are_none(size, nano_model):
     with pytest.raises(UserError, match=r"size: found .*, expected a height and a width of at least 1"):

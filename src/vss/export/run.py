@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def export(
     Args:
         model: see `vss.infer.model_files.find_model`.
         file_format: "torch" (torch.export, read by `torch.export.load`) or "onnx" (opset `OPSET`).
-        out: the file; None = the model's name in the working directory.
+        out: the file, of the format's suffix; None = the model's name in the working directory.
         size: (height, width) of the frames; None = as the model's test settings fit the first of `frames`, or a frame
             of VSPW.
         frames: images to compare on; empty = two drawn ones.
@@ -68,6 +69,9 @@ def export(
     if file_format == "onnx":
         import onnxruntime  # noqa: F401  before the work, not after it
         import onnxscript  # noqa: F401
+    suffix = SUFFIXES[file_format]
+    if out is not None and Path(out).suffix != suffix:
+        raise UserError(f"{os.fspath(out)}: a file of format {file_format} ends in {suffix}")
     files = find_model(model, results=results)
     config = read_model_config(files.config, where=files.name)
     views = {"img_ratios": [1.0], "flip": False}
@@ -87,8 +91,9 @@ def export(
     ).eval()
     program = trace(graph, size, name=files.name)
 
-    target = Path(out) if out is not None else Path(f"{files.name}{SUFFIXES[file_format]}")
+    target = Path(out) if out is not None else Path(f"{files.name}{suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")  # torch warns of its own pytree
     # Written aside and moved when it is whole and right. ONNX keeps weights above 2 GB in a second file of its name.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
         aside = Path(folder, target.name)
