@@ -17,6 +17,7 @@ SHARED = shared_folder()
 collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives a parallel worker whole files, and one worker all tests of the finished run, which start first."""
     shares = {item: "finished" in getattr(item, "fixturenames", ()) for item in items}
