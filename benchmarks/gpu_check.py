@@ -31,11 +31,12 @@ from vss_ops.geometry import Window
 from benchmarks import ops as bench_ops
 from benchmarks.throughput import throughput
 from vss.configs.resolve import published_settings, resolve
+from vss.configs.resolved import read_training_config
 from vss.core.files import atomic_path
 from vss.core.log import log
 from vss.models.build import build_segmentor
 from vss.refine.sam import SamProposer, SamShape, build_sam
-from vss.train import estimate
+from vss.train.estimate import estimate_training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SINGLE = {"img_ratios": [1.0], "flip": False}
@@ -261,7 +262,7 @@ def _training_step(scale: Scale) -> dict[str, Any]:
     height, width = scale.size
     options = {"config": scale.row, "crop_size": [height, width], "cfg_options": {"precision": scale.precision}}
     config = published_settings(resolve(options))
-    expected = estimate.training(config, images=1, gpus=int(scale.device == "cuda"))
+    expected = estimate_training(read_training_config(config), images=1, gpus=int(scale.device == "cuda"))
     model = build_segmentor(config["model"]).to(scale.device).train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -19,11 +19,11 @@ collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives a parallel worker whole files, and one worker all tests of the finished run, which start first."""
-    shares = {item: "finished" in getattr(item, "fixturenames", ()) for item in items}
+    """Gives parallel workers whole files, and one of them, first, those with tests of the finished run."""
+    shares = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("finished" if shares[item] else str(item.path)))
-    items.sort(key=lambda item: not shares[item])
+        item.add_marker(pytest.mark.xdist_group("finished" if item.path in shares else str(item.path)))
+    items.sort(key=lambda item: item.path not in shares)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from vss.core.files import read_json, sha256_of_file, write_json
 from vss.weights.average import average_weights, soup
 from vss.weights.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 
-CONFIG = {"model": {"type": "Segmentor"}, "classes": ["a"], "normalisation": {}}
+CONFIG = {"row": "r", "protocol": "paper", "dataset": "vspw", "model": {"type": "Segmentor"}, "classes": ["a"]}
+CONFIG |= {"normalisation": {}}
 
 
 def part(folder, name, *, value, count, **more):

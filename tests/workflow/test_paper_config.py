@@ -44,14 +44,14 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def jobs(text: str, message: str) -> set[str]:
-    """Returns what the messages of a dry run name, such as the models of "Finetune (.+) on VSPW"."""
+    """Returns what the messages of a dry run name, such as the models of "Finetune (.+)"."""
     return set(re.findall(message, text))
 
 
 def test_both_datasets_are_prepared_and_every_model_is_trained(dry_run: str) -> None:
     assert jobs(dry_run, r"Prepare (\w+)") == {"vspw", "coco_stuff"}
-    assert jobs(dry_run, r"Pretrain (\S+) on COCO-Stuff") == {"internimage-h-m2f-coco"}
-    assert jobs(dry_run, r"Finetune (\S+) on VSPW") == {
+    assert jobs(dry_run, r"Pretrain (\S+)\n") == {"internimage-h-m2f-coco"}
+    assert jobs(dry_run, r"Finetune (\S+)\n") == {
         "swin-l",
         "convnext-xl",
         "internimage-xl",
