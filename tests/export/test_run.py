@@ -121,7 +121,8 @@ def test_sizes_that_are_none(size, nano_model):
         run.export(model=nano_model, file_format="torch", size=size)
 
 
-def test_a_size_that_the_protocol_resizes(nano_model, tmp_path):
+def test_a_size_that_the_protocol_resizes(nano_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a file would be written that is not refused
     config = json.loads((nano_model / "config.json").read_text())
     del config["checksum"]
     config["protocol"], config["test"] = "as_published", {**config["test"], "size_divisor": 32}
