@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -190,3 +191,19 @@ def _read_bytes(path: str | os.PathLike) -> np.ndarray:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def data_url(picture: np.ndarray, kind: str, *, quality: int | None = None) -> str:
+    """Returns a picture as a data URL, for a page that needs no other file.
+
+    Args:
+        picture: [H, W, 3] uint8 RGB, or [H, W] uint8.
+        kind: "jpeg", "png" or "webp".
+        quality: of JPEG and WebP, 0..100; None = OpenCV's own.
+    """
+    qualities = {"jpeg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY}
+    options = [] if quality is None else [qualities[kind], quality]
+    stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    done, data = cv2.imencode(f".{kind}", stored, options)
+    assert done
+    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"

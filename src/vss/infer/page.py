@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import threading
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from vss.core.images import data_url
 from vss.core.order import natural_key
 
 _WIDTH = 480  # of the pictures, in pixels
@@ -118,5 +118,4 @@ def _embedded(image: np.ndarray) -> str:
     height, width = image.shape[:2]
     if width > _WIDTH:
         image = cv2.resize(image, (_WIDTH, max(1, round(height * _WIDTH / width))), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    return data_url(image, "jpeg", quality=_QUALITY)

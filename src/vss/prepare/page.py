@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,7 +11,7 @@ from typing import Any
 import cv2
 
 from vss.core.errors import UserError
-from vss.core.images import read_image
+from vss.core.images import data_url, read_image
 
 _PROBLEMS_SHOWN = 500
 _PICTURES = 24  # of problems' files; more would make the page slow
@@ -90,6 +89,5 @@ def _picture(path: Path) -> str:
         factor = _PICTURE_SIDE / max(image.shape[:2])
         size = tuple(max(1, round(side * factor)) for side in image.shape[1::-1])
         small = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-        encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
-        return f'<img alt="" src="data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}">'
+        return f'<img alt="" src="{data_url(small, "png")}">'
     return ""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import pandas as pd
 
+from vss.core.images import data_url
 from vss.report.overlays import FrameRow
 from vss.report.table import Column
 
@@ -103,7 +101,8 @@ def _frame(row: FrameRow) -> str:
     name = f"{row.video} / {row.frame}"
     panels = "".join(
         f'<figure><span class="title">{html.escape(panel.title)}</span>'
-        f'<img src="{_embedded(panel.image)}" alt="{html.escape(f"{panel.title}, {name}")}" loading="lazy"'
+        f'<img src="{data_url(panel.image, "jpeg", quality=_JPEG_QUALITY)}"'
+        f' alt="{html.escape(f"{panel.title}, {name}")}" loading="lazy"'
         f' width="{panel.image.shape[1]}" height="{panel.image.shape[0]}">'
         f"<figcaption>{html.escape(panel.note)}</figcaption></figure>"
         for panel in row.panels
@@ -113,13 +112,6 @@ def _frame(row: FrameRow) -> str:
     )
     note = f'<span class="note">{html.escape(row.note)}</span>' if row.note else ""
     return f'<h3>{html.escape(name)}{note}</h3>\n<div class="frame">{panels}</div>\n<ul class="legend">{chips}</ul>'
-
-
-def _embedded(image: np.ndarray) -> str:
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def meanings(columns: Sequence[Column]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vss.core.confusion import confusion_matrix, iou, mean_iou
-from vss.core.images import read_image
+from vss.core.images import data_url, read_image
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line, track
@@ -128,11 +127,11 @@ def _video(name: str, rows: Iterable, card: Card, predictions: Sequence[Predicti
         image = read_image(Path(card.root) / row.image)
         truth = card.read_mask(row.mask) if row.mask else None
         video.frames.append(row.frame)
-        video.images.append(_url("webp", cv2.cvtColor(_smaller(image), cv2.COLOR_RGB2BGR)))
-        video.truth.append(None if truth is None else _url("png", _smaller(truth)))
+        video.images.append(data_url(_smaller(image), "webp", quality=_WEBP_QUALITY))
+        video.truth.append(None if truth is None else _labels_url(_smaller(truth)))
         for member, prediction in enumerate(predictions):
             labels = prediction.read(row.video, row.frame)
-            video.labels[member].append(_url("png", _smaller(labels)))
+            video.labels[member].append(_labels_url(_smaller(labels)))
             score = math.nan
             if truth is not None:
                 matrix = confusion_matrix(labels, truth, count)
@@ -173,10 +172,7 @@ def _smaller(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _url(kind: str, picture: np.ndarray) -> str:
-    if picture.dtype == np.uint16:  # browsers cut 16 bits to 8: the low byte goes to red, the high one to green
-        picture = np.dstack([np.zeros(picture.shape, np.uint8), picture >> 8, picture & 255]).astype(np.uint8)
-    options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY] if kind == "webp" else []
-    done, data = cv2.imencode(f".{kind}", picture, options)
-    assert done
-    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+def _labels_url(labels: np.ndarray) -> str:
+    if labels.dtype == np.uint16:  # browsers cut 16 bits to 8: the low byte goes to red, the high one to green
+        labels = np.dstack([labels & 255, labels >> 8, np.zeros(labels.shape, np.uint8)]).astype(np.uint8)
+    return data_url(labels, "png")
