@@ -7,11 +7,22 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.shared import shared_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = shared_folder()
+
+# Property tests try the same inputs in every run of the suite; `make fuzz` tries FUZZ_EXAMPLES random ones.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+settings.register_profile(
+    "suite", max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile(
+    "fuzz", max_examples=EXAMPLES or 1, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("fuzz" if EXAMPLES else "suite")
 
 # Snakemake needs Python 3.11; the library is tested without it on 3.10.
 collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]

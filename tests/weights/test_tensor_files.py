@@ -20,6 +20,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
+from tests.fuzz.test_fuzz_text import one_line_or_fine
 from vss.core.errors import UserError
 from vss.weights.tensor_files import open_safetensors, read_tensor_file, save_tensors
 
@@ -148,6 +149,16 @@ def test_what_a_file_is_and_what_is_allowed_is_said_in_our_own_words(content, sa
     with pytest.raises(UserError, match=rf"weights\.pth: .*{said}.*allowed: safetensors, or .* by default$") as caught:
         read_tensor_file(tmp_path / "weights.pth")
     assert "weights_only" not in str(caught.value)
+
+
+def test_a_checkpoint_damaged_anywhere_in_its_end_is_read_or_refused_in_one_line(tmp_path) -> None:
+    torch.save({"layer.weight": torch.ones(2)}, tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    file = tmp_path / "harmed.pth"
+    for place in range(len(content) - 120, len(content)):  # the zip archive's end records
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        found = one_line_or_fine(read_tensor_file, file)
+        assert found is None or list(found.tensors) == ["layer.weight"]
 
 
 def test_a_file_without_tensors_and_no_file_are_refused(tmp_path):

@@ -7,7 +7,6 @@ import pickle
 import re
 import textwrap
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from vss.core.files import atomic_path, read_json
 _ALLOWED_FILES = "allowed: safetensors, or a dictionary of tensors as torch.save writes it by default"
 # Where checkpoints keep their tensors: the first of these keys, else the top level itself.
 _TOP_LEVEL_KEYS = ("state_dict", "model", "module", "model_ema")
+# How a zip archive starts, which is how torch itself knows one; zipfile.is_zipfile raises over a damaged end.
+_ZIP = b"PK\x03\x04"
 # Sharded safetensors, as Hugging Face's libraries write them.
 _INDEX_SUFFIX = ".safetensors.index.json"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
@@ -192,11 +193,12 @@ def _is_safetensors(path: str | os.PathLike) -> bool:
 
 
 def _unpickle(path: str | os.PathLike) -> Any:
-    # Memory mapping needs a path, and a path that ends in .safetensors torch would read as such.
-    mapped = zipfile.is_zipfile(path) and Path(path).suffix != ".safetensors"
     try:
         with open(path, "rb") as file, torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pickle protocols and storages of old files
+            # Memory mapping needs a path, and a path that ends in .safetensors torch would read as such.
+            mapped = file.read(len(_ZIP)) == _ZIP and Path(path).suffix != ".safetensors"
+            file.seek(0)
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except (
         pickle.UnpicklingError,
