@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from vss.core.openmmlab import keep_out_large_libraries
+
 __version__ = "0.1.0"
 __all__ = ["Engine", "Model", "UserError", "__version__", "compare", "load", "models", "score"]
 
@@ -21,6 +23,8 @@ _MODULES = {
 }
 # Packages that can be called, see `vss.core.callable_package`.
 _PACKAGES = ("models", "score")
+
+keep_out_large_libraries()
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ EXTRAS = {
     "skimage": "refine",
     "snakemake": "workflow",
     "tensorboard": "train",
+    "timm": "timm",
+    "transformers": "transformers",
 }
 
 
