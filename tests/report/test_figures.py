@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from vss.core.errors import UserError
+from vss.core.page import resource
 from vss.report import figures
 
 
@@ -97,7 +98,7 @@ def test_svg_takes_the_colours_of_the_page():
     text = figures.svg_text(figures.curves_figure({"a < b": log}), name="curves", title='x "y" <z>')
     assert text.startswith("<svg ") and text.rstrip().endswith("</svg>")
     assert "var(--accent)" in text and "var(--ink)" in text
-    css = (figures.Path(figures.__file__).with_name("page.css")).read_text()
+    css = resource("vss.core", "page.css")
     for name in set(figures._CSS_NAME.values()):
         assert css.count(f"--{name}:") == 2, "defined for light and dark"
         assert figures._CSS_NAME and f"--{name}" in css

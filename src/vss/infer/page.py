@@ -12,34 +12,16 @@ import numpy as np
 
 from vss.core.images import data_url
 from vss.core.order import natural_key
+from vss.core.page import document, legend
 
 _WIDTH = 480  # of the pictures, in pixels
 _PICTURES = 24  # of an input, at most; a video's are spread over it
 _QUALITY = 85
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --muted: #6b7280; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --muted: #9aa3ad; }} }}
-body {{ margin: 0 auto; padding: 0 1rem 3rem; max-width: 72rem; font: 16px/1.5 system-ui, sans-serif; }}
-h1, h2, figcaption {{ overflow-wrap: anywhere; }}
-h2 {{ margin: 2.5rem 0 .3rem; font-size: 1.15rem; }}
-p, figcaption {{ color: var(--muted); margin: .2rem 0; }}
-.frames {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }}
-figure {{ margin: 0; display: grid; grid-template-columns: 1fr 1fr; gap: .2rem; }}
-figure img {{ width: 100%; height: auto; border-radius: 3px; }}
-figcaption {{ grid-column: 1 / -1; font-size: .85rem; }}
-ul {{ list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; }}
-li i {{ display: inline-block; width: .9em; height: .9em; margin-right: .4em; border-radius: 2px; }}
-</style>
-<h1>{title}</h1>
-<p>{lead}</p>
-{sections}
-</html>
+_STYLE = """
+.frames { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+.frames figure { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem; }
+.frames figcaption { grid-column: 1 / -1; }
 """
 
 
@@ -77,10 +59,8 @@ class Gallery:
         """Returns the part of the page: the classes with their shares of the pixels, and the pictures by name."""
         total = max(int(self.counts.sum()), 1)
         ids = [int(label) for label in np.argsort(-self.counts, kind="stable") if self.counts[label]]
-        chips = "".join(
-            f'<li><i style="background:rgb{tuple(map(int, self.palette[label]))}"></i>'
-            f"{html.escape(_class_name(classes, label))} {self.counts[label] / total:.1%}</li>"
-            for label in ids
+        chips = legend(
+            (f"{_class_name(classes, label)} {self.counts[label] / total:.1%}", self.palette[label]) for label in ids
         )
         figures = "\n".join(
             f'<figure><img src="{image}" alt="" loading="lazy"><img src="{overlay}" alt="prediction" loading="lazy">'
@@ -89,7 +69,7 @@ class Gallery:
         )
         shown = f"{len(self._pictures)} of {self._offered} frames" if self._offered > len(self._pictures) else ""
         return (
-            f"<h2>{html.escape(self.title)}</h2>\n<p>{shown}</p>\n<ul>{chips}</ul>\n"
+            f'<h2>{html.escape(self.title)}</h2>\n<p class="note">{shown}</p>\n{chips}\n'
             f'<div class="frames">\n{figures}\n</div>'
         )
 
@@ -102,11 +82,11 @@ def prediction_page(galleries: Sequence[Gallery], *, model: str, classes: Sequen
         model: its name.
         classes: class names by train id.
     """
-    return _PAGE.format(
-        title=html.escape(f"Predictions of {model}"),
-        lead="Each image next to its prediction; shares are of all pixels of the input.",
-        sections="\n".join(gallery.section(classes) for gallery in galleries),
-    )
+    title = f"Predictions of {model}"
+    lead = "Each image next to its prediction; shares are of all pixels of the input."
+    sections = "\n".join(gallery.section(classes) for gallery in galleries)
+    body = f'<h1>{html.escape(title)}</h1>\n<p class="caption">{lead}</p>\n{sections}'
+    return document(title, body, style=_STYLE)
 
 
 def _class_name(classes: Sequence[str], label: int) -> str:

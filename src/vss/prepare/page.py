@@ -12,16 +12,12 @@ import cv2
 
 from vss.core.errors import UserError
 from vss.core.images import data_url, read_image
+from vss.core.page import document, notice, table
 
 _PROBLEMS_SHOWN = 500
 _PICTURES = 24  # of problems' files; more would make the page slow
 _PICTURE_SIDE = 120  # pixels
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1f2933}"
-    "table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{padding:.2rem .8rem;border-bottom:1px solid #dde;"
-    "text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}"
-    "img{display:block;image-rendering:pixelated}.warning{background:#fff4d6;padding:.4rem .8rem}"
-)
+_STYLE = "td img { image-rendering: pixelated; }\n"
 
 
 def check_page(report: Mapping[str, Any]) -> str:
@@ -31,10 +27,10 @@ def check_page(report: Mapping[str, Any]) -> str:
     splits = sorted({*counts["frames"], *pixels}, key=("train", "val", "test").index)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(report['root'])} &middot; checks: {escape(report['checks'])}</p>",
-        *(f'<p class="warning">{escape(line)}</p>' for line in report["warnings"]),
+        f'<p class="caption">{escape(report["root"])} &middot; checks: {escape(report["checks"])}</p>',
+        *map(notice, report["warnings"]),
         "<h2>Frames</h2>",
-        _table(
+        table(
             ("split", "videos", "frames"),
             [(split, counts["videos"].get(split, 0), counts["frames"].get(split, 0)) for split in splits],
         ),
@@ -45,28 +41,13 @@ def check_page(report: Mapping[str, Any]) -> str:
         rows = [
             (name, *(_share(pixels[split].get(name, 0), total) for split, total in shares.items())) for name in names
         ]
-        parts += ["<h2>Classes, share of the labelled pixels</h2>", _table(("class", *shares), rows)]
+        parts += ["<h2>Classes, share of the labelled pixels</h2>", table(("class", *shares), rows)]
     parts += _problems(report["problems"], Path(report["root"]))
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return document(title, "\n".join(parts), style=_STYLE)
 
 
 def _share(pixels: int, total: int) -> str:
     return f"{pixels / total:.2%}" if pixels else "\u2013"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns a table whose columns but the first are figures."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    lines = [
-        f"<tr><td>{escape(str(first))}</td>" + "".join(f'<td class="n">{_figure(cell)}</td>' for cell in rest) + "</tr>"
-        for first, *rest in rows
-    ]
-    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
-
-
-def _figure(cell: int | str) -> str:
-    return f"{cell:,}" if isinstance(cell, int) else escape(cell)
 
 
 def _problems(problems: Sequence[Mapping[str, str]], root: Path) -> list[str]:
@@ -78,8 +59,10 @@ def _problems(problems: Sequence[Mapping[str, str]], root: Path) -> list[str]:
         texts = "".join(f"<td>{escape(problem[key])}</td>" for key in ("file", "kind", "found", "allowed", "action"))
         lines.append(f"<tr><td>{picture}</td>{texts}</tr>")
     more = f"<p>and {len(problems) - _PROBLEMS_SHOWN:,} more</p>" if len(problems) > _PROBLEMS_SHOWN else ""
-    head = "".join(f"<th>{name}</th>" for name in ("", "file", "kind", "found", "allowed", "what is done"))
-    return [f"<h2>{len(problems):,} problems</h2><table><tr>{head}</tr>{''.join(lines)}</table>{more}"]
+    names = ("picture", "file", "kind", "found", "allowed", "what is done")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = f'<table class="text"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return [f'<h2>{len(problems):,} problems</h2><div class="scroll">{body}</div>{more}']
 
 
 def _picture(path: Path) -> str:

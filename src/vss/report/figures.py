@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from vss.core.errors import UserError
 from vss.core.files import DamagedError, atomic_path, unsealed
 
-# Light-ground colours; the page defines the same names for both grounds (page.css).
+# Light-ground colours; the page defines the same names for both grounds (core/page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
 _CSS_NAME = {INK: "ink", MUTED: "muted", RULE: "rule", BAR: "bar", ACCENT: "accent"}
 _ROWS_PER_COLUMN = 42  # classes under each other before a second column begins

@@ -19,6 +19,7 @@ import pandas as pd
 
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
+from vss.core.frames_file import FrameFiles
 from vss.core.images import read_image
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX, overlay_palette
@@ -51,23 +52,16 @@ class FrameRow:
     legend: tuple[tuple[str, tuple[int, int, int]], ...]
 
 
-class Predictions:
+class Predictions(FrameFiles[LabelsReader]):
     """The label maps of one prediction, whichever shard file they are in."""
 
     def __init__(self, title: str, paths: Sequence[str | os.PathLike]) -> None:
+        super().__init__(LabelsReader, paths)
         self.title = title
-        self._readers = [LabelsReader(path) for path in paths]
-        self._reader_of = {key: reader for reader in self._readers for key in reader.keys()}  # noqa: SIM118
 
     def read(self, video: str, frame: str) -> np.ndarray:
         """Returns a label map [H, W] uint8; a frame that no file has is a `UserError`."""
-        if (video, frame) not in self._reader_of:
-            raise UserError(f"{self._readers[0].path}: no prediction for frame {frame!r} of video {video!r}")
-        return self._reader_of[video, frame].read(video, frame)
-
-    def close(self) -> None:
-        for reader in self._readers:
-            reader.close()
+        return (self.get(video, frame) or self.readers[0]).read(video, frame)
 
 
 def class_colours(classes: Sequence[str], chosen: Mapping[str, str], colours: Sequence[str] = ()) -> np.ndarray:

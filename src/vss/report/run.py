@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 
@@ -20,6 +20,7 @@ from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_te
 from vss.core.index import Card, read_dataset
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line
+from vss.core.page import notice
 from vss.report import figures, html
 from vss.report.classes import classes_table
 from vss.report.members import members_table
@@ -182,7 +183,7 @@ def report(
     # Write the table by itself, and the page.
     write_csv(out["table_csv"], table)
     write_text(out["table_md"], markdown_table(table))
-    write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], table=html_table(table)))
+    write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], scores=html_table(table)))
     sections = _sections(options, table, charts, logs, members, rows, dataset, best, classes, ranks)
     about = read_json(found.scores[best])["counts"] if best else {}
     lead = _lead(options, table, dataset, about, best, found.chosen)
@@ -218,9 +219,7 @@ def _predictions(settings: ReportSettings, labels: Mapping[str, Sequence[StrPath
     """Opens the predictions shown as pictures, in order."""
     titles = {row.name: row.title for row in settings.rows}
     with ExitStack() as opened:
-        yield [
-            opened.enter_context(closing(Predictions(titles.get(name, name), labels[name]))) for name in settings.shown
-        ]
+        yield [opened.enter_context(Predictions(titles.get(name, name), labels[name])) for name in settings.shown]
 
 
 def _frames(
@@ -288,7 +287,7 @@ def _lead(
         names = [one_line("/".join(filter(None, (item.video, item.frame))) or split) for item in left_out]
         named = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
         parts.append(
-            html.notice(
+            notice(
                 f"The scores are of fewer frames than the split lists: {_many(len(left_out), 'frame or video')} could"
                 f" not be used and {'was' if len(left_out) == 1 else 'were'} left out ({named})."
             )
@@ -296,14 +295,14 @@ def _lead(
     whole = VSPW_FRAMES.get(split)
     if card.drawn:
         parts.append(
-            html.notice(
+            notice(
                 "Drawn data. The videos were drawn by this project, so the scores show that every stage works and say"
                 " nothing about real video; the paper's figures stand beside them for orientation only."
             )
         )
     elif card.name == "vspw" and whole is not None and counts["frames"] != whole:
         parts.append(
-            html.notice(
+            notice(
                 f"Real video, but not the whole of VSPW: {counts['frames']:,} of its {whole:,} {split} frames. The"
                 " paper's figures are for the whole and stand here for orientation only."
             )

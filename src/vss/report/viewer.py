@@ -18,7 +18,8 @@ from vss.core.images import data_url, read_image
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line, track
-from vss.report.html import document, resource
+from vss.core.page import document
+from vss.report.html import own
 from vss.report.overlays import Predictions, scale_image
 
 STORED_WIDTH = 640  # pixels at most: half of a wide page, sharp enough to see a contour
@@ -93,12 +94,12 @@ def viewer_page(
     # A script element ends at the first "</": no name may write one.
     held_json = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
     log(f"report: the viewer takes {len(held_json) / _MEGABYTE:.1f} MB of at most {megabytes:g} MB")
-    body = resource("viewer.html").replace("{title}", escape(title))
+    body = own("viewer.html").replace("{title}", escape(title))
     return document(
         title,
-        f'{body}<script type="application/json" id="content">{held_json}</script>\n'
-        f"<script>\n{resource('viewer.js')}</script>",
-        style=resource("viewer.css"),
+        f'{body}<script type="application/json" id="content">{held_json}</script>',
+        style=own("viewer.css"),
+        script=own("viewer.js"),
     )
 
 
