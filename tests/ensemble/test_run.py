@@ -237,7 +237,7 @@ def test_other_classes_are_refused(tmp_path, make_members) -> None:
 
 def test_the_same_frame_in_two_files_is_refused(tmp_path, make_members) -> None:
     (path,), (again,) = make_members(["m", "n"], KEYS)
-    with pytest.raises(UserError, match=r"is in .*n\.scores\.h5 and in .*m\.scores\.h5"):
+    with pytest.raises(UserError, match=r"member 'm': .*n\.scores\.h5: frame .* is also in .*m\.scores\.h5"):
         run(tmp_path, [{"name": "m"}], [[path, again]])
 
 

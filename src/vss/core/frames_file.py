@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import h5py
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BROKEN_HDF5 = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 MOST_ELEMENTS = 1 << 31  # of one stored array: a file of some kB may announce terabytes
 _CHECKSUM = "crc32"
+
+Reader = TypeVar("Reader", bound="FramesReader")
 
 
 class FramesWriter:
@@ -321,6 +323,45 @@ class FramesReader:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+
+class FrameFiles(contextlib.ExitStack, Generic[Reader]):
+    """Several files of frames, such as a prediction's shards, and which of them holds a frame.
+
+    Use as a context manager, which closes the files.
+
+    Args:
+        reader: of every file.
+        paths: of the files.
+        where: starts a message, for example "member 'a': ".
+
+    Attributes:
+        readers: of the files, in order.
+
+    Raises:
+        UserError: a file is missing or broken, or two hold the same frame.
+    """
+
+    def __init__(self, reader: type[Reader], paths: Iterable[str | os.PathLike], *, where: str = "") -> None:
+        super().__init__()
+        self.readers: list[Reader] = []
+        self._reader_of: dict[tuple[str, str], Reader] = {}
+        with contextlib.ExitStack() as opened:  # closes them where one is refused
+            for path in paths:
+                self.readers.append(opened.enter_context(reader(path)))
+                for key in self.readers[-1].keys():  # noqa: SIM118 (a reader is no dict)
+                    if before := self._reader_of.get(key):
+                        raise UserError(f"{where}{path}: frame {key[1]!r} of video {key[0]!r} is also in {before.path}")
+                    self._reader_of[key] = self.readers[-1]
+            self.push(opened.pop_all())
+
+    def get(self, video: str, frame: str) -> Reader | None:
+        """Returns the reader of the file that holds a frame, None where none does."""
+        return self._reader_of.get((video, frame))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Iterates over every (video, frame) of the files."""
+        return iter(self._reader_of)
 
 
 def one_chunk(array: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from vss.configs.schema import read_section
 from vss.core.codec import Planes, put_label_first
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, read_json
+from vss.core.frames_file import FrameFiles
 from vss.core.scores_file import ScoresReader
 
 
@@ -80,7 +81,7 @@ def chosen_members(members: Sequence[Member], chosen: str | os.PathLike) -> tupl
     return read_settings({"members": entries}, where=str(chosen)).members
 
 
-class MemberScores(contextlib.ExitStack):
+class MemberScores(FrameFiles[ScoresReader]):
     """A member's scores files: any number of shards, a frame found by its key.
 
     Raises:
@@ -89,27 +90,18 @@ class MemberScores(contextlib.ExitStack):
     """
 
     def __init__(self, name: str, files: Iterable[str | os.PathLike]) -> None:
-        super().__init__()
+        super().__init__(ScoresReader, files, where=f"member {name!r}: ")
         self.name = name
-        self._reader_of: dict[tuple[str, str], ScoresReader] = {}
-        readers = [self.enter_context(ScoresReader(path)) for path in files]
-        if not readers:
+        if not self.readers:
             raise UserError(f"member {name!r}: no scores files")
-        self.classes = readers[0].classes
-        self.provenance = readers[0].provenance
-        for reader in readers:
+        first = self.readers[0]
+        self.classes, self.provenance = first.classes, first.provenance
+        for reader in self.readers:
             holds = reader.provenance.get("settings", {}).get("prediction", name)
             if holds != name:
                 raise UserError(f"member {name!r}: {reader.path} holds the class scores of {holds!r}")
             if reader.classes != self.classes:
-                raise UserError(f"member {name!r}: {reader.path} has other classes than {readers[0].path}")
-            for key in reader.keys():  # noqa: SIM118 (a reader is no dict)
-                if key in self._reader_of:
-                    raise UserError(
-                        f"member {name!r}: frame {key[1]!r} of video {key[0]!r} is in {reader.path} "
-                        f"and in {self._reader_of[key].path}"
-                    )
-                self._reader_of[key] = reader
+                raise UserError(f"member {name!r}: {reader.path} has other classes than {first.path}")
 
     def classes_of(self, video: str, frame: str) -> np.ndarray:
         """Returns the ids of the classes that have a plane in a frame [A] uint8, without reading the planes."""
@@ -129,9 +121,10 @@ class MemberScores(contextlib.ExitStack):
         return tempered(planes, temperature)
 
     def _reader(self, video: str, frame: str) -> ScoresReader:
-        if (video, frame) not in self._reader_of:
+        reader = self.get(video, frame)
+        if reader is None:
             raise UserError(f"member {self.name!r}: no class scores for frame {frame!r} of video {video!r}")
-        return self._reader_of[video, frame]
+        return reader
 
 
 def open_members(

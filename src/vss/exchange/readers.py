@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from vss.configs.layouts import OUR_LABELS, OUR_SCORES, ImportSource
 from vss.core.codec import Encoded, decode, encode
 from vss.core.errors import UserError
 from vss.core.files import regular_file
-from vss.core.frames_file import FramesReader
+from vss.core.frames_file import FrameFiles, FramesReader
 from vss.core.images import read_raw_mask, unknown_mask_colours
 from vss.core.index import Card
 from vss.core.label_space import IGNORE_INDEX
@@ -145,37 +144,34 @@ class _OurFiles(PredictionReader):
     def __init__(self, files: PathPattern, reader: type[FramesReader], dataset: Card) -> None:
         self._files, self._open, self._classes = files, reader, dataset.classes
         self._ids = read_ids("train", dataset)
-        self._stack = contextlib.ExitStack()
-        self._reader_of: dict[Key, Any] = {}
 
     def __enter__(self) -> PredictionReader:
-        with contextlib.ExitStack() as stack:
-            for file in self._files.files():
-                reader = stack.enter_context(self._open(file.path))
-                if reader.classes != self._classes:
-                    raise UserError(f"{file.path}: predicts {len(reader.classes)} classes other than the dataset's")
-                for key in reader.keys():  # noqa: SIM118 (a reader is no dict)
-                    if key in self._reader_of:
-                        raise UserError(
-                            f"{file.path}: frame {key[1]!r} of video {key[0]!r} is also in {self.file_of(key)}"
-                        )
-                    self._reader_of[key] = reader
-            self._stack = stack.pop_all()
+        self._frames = FrameFiles(self._open, [file.path for file in self._files.files()])
+        for reader in self._frames.readers:
+            if reader.classes != self._classes:
+                self._frames.close()
+                raise UserError(f"{reader.path}: predicts {len(reader.classes)} classes other than the dataset's")
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
+        self._frames.close()
 
     def file_of(self, key: Key) -> str | None:
-        return str(self._reader_of[key].path) if key in self._reader_of else None
+        reader = self._frames.get(*key)
+        return None if reader is None else str(reader.path)
 
     def extra(self, known: Iterable[Key]) -> dict[str, str]:
         known = set(known)
-        return {f"{self.file_of(key)}: {'/'.join(key)}": key[0] for key in self._reader_of if key not in known}
+        return {f"{self.file_of(key)}: {'/'.join(key)}": key[0] for key in self._frames if key not in known}
 
     def labels(self, key: Key) -> np.ndarray:
-        stored = self._reader_of[key].read(*key)
+        stored = self._reader(key).read(*key)
         return self._ids.to_train(stored, where=f"{self.file_of(key)}: frame {key[1]!r} of video {key[0]!r}")
+
+    def _reader(self, key: Key) -> Any:
+        reader = self._frames.get(*key)
+        assert reader is not None, key
+        return reader
 
 
 class _OurScores(_OurFiles, ProbabilityReader):
@@ -185,7 +181,7 @@ class _OurScores(_OurFiles, ProbabilityReader):
         return self.encoded(key).labels
 
     def encoded(self, key: Key) -> Encoded:
-        return self._reader_of[key].read_encoded(*key)
+        return self._reader(key).read_encoded(*key)
 
     def probabilities(self, key: Key) -> np.ndarray:
         return decode(self.encoded(key)).dense()
