@@ -241,3 +241,46 @@ def test_too_little_gpu_memory_is_told_with_advice(call, monkeypatch):
     monkeypatch.setattr(segmentor, call, too_much)
     with pytest.raises(UserError, match=r"64x48 .* not fit into its memory; set tta\.mode to slide"):
         engine_of(segmentor).probabilities(image_of(48, 64))
+
+
+class SmallMemorySegmentor(ConvSegmentor):
+    """Runs out of memory on more than `most` images at once."""
+
+    most = 1
+
+    def class_logits(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError
+        return super().class_logits(images)
+
+
+def test_flips_that_do_not_fit_together_go_through_one_by_one(capsys):
+    tta, image = Tta(img_ratios=(1.0, 1.5), flip=True), image_of(40, 56)
+    engine, expected = engine_of(SmallMemorySegmentor(), tta=tta), engine_of(tta=tta).probabilities(image)
+    for _ in range(2):
+        torch.testing.assert_close(engine.probabilities(image), expected, rtol=0, atol=1e-6)
+    assert capsys.readouterr().err.count("1 x 56x40 views do not fit; retrying with fewer") == 1
+
+
+@pytest.mark.parametrize("with_probabilities", [False, True])
+def test_frames_whose_scores_do_not_fit_together_are_halved(capsys, monkeypatch, with_probabilities):
+    engine, whole = engine_of(), Engine._predict
+    frames = [engine.resize(image_of(30, 40, seed)) for seed in range(5)]
+    expected = engine.predict(frames, with_probabilities=with_probabilities)
+    calls = []
+
+    def predict(self, frames, with_probabilities):
+        calls.append(len(frames))
+        if len(frames) > 2:
+            raise torch.OutOfMemoryError
+        return whole(self, frames, with_probabilities)
+
+    monkeypatch.setattr(Engine, "_predict", predict)
+    for _ in range(2):
+        found = engine.predict(frames, with_probabilities=with_probabilities)
+        assert torch.equal(found.labels, expected.labels) and torch.equal(found.finite, expected.finite)
+        assert (found.probabilities is None) != with_probabilities
+        if with_probabilities:
+            assert torch.equal(found.probabilities, expected.probabilities)
+    assert calls == [5, 2, 2, 1, 2, 2, 1]  # what did not fit is not tried again
+    assert capsys.readouterr().err.count("memory is full; frames at once from here on: 2") == 1

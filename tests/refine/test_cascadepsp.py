@@ -221,6 +221,28 @@ def test_a_network_that_repeats_its_input_changes_nothing():
         assert (refined != truth).mean() < 0.02, settings
 
 
+def test_crops_that_do_not_fit_at_once_are_halved(capsys):
+    image, truth = scene(np.random.default_rng(2), 72, 100)
+    given = read({"mode": "generic", "L": 80, "min_area": 50, "batch_size": 8})
+    expected = CascadePSP(Echo(), given, suits=NETWORKS["cascadepsp"], classes=VSPW.classes).refine(image, truth)
+
+    class Full(Echo):
+        most = 1
+
+        def forward(self, image, mask, inter_s8=None):
+            if len(mask) > self.most:
+                raise torch.OutOfMemoryError
+            return super().forward(image, mask, inter_s8)
+
+    network = Full()
+    refiner = CascadePSP(network, given, suits=NETWORKS["cascadepsp"], classes=VSPW.classes)
+    np.testing.assert_array_equal(refiner.refine(image, truth), expected)
+    assert "refine cascadepsp: the GPU's memory is full; crops at once from here on: 1" in capsys.readouterr().err
+    network.most = 0
+    with pytest.raises(UserError, match="one crop of 80 pixels does not fit into the memory of cpu; lower L"):
+        refiner.refine(image, truth)
+
+
 def test_label_maps_of_480p_are_refined_at_their_own_size():
     """As eval.py --ade does; in crops reduced to 224 pixels, thin poles would be lost."""
     labels = np.zeros((480, 853), np.uint8)

@@ -174,3 +174,24 @@ def test_real_compressed_run_lengths(real_data):
                 sizes[number].append(area)
     means = [float(np.mean(areas)) for areas in sizes]
     np.testing.assert_allclose(means, record["masklet_size_abs"], rtol=1e-6)
+
+
+def test_points_that_do_not_fit_at_once_are_halved(tiny_weights, monkeypatch, capsys):
+    image = np.random.default_rng(1).integers(0, 256, (48, 70, 3)).astype(np.uint8)
+    settings = replace(read_proposal_settings({}, weights=str(tiny_weights)), **KEEP_ALL, points_per_batch=16)
+    proposer = build_proposer(settings, weights=str(tiny_weights), device="cpu")
+    expected = proposer.propose(image)
+    whole, most = SamAutomaticMaskGenerator._process_batch, [5]
+
+    def process(self, points, *rest):
+        if len(points) > most[0]:
+            raise torch.OutOfMemoryError
+        return whole(self, points, *rest)
+
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "_process_batch", process)
+    found = proposer.propose(image)
+    assert found.lengths.tolist() == expected.lengths.tolist()
+    assert "propose sam: the GPU's memory is full; points at once from here on: 4" in capsys.readouterr().err
+    most[0] = 0
+    with pytest.raises(UserError, match="a 70x48 frame does not fit into the memory of cpu; use weights of a smaller"):
+        proposer.propose(image)

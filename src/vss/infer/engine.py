@@ -14,7 +14,7 @@ batches, shards, workers, threads or order. On a GPU, neighbouring frames are ba
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from vss.configs.resolved import ViewSettings
 from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta
+from vss.core.batch_size import BatchSize
 from vss.core.errors import UserError
+from vss.core.log import log
 from vss.infer.budget import ForwardBudget
 from vss.infer.frame_size import Size
 from vss.infer.resample import Span, Tile, resample_band
@@ -105,6 +107,8 @@ class Engine:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
         self._budget = ForwardBudget(self.device, memory)
+        self._flips_apart: set[Size] = set()  # sizes of views of which two flips do not fit into one forward
+        self._frames_at_once = BatchSize(f"inference on {self.device}", "frames")
 
     def resize(self, image: np.ndarray) -> DecodedFrame:
         """Returns a frame with every resized copy that its views need; meant for background threads.
@@ -124,20 +128,25 @@ class Engine:
     def predict(self, frames: Sequence[DecodedFrame], *, with_probabilities: bool = False) -> Prediction:
         """Returns labels, and probabilities where requested, of frames of one size.
 
-        Raises:
-            UserError: they do not fit into the device's memory.
-        """
-        height, width = frames[0].size
-        try:
-            return self._predict(frames, with_probabilities)
-        except torch.OutOfMemoryError as error:
-            raise self._no_room(f"the class scores of {len(frames)} {width}x{height} frames do") from error
+        Where the device's memory is full, fewer frames, then fewer flips of one, go through at once.
 
-    def _no_room(self, what: str) -> UserError:
-        return UserError(
-            f"{self.device}: {what} not fit into its memory; set tta.mode to slide with a crop_size and a stride, drop "
-            f"the largest of tta.img_ratios, lower tta.scale or use precision bfloat16"
-        )
+        Raises:
+            UserError: one frame does not fit into the device's memory.
+        """
+
+        def predict(count: int) -> Prediction:
+            parts = [frames[start : start + count] for start in range(0, len(frames), count)]
+            return _joined([self._predict(part, with_probabilities) for part in parts])
+
+        try:
+            return self._frames_at_once.run(predict, len(frames))
+        except torch.OutOfMemoryError as error:
+            height, width = frames[0].size
+            raise UserError(
+                f"{self.device}: the views of a {width}x{height} frame do not fit into its memory; set tta.mode to"
+                " slide with a crop_size and a stride, drop the largest of tta.img_ratios, lower tta.scale or use"
+                " precision bfloat16"
+            ) from error
 
     def _predict(self, frames: Sequence[DecodedFrame], with_probabilities: bool) -> Prediction:
         size = frames[0].size
@@ -147,7 +156,7 @@ class Engine:
 
         # Run the network once on every distinct input. A flipped prediction of an unflipped input (`as_published`)
         # reads the same scores as the unflipped one.
-        for group in groups_of(self._views(size)):
+        for group in self._groups(size):
             for index, flip, windows in self._network_outputs(frames, group):
                 finite[index] &= _all_finite(windows)
                 scores[index] += [_ViewScores.of(view, windows) for view in group.views if view.input_flip == flip]
@@ -164,6 +173,13 @@ class Engine:
     def _views(self, size: Size) -> tuple[View, ...]:
         return views_of(*size, self.tta, self.protocol)
 
+    def _groups(self, size: Size) -> list[Group]:
+        """Returns what the network sees at once; flips apart where they did not fit together before."""
+        groups = groups_of(self._views(size))
+        return [
+            part for group in groups for part in (_flips_of(group) if group.padded in self._flips_apart else [group])
+        ]
+
     # ---- network
 
     def _network_outputs(
@@ -173,22 +189,37 @@ class Engine:
         first, pixels = 0, len(group.flips) * group.padded[0] * group.padded[1]
         while first < len(frames):
             # As many frames as the budget allows in one forward; fewer after one that did not fit.
-            count = self._budget.frames_at_once(pixels, len(frames) - first)
+            count, windows = self._budget.frames_at_once(pixels, len(frames) - first), None
             try:
                 with self._budget.measured(count * pixels):
                     windows = self._forward(frames[first : first + count], group)
-            except torch.OutOfMemoryError as error:
-                if count == 1:
-                    height, width = group.padded
-                    raise self._no_room(f"a {width}x{height} view does") from error
+            except torch.OutOfMemoryError:
+                if count * len(group.flips) == 1:
+                    raise
+            if windows is None:  # out here, where the error no longer holds the tensors of the forward that failed
+                height, width = group.padded
+                log(f"inference on {self.device}: {count} x {width}x{height} views do not fit; retrying with fewer")
                 torch.cuda.empty_cache()
-                self._budget.shrink()
+                if count == 1:
+                    self._flips_apart.add(group.padded)
+                    yield from self._flips_one_by_one(frames, first, group)
+                    first += 1
+                else:
+                    self._budget.shrink()
                 continue
             # The batch holds every frame's flips next to each other.
             for position in range(count * len(group.flips)):
                 offset, flip = divmod(position, len(group.flips))
                 yield first + offset, group.flips[flip], [window.at(position) for window in windows]
             first += count
+
+    def _flips_one_by_one(
+        self, frames: Sequence[DecodedFrame], index: int, group: Group
+    ) -> Iterator[tuple[int, bool, list[_Window]]]:
+        """Yields what `_network_outputs` does of one frame whose flips do not fit into one forward."""
+        for part in _flips_of(group):
+            for _, flip, windows in self._network_outputs([frames[index]], part):
+                yield index, flip, windows
 
     def _forward(self, frames: Sequence[DecodedFrame], group: Group) -> list[_Window]:
         """Runs the network on every flip of some frames, whole or window by window; logits are [N, C, h, w]."""
@@ -313,6 +344,15 @@ class _ViewScores:
         return self.tiles[0].logits.shape[0]
 
 
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    """Returns the predictions of several batches of frames as one."""
+    if len(parts) == 1:
+        return parts[0]
+    labels, finite = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "finite"))
+    probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+    return Prediction(labels, torch.cat(probabilities) if probabilities else None, finite)
+
+
 def groups_of(views: Sequence[View]) -> list[Group]:
     """Returns the views of a frame by what the network sees at once."""
     chains = dict.fromkeys(view.resizes for view in views)
@@ -322,6 +362,11 @@ def groups_of(views: Sequence[View]) -> list[Group]:
         flips = tuple(dict.fromkeys(view.input_flip for view in same))
         groups.append(Group(resizes, same[0].size, same[0].padded, flips, same))
     return groups
+
+
+def _flips_of(group: Group) -> list[Group]:
+    """Returns a group for each of its flips."""
+    return [replace(group, flips=(flip,)) for flip in group.flips]
 
 
 def _all_finite(windows: Sequence[_Window]) -> Tensor:

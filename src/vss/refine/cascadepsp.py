@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vss.core.batch_size import BatchSize
 from vss.core.errors import UserError
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
@@ -54,6 +55,7 @@ class CascadePSP:
         shared = [name for name in BACKGROUND_CLASSES if name in classes]
         self._background = _ids(shared if settings.background is None else settings.background, classes, "background")
         self.device = next(network.parameters()).device
+        self._crops_at_once = BatchSize("refine cascadepsp", "crops")
 
     @classmethod
     def load(
@@ -82,7 +84,11 @@ class CascadePSP:
 
     @torch.inference_mode()
     def refine_parts(self, image: np.ndarray, labels: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
-        """Returns the label map with some of its parts refined; see `refine` and `parts_of`."""
+        """Returns the label map with some of its parts refined; see `refine` and `parts_of`.
+
+        Raises:
+            UserError: one crop does not fit into the GPU's memory.
+        """
         if not parts:
             return labels
         dtype = getattr(torch, self._settings.precision)
@@ -109,14 +115,24 @@ class CascadePSP:
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self.device)
         how = self._procedure
-        options = {"L": how.L, "min_size": how.min_size, "batch_size": self._settings.batch_size}
         crops = [(_cropped(frame, part), mask_tensor(part.crop(part.mask)).to(self.device)) for part in parts]
-        if how.fast:
-            refined = single_pass(self._network, *zip(*crops, strict=True), **options)
-        elif how.parts == "classes":
-            refined = list(high_res(self._network, frame, torch.cat([mask for _, mask in crops]), **options).split(1))
-        else:
-            refined = [high_res(self._network, *crop, **options) for crop in crops]
+
+        def refine(batch_size: int) -> list[Tensor]:
+            options = {"L": how.L, "min_size": how.min_size, "batch_size": batch_size}
+            if how.fast:
+                return single_pass(self._network, *zip(*crops, strict=True), **options)
+            if how.parts == "classes":
+                masks = torch.cat([mask for _, mask in crops])
+                return list(high_res(self._network, frame, masks, **options).split(1))
+            return [high_res(self._network, *crop, **options) for crop in crops]
+
+        try:
+            refined = self._crops_at_once.run(refine, self._settings.batch_size)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"refine cascadepsp: one crop of {how.L} pixels does not fit into the memory of {self.device}; lower L"
+                " or use precision bfloat16"
+            ) from error
         return [probability[0, 0].float().cpu().numpy() for probability in refined]
 
 

@@ -17,6 +17,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
+from vss.core.batch_size import BatchSize
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
@@ -57,6 +58,7 @@ class SamProposer:
         # Run lengths spare the package's need of pycocotools; the masks are the same.
         self.device = str(sam.device)
         self._generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **parameters)
+        self._points, self._points_at_once = self._generator.points_per_batch, BatchSize("propose sam", "points")
 
     @classmethod
     def load(cls, settings: SamSettings, *, weights: str | None, device: str) -> SamProposer:
@@ -85,8 +87,23 @@ class SamProposer:
 
     @torch.inference_mode()
     def propose(self, image: np.ndarray) -> RunLengths:
-        """Returns the masks of `image` [H, W, 3] uint8 RGB, which may overlap."""
-        records = self._generator.generate(image)
+        """Returns the masks of `image` [H, W, 3] uint8 RGB, which may overlap.
+
+        Raises:
+            UserError: one point of it does not fit into the GPU's memory.
+        """
+
+        def generate(points: int) -> list[dict[str, Any]]:
+            self._generator.points_per_batch = points
+            return self._generator.generate(image)
+
+        try:
+            records = self._points_at_once.run(generate, self._points)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"propose sam: a {image.shape[1]}x{image.shape[0]} frame does not fit into the memory of {self.device};"
+                " use weights of a smaller SAM"
+            ) from error
         return RunLengths.from_coco(image.shape[:2], [record["segmentation"]["counts"] for record in records])
 
 
