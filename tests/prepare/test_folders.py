@@ -387,6 +387,20 @@ def test_a_lying_image_with_an_upright_mask_is_explained(street: Path, run_prepa
         run_prepare(street, dataset="street", **OWN)
 
 
+def test_an_image_that_exif_flips_is_named_next_to_a_mask_that_fits_either_way(
+    street: Path, run_prepare: Callable
+) -> None:
+    for name, orientation in (("1", 3), ("2", 1)):
+        image = Image.new("RGB", (6, 4))
+        image.getexif()[0x0112] = orientation
+        image.save(street / f"val/b/rgb/{name}.jpg", exif=image.getexif())
+    for checks in ("full", "fast"):
+        warnings = run_prepare(street, dataset="street", **OWN, checks=checks).report()["warnings"]
+        flipped = [line for line in warnings if "EXIF" in line]
+        assert len(flipped) == 1 and "1 image with a mask is mirrored or turned by 180 degrees" in flipped[0]
+        assert flipped[0].endswith("val/b/rgb/1.jpg")
+
+
 def test_the_report_is_a_page_too(street: Path, run_prepare: Callable) -> None:
     save(street / "val/b/gt/1.png", (9, 9, 9))
     (street / "train/a/rgb/<b>.jpg").write_bytes(b"")

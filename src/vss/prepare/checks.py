@@ -30,7 +30,7 @@ from vss.prepare.parallel import map_in_order
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 64
-_ORIENTATION_TAG, _TURNED = 0x0112, 4  # of EXIF; from 5 on height and width change places
+_ORIENTATION_TAG, _UPRIGHT, _TURNED = 0x0112, 1, 4  # of EXIF; from 5 on height and width change places
 _COLOURS_NAMED = 3  # of a mask whose colours the class table does not have
 # Below these, starting processes takes longer than the work: a full check takes 4 ms per frame, a fast one 0.1 ms.
 _FRAMES_WORTH_PROCESSES = {"full": 1000, "fast": 40000}
@@ -47,6 +47,7 @@ class CheckedFrame:
         labelled: whether the mask labels a pixel; None where its values were not read.
         values: pixels of each raw id of the mask; empty where its values were not read.
         digest: of the image file's bytes; empty where it was not decoded.
+        orientation: by which its EXIF would have the image turned or mirrored; 1 = as it is stored.
     """
 
     frame: RawFrame
@@ -56,6 +57,12 @@ class CheckedFrame:
     labelled: bool | None = None
     values: tuple[tuple[int, int], ...] = ()
     digest: bytes = b""
+    orientation: int = _UPRIGHT
+
+    @property
+    def may_be_flipped(self) -> bool:
+        """Whether the mask fits the image's size as it is stored and as EXIF would have it: mirrored or upside down."""
+        return bool(self.frame.mask) and _UPRIGHT < self.orientation <= _TURNED
 
 
 @dataclass(frozen=True)
@@ -129,35 +136,32 @@ def check_frame(frame: RawFrame, *, root: str, labels: MaskLabels, checks: str) 
     """Opens the image and the mask of one frame."""
     read_image, read_mask = (_full_image, _full_mask) if checks == "full" else (_fast_image, _fast_mask)
     try:
-        height, width = read_image(f"{root}/{frame.image}")
+        height, width, orientation = read_image(f"{root}/{frame.image}")
     except _BrokenError as error:
         return CheckedFrame(frame, 0, 0, (_problem(frame, frame.image, *error.args),))
     digest = _digest_of_file(f"{root}/{frame.image}") if checks == "full" else b""
     if not frame.mask:
-        return CheckedFrame(frame, height, width, (), digest=digest)
+        return CheckedFrame(frame, height, width, (), digest=digest, orientation=orientation)
     problems, labelled, values = [], None, {}
     try:
         mask_size, values = read_mask(f"{root}/{frame.mask}", labels)
         if mask_size != (height, width):
             found = f"{mask_size[1]}x{mask_size[0]}, image {width}x{height}"
-            if mask_size == (width, height) and (turn := _orientation(f"{root}/{frame.image}")) > _TURNED:
-                found += f" (stored lying, by EXIF orientation {turn}: images are read as stored; store it upright)"
+            if mask_size == (width, height) and orientation > _TURNED:
+                found += (
+                    f" (stored lying, by EXIF orientation {orientation}: images are read as stored; store it upright)"
+                )
             problems.append(_problem(frame, frame.mask, "mask_size", found))
         for found in labels.strange(f"{root}/{frame.mask}", values):
             problems.append(_problem(frame, frame.mask, "label_value", found))
         labelled = bool(values.keys() & set(labels.space.raw_ids)) if values else None
     except _BrokenError as error:
         problems.append(_problem(frame, frame.mask, *error.args))
-    return CheckedFrame(frame, height, width, tuple(problems), labelled, tuple(values.items()), digest)
+    return CheckedFrame(frame, height, width, tuple(problems), labelled, tuple(values.items()), digest, orientation)
 
 
 def _digest_of_file(path: str) -> bytes:
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-
-
-def _orientation(path: str) -> int:
-    with Image.open(path) as image:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
 
 
 def _problem(frame: RawFrame, file: str, kind: str, found: str) -> Problem:
@@ -193,20 +197,20 @@ def check_labels(checked: Sequence[CheckedFrame], listing: Listing) -> None:
             listing.problem(split, "split_unlabelled", f"{len(found)} masks without a pixel of any class")
 
 
-def _full_image(path: str) -> tuple[int, int]:
-    _, height, width = _header(path, "image_broken", ("JPEG", "MPO", "PNG"))
+def _full_image(path: str) -> tuple[int, int, int]:
+    _, height, width, orientation = _header(path, "image_broken", ("JPEG", "MPO", "PNG"))
     try:
         decoded = read_image(path).shape[:2]
     except UserError as error:
         raise _BrokenError("image_broken", str(error).removeprefix(f"{path}: ")) from None
     if decoded != (height, width):
         raise _BrokenError("image_broken", f"header says {width}x{height}, decoded {decoded[1]}x{decoded[0]}")
-    return height, width
+    return height, width, orientation
 
 
-def _fast_image(path: str) -> tuple[int, int]:
-    kind, height, width = _header(path, "image_broken", ("JPEG", "MPO", "PNG"))
-    return (height, width) if _ends(path, kind) else _full_image(path)
+def _fast_image(path: str) -> tuple[int, int, int]:
+    kind, height, width, orientation = _header(path, "image_broken", ("JPEG", "MPO", "PNG"))
+    return (height, width, orientation) if _ends(path, kind) else _full_image(path)
 
 
 def _full_mask(path: str, labels: MaskLabels) -> tuple[tuple[int, int], dict[int, int]]:
@@ -225,20 +229,23 @@ def _fast_mask(path: str, labels: MaskLabels) -> tuple[tuple[int, int], dict[int
 
 
 def _mask_header(path: str, labels: MaskLabels) -> tuple[int, int]:
-    _, height, width = _header(path, "mask_broken", ("PNG",))
+    _, height, width, _ = _header(path, "mask_broken", ("PNG",))
     with Image.open(path) as image, open(path, "rb") as file:
         if mistake := mask_mistake(image, file.read(32), labels.coding):
             raise _BrokenError("mask_meaning", mistake)
     return height, width
 
 
-def _header(path: str, kind: str, allowed: tuple[str, ...]) -> tuple[str, int, int]:
-    """Returns (file format, height, width) from a file's header."""
+def _header(path: str, kind: str, allowed: tuple[str, ...]) -> tuple[str, int, int, int]:
+    """Returns (file format, height, width, EXIF orientation) from a file's header."""
     try:
         if os.path.getsize(regular_file(path)) == 0:
             raise _BrokenError(kind, "empty file")
         with Image.open(path) as image:
             found, (width, height) = image.format, image.size
+            # Asked of a PNG without EXIF, Pillow decodes all of it to look for some at its end.
+            exif = image.getexif() if "exif" in image.info else {}
+            orientation = int(exif.get(_ORIENTATION_TAG, _UPRIGHT))
     except _BrokenError:
         raise
     except FileNotFoundError:
@@ -249,7 +256,7 @@ def _header(path: str, kind: str, allowed: tuple[str, ...]) -> tuple[str, int, i
         raise _BrokenError(kind, getattr(error, "strerror", None) or "not a readable image") from None
     if found not in allowed:
         raise _BrokenError(kind, f"a {found} file")
-    return found, height, width
+    return found, height, width, orientation
 
 
 def _ends(path: str, kind: str) -> bool:

@@ -20,6 +20,7 @@ class ClassCounts:
         self._pixels: dict[str, Counter[int]] = {}
         self._first: dict[bytes, CheckedFrame] = {}
         self._shared: list[tuple[CheckedFrame, CheckedFrame]] = []
+        self._flipped: list[str] = []
 
     def add(self, item: CheckedFrame) -> None:
         """Counts a checked frame."""
@@ -28,6 +29,8 @@ class ClassCounts:
             first = self._first.setdefault(item.digest, item)
             if first.frame.split != item.frame.split:
                 self._shared.append((first, item))
+        if item.may_be_flipped:
+            self._flipped.append(item.frame.image)
 
     def pixels(self) -> dict[str, dict[str, int]]:
         """Returns by split and class the pixels of all its masks; classes without any are left out."""
@@ -51,6 +54,11 @@ class ClassCounts:
         if self._shared:
             files = [f"{first.frame.image} = {item.frame.image}" for first, item in self._shared]
             lines.append(f"{_many(files, 'image is', 'images are')} in two splits: {_listed(files)}")
+        if self._flipped:
+            lines.append(
+                f"{_many(self._flipped, 'image with a mask is', 'images with masks are')} mirrored or turned by 180"
+                f" degrees by EXIF, and read as stored; check that the masks lie likewise: {_listed(self._flipped)}"
+            )
         return [*lines, *self.shifts()]
 
     def shifts(self) -> list[str]:
