@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TypeGuard
 
 from mmengine.config import Config
@@ -88,6 +89,10 @@ def load(
     options = dict(cfg_options or {})
     for key, value in options.items():
         _check_type(key, _what_stands_at(config, key), value)
+    # MMEngine merges no map into a row's None.
+    unset = [key for key in options if key in config and config[key] is None]
+    for key in unset:
+        config[key] = options.pop(key)
     try:
         config.merge_from_dict(options)
     except (TypeError, KeyError) as error:  # a map in place of a value, or a value in place of a map
@@ -250,6 +255,12 @@ def _check_training(name: str, config: Config) -> TrainingSettings:
     for key, value in vars(training).items():
         if isinstance(value, int) and isinstance(config[key], float):
             config[key] = value
+    if training.rare_class_sampling is not None:
+        config.rare_class_sampling = asdict(training.rare_class_sampling)
+    if isinstance(training.class_weights, Mapping):
+        for unknown in (key for key in training.class_weights if key not in config.classes):
+            near = did_you_mean(unknown, config.classes)
+            raise UserError(f"{name}.class_weights: {config.dataset} has no class {unknown!r}{near}")
     least, most = training.ratio_range
     if least > most:
         raise UserError(f"{name}.ratio_range: is {[least, most]}, must be [least, most]")

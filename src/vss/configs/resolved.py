@@ -22,6 +22,14 @@ RowSettings: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class RareClassSampling:
+    """Samples chosen by class, rare ones more often: see `rare_class_sampling` of `row` in config.schema.yaml."""
+
+    temperature: float
+    min_pixels: int
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """The settings of a training, as `$defs.row` of the schema describes them."""
 
@@ -53,6 +61,8 @@ class TrainingSettings:
     val_frames: int
     select: str
     optim_wrapper: NetworkConfig
+    class_weights: str | Mapping[str, float] | None = None
+    rare_class_sampling: RareClassSampling | None = None
 
     @property
     def iterations(self) -> int:

@@ -21,7 +21,7 @@ _NOT_IN_HASH = (
 _VALIDATION = ("val_interval", "val_frames")  # watch a training, unless the best of the validations is published
 _DERIVED = ("train_pipeline", "param_scheduler")  # follow from the other settings
 # Settings that came later, and the value that means what was there before: without it they would retrain everything.
-ABSENT: dict[str, Any] = {}
+ABSENT: dict[str, Any] = {"class_weights": None, "rare_class_sampling": None}
 
 
 def result_config(config: ConfigDocument) -> dict[str, Any]:

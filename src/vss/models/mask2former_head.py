@@ -45,6 +45,7 @@ class Mask2FormerHead(BaseModule):
         num_points, oversample_ratio, importance_sample_ratio: see `SetLoss`.
         loss_weights: of the class, mask and dice terms.
         no_object_weight: class weight of "no object".
+        class_weight: of the other classes [C]; None = 1 each.
         with_cp: gradient checkpointing of every encoder and decoder layer.
         align_corners: False; part of MMSegmentation's head interface.
         ignore_index: label that belongs to no mask.
@@ -74,6 +75,7 @@ class Mask2FormerHead(BaseModule):
         importance_sample_ratio: float = 0.75,
         loss_weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
         no_object_weight: float = 0.1,
+        class_weight: Sequence[float] | None = None,
         with_cp: bool = False,
         align_corners: bool = False,
         ignore_index: int = 255,
@@ -116,6 +118,7 @@ class Mask2FormerHead(BaseModule):
             importance_sample_ratio=importance_sample_ratio,
             weights=loss_weights,
             no_object_weight=no_object_weight,
+            class_weight=class_weight,
         )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -188,8 +191,8 @@ class Mask2FormerHead(BaseModule):
             data_samples: all of the batch; with several processes, of this one's share.
             micro_batches: number of equal parts of it, whose losses come next and are averaged.
         """
-        counts = (torch.bincount(sample.gt_sem_seg.data.flatten(), minlength=256) for sample in data_samples)
-        present = [int(count.count_nonzero()) - int(count[self.ignore_index] > 0) for count in counts]
+        found = (sample.gt_sem_seg.data.unique() for sample in data_samples)
+        present = [labels[labels != self.ignore_index] for labels in found]
         device = self.query_feat.weight.device
         whole = self.set_loss.denominators(present, self.query_feat.num_embeddings, device)
         share = Denominators(whole.masks / micro_batches, whole.class_weight / micro_batches)

@@ -104,6 +104,7 @@ class SetLoss:
         importance_sample_ratio: share of P that is chosen by uncertainty; the rest is uniform.
         weights: of the class, mask and dice terms, in the matching cost as in the loss.
         no_object_weight: class weight of index C.
+        class_weight: of the other classes [C]; None = 1 each.
     """
 
     def __init__(
@@ -115,23 +116,32 @@ class SetLoss:
         importance_sample_ratio: float,
         weights: tuple[float, float, float],
         no_object_weight: float,
+        class_weight: Sequence[float] | None = None,
     ) -> None:
         self.num_classes, self.num_points, self.weights = num_classes, num_points, weights
         self.num_candidates = int(num_points * oversample_ratio)
         self.num_uncertain = int(importance_sample_ratio * num_points)
-        self.class_weight = [1.0] * num_classes + [no_object_weight]
+        self.weighs_classes = class_weight is not None
+        self.class_weight = [*([1.0] * num_classes if class_weight is None else class_weight), no_object_weight]
 
-    def denominators(self, present: Sequence[int], num_queries: int, device: torch.device) -> Denominators:
+    def denominators(self, present: Sequence[Tensor], num_queries: int, device: torch.device) -> Denominators:
         """Returns what the losses of a batch are divided by; with several processes, all have to call it.
 
         Args:
-            present: classes present in each image.
+            present: train ids [G] of the classes present in each image. Where they are more than queries, matched ones
+                count with the mean of their weights.
         """
-        matched = torch.tensor(float(sum(min(classes, num_queries) for classes in present)), device=device)
+        matches = [min(len(labels), num_queries) for labels in present]
+        matched = torch.tensor(float(sum(matches)), device=device)
         unmatched = len(present) * num_queries - matched
+        weight = matched
+        if self.weighs_classes:
+            weights = torch.tensor(self.class_weight, device=device)
+            each = [weights[labels].mean() * count for labels, count in zip(present, matches, strict=True) if count]
+            weight = torch.stack([torch.zeros((), device=device), *each]).sum()
         return Denominators(
             masks=_mean_over_processes(matched.clone()).clamp(min=1),
-            class_weight=matched + self.class_weight[-1] * unmatched,
+            class_weight=weight + self.class_weight[-1] * unmatched,
         )
 
     def __call__(
@@ -151,7 +161,7 @@ class SetLoss:
         """
         losses: dict[str, Tensor] = {}
         if denominators is None:
-            present = [len(image.labels) for image in targets]
+            present = [image.labels for image in targets]
             denominators = self.denominators(present, class_logits[0].shape[1], class_logits[0].device)
         with without_autocast(class_logits[0].device):
             for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):

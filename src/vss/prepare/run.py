@@ -21,6 +21,7 @@ from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_lab
 from vss.prepare.class_counts import ClassCounts
 from vss.prepare.drawn import draw as drawn
 from vss.prepare.folders import check_masks_found, list_dataset
+from vss.prepare.frame_counts import FrameCounts
 from vss.prepare.listing import PROBLEM_KINDS, Problem
 from vss.prepare.page import check_page
 
@@ -41,7 +42,7 @@ def prepare(
     Args:
         dataset: key of the config's `data`.
         settings: the row as the user wrote it, see `vss.configs.datasets`; a dataset is drawn next to the index.
-        index: CSV to write, see `write_index`.
+        index: CSV to write, see `write_index`; next to it, the pixels of each class by frame (`frame_counts`).
         card: JSON to write, see `Card`.
         check: JSON report to write: {dataset, root, checks, on_problem, counts, problems, pixels, warnings}. Where
             problems stop the run, the report is written to `stopped_report(check)` instead, so that it outlives the
@@ -60,9 +61,10 @@ def prepare(
     listing = list_dataset(row.layout, root)
     check_masks_found(row.layout, root, listing)
     labels = MaskLabels(row.name, row.space, row.coding, Path(row.settings.classes or "the class table").name)
-    counts, checked = ClassCounts(row.space), []
+    counts, of_frames, checked = ClassCounts(row.space), FrameCounts(), []
     for item in check_frames(listing.frames, root=root, labels=labels, checks=row.settings.checks, workers=workers):
         counts.add(item)
+        of_frames.add(item)
         checked.append(replace(item, values=(), digest=b""))
     check_sizes(checked, listing)
     check_labels(checked, listing)
@@ -73,7 +75,9 @@ def prepare(
     _stop_if_needed(report, problems, kept, check, hints=counts.shifts())
     # The card holds a digest of the index, which is therefore first.
     write_index(index, _rows(kept))
-    write_card(card, _card(row, root, content, kept, problems, index))
+    written = _card(row, root, content, kept, problems, index)
+    of_frames.write(index, sha256=written.sha256, content=content)
+    write_card(card, written)
     _write_report(check, report)
     for stopped in (stopped_report(check), stopped_report(check).with_suffix(".html")):
         stopped.unlink(missing_ok=True)

@@ -34,6 +34,7 @@ from vss.core.masks import PLAIN_IDS
 from vss.infer.model_files import CONFIG, WEIGHTS
 from vss.prepare.recheck import checked_content
 from vss.train import workdir
+from vss.train.class_balance import needs_counts, write_pixels
 from vss.train.job import TrainingJob, TrainingPart, write_job
 from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.card import write_model_card
@@ -125,6 +126,8 @@ def train(
         if workdir.is_finished(folder):
             log(f"{job.what}: finished before in {folder}, publishing")
         else:
+            if needs_counts(resolved.training):
+                write_pixels(folder, parts, content, what=job.what)
             _train_in(folder, job, document, code)
         files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
         _publish(folder, files, fingerprint, stage, model, settings)

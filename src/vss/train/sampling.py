@@ -9,13 +9,18 @@ position into (frame, random numbers). Resuming at iteration i is starting to co
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Dataset, Sampler
+
+from vss.configs.resolved import RareClassSampling
+from vss.train.class_balance import RareClasses, read_pixels
+
+_CROPS = 10  # that are tried for one of the chosen class
 
 
 @DATA_SAMPLERS.register_module()
@@ -56,20 +61,34 @@ class SeededDataset(Dataset):
     images each time. Weights of 1 give what one dataset of all the images would. Augmentations draw from numpy's and
     Python's global generators, which are seeded for every item from (seed, p).
 
+    Where samples are chosen by class (`RareClasses`) there are no epochs: every item is chosen from (seed, p), and
+    cropped again, up to ten times, until the class is in it.
+
     Args:
         datasets: MMSeg datasets or their configs.
         weights: one for each of them, by default 1.
         seed: of order and augmentations.
+        rare_classes: `pixels`, the file of `class_balance.write_pixels`, and `settings`, those of
+            `RareClassSampling`; None shows every frame alike.
     """
 
     def __init__(
-        self, *, datasets: Sequence[dict | Sequence], seed: int, weights: Sequence[float] | None = None
+        self,
+        *,
+        datasets: Sequence[dict | Sequence],
+        seed: int,
+        weights: Sequence[float] | None = None,
+        rare_classes: Mapping[str, Any] | None = None,
     ) -> None:
         self.datasets = [DATASETS.build(each) if isinstance(each, dict) else each for each in datasets]
         self._weights = [1.0] * len(self.datasets) if weights is None else list(weights)
         self._starts = np.cumsum([0, *map(len, self.datasets)])
         self._seed = seed
         self._epoch, self._order = -1, np.arange(0)
+        self._rare_classes = None
+        if rare_classes is not None:
+            settings = RareClassSampling(**rare_classes["settings"])
+            self._rare_classes = RareClasses(read_pixels(rare_classes["pixels"]), settings)
 
     @property
     def metainfo(self) -> dict:
@@ -104,6 +123,16 @@ class SeededDataset(Dataset):
         words = np.random.SeedSequence([self._seed, position]).generate_state(2)
         np.random.seed(words[0])
         random.seed(int(words[1]))
-        index = self.index_of(position)
+        if self._rare_classes is None:
+            return self._item(self.index_of(position))
+        train_id, index = self._rare_classes.choose(np.random.default_rng([self._seed, position, 1]))
+        for _ in range(_CROPS):
+            sample = self._item(index)
+            labels = sample["data_samples"].gt_sem_seg.data
+            if 2 * int((labels == train_id).sum()) >= self._rare_classes.min_pixels:
+                break
+        return sample
+
+    def _item(self, index: int) -> Any:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.datasets[part][index - int(self._starts[part])]

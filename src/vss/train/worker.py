@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from vss.core.log import log
 from vss.infer.model_files import WEIGHTS
 from vss.models.build import build_segmentor
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints
+from vss.train.class_balance import CLASS_PIXELS, log_weights, loss_weights, weighted
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
@@ -62,7 +64,10 @@ def _train(job: TrainingJob) -> None:
 
     # The model, with the same weights in every rank.
     torch.manual_seed(training.seed)
-    model = build_segmentor(job.config.model)
+    weights = loss_weights(training, job.config.classes or (), folder)
+    model = build_segmentor(weighted(job.config.model, weights))
+    if weights is not None and _rank() == 0:
+        log_weights(job.what, job.config.classes or (), weights)
     _initialise(model, job)
     init_process_group(job)
 
@@ -153,6 +158,8 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
         for part in job.parts
     ]
     weights = [part.weight for part in job.parts]
+    rare = training.rare_class_sampling
+    by_class = None if rare is None else {"pixels": str(Path(job.folder, CLASS_PIXELS)), "settings": asdict(rare)}
     workers = training.num_workers
     return dict(
         batch_size=training.batch_size // _processes(),
@@ -160,7 +167,9 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
         **({"prefetch_factor": PREFETCH, "timeout": POLL_SECONDS} if workers else {}),
         pin_memory=job.gpus > 0,
         sampler=dict(type="PositionSampler"),
-        dataset=dict(type="SeededDataset", datasets=datasets, weights=weights, seed=training.seed),
+        dataset=dict(
+            type="SeededDataset", datasets=datasets, weights=weights, seed=training.seed, rare_classes=by_class
+        ),
         worker_init_fn=dict(type=ignore_signals_in_worker),
     )
 

@@ -8,6 +8,8 @@ ratio_range = (0.5, 2.0)  # random factor on `scale`
 cat_max_ratio = 0.75  # a crop in which one class fills more is drawn again, up to ten times
 flip = 0.5  # probability of a horizontal flip
 photometric_distortion = True
+class_weights = None  # in the loss: "median_frequency", or factors by class name
+rare_class_sampling = None  # {temperature, min_pixels}: samples are chosen by class, rare ones more often
 label_shift = False  # True: COCO-Stuff labels as the paper's code had them, see vss.train.datasets.IndexDataset
 
 # ---- schedule: linear warm-up times polynomial decay, by iteration
