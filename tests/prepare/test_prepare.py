@@ -44,6 +44,7 @@ def test_nothing_is_copied(vspw, run_prepare) -> None:
     assert sorted(path.name for path in done.folder.iterdir()) == [
         "check.html",
         "check.json",
+        "class_counts.npz",
         "dataset.json",
         "index.csv",
     ]
