@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.damaged_files import told_of_damage
+from tests.damaged_files import sealed_again, told_of_damage
 from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
 from vss.refine.proposals import Partitions
@@ -96,6 +96,7 @@ def damaged(path, damage):
         writer.write("v", "runs", run_lengths(np.ones((2, 4, 6), bool)))
     with h5py.File(path, "r+") as file:
         damage(file)
+    sealed_again(path)
     return path
 
 

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 import h5py
 import numpy as np
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BROKEN_HDF5 = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 MOST_ELEMENTS = 1 << 31  # of one stored array: a file of some kB may announce terabytes
 _CHECKSUM = "crc32"
+# The first bytes of a file, which HDF5 leaves to its user; the checksum there is of all that follows.
+_USER_BLOCK = 512
+_MARK = b"vss frames; CRC-32 of what follows byte 512: "
 
 Reader = TypeVar("Reader", bound="FramesReader")
 
@@ -36,7 +39,7 @@ class FramesWriter:
     Layout: root attributes `format`, `version`, `provenance` (JSON: what it was made of) and, of a prediction,
     `classes` (JSON list); objects /frames/<n> with attributes `video` and `frame`, numbered in the order written, so
     that no id has to be a valid HDF5 name. The root and every frame have the attribute `crc32`, which `FramesReader`
-    verifies.
+    verifies. A whole file's checksum is in its user block, the first 512 bytes.
     Use as a context manager; the file appears under its name only when the block ends without an exception. Frames are
     kept beside it once `go_on` was called, which also finds those of a job that was killed.
 
@@ -56,7 +59,7 @@ class FramesWriter:
         self._context = atomic_path(self._path)
         self._target = _Target(self._context.__enter__())
         # What every HDF5 since 1.10 (2016) reads; the oldest form takes 13 kB more per frame of scores.
-        self._file = h5py.File(self._target, "w", libver=("v110", "v110"))
+        self._file = h5py.File(self._target, "w", libver=("v110", "v110"), userblock_size=_USER_BLOCK)
         header = {"format": self.FORMAT, "version": self.VERSION, "provenance": canonical_json(self._provenance)}
         if self._classes is not None:
             header["classes"] = json.dumps(list(self._classes))
@@ -108,6 +111,7 @@ class FramesWriter:
         try:
             with contextlib.suppress(*(BROKEN_HDF5 if error or self._target.error else ())):
                 self._file.close()
+            self._target.seal()
             self._target.close()
             if self._unfinished and self._target.error is not None:  # what is kept must not keep a disk full
                 self._unfinished.remove()
@@ -208,11 +212,44 @@ class _Target:
     def flush(self) -> None:
         pass  # unbuffered; `atomic_path` syncs
 
+    def seal(self) -> None:
+        """Writes the checksum of the whole file; to be called when HDF5 has closed it."""
+        if self.error is None:
+            mark = _mark_of(self._file)
+            self.seek(0)
+            self.write(mark)
+
     def close(self) -> None:
         try:
             self._file.close()
         except OSError as error:
             self.error = self.error or error
+
+
+def _mark_of(file: BinaryIO) -> bytes:
+    """Returns what the user block of an open file has to begin with."""
+    file.seek(_USER_BLOCK)
+    crc = 0
+    while content := file.read(1 << 20):
+        crc = zlib.crc32(content, crc)
+    return _MARK + f"{crc:08x}\n".encode()
+
+
+def _check_whole(path: Path) -> bool:
+    """Returns whether a file carries a checksum of all of it, which is verified before HDF5 sees a byte.
+
+    HDF5's own code has been seen to loop on a damaged file, where nothing in Python can interrupt it.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    with open(path, "rb") as file:
+        mark = file.read(len(_MARK) + 9)
+        if not mark.startswith(_MARK):
+            return False
+        if mark != _mark_of(file):
+            raise ValueError("its checksum is not that of its content")
+        return True
 
 
 def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind: str) -> h5py.File:
@@ -223,14 +260,18 @@ def open_hdf5(path: str | os.PathLike, form: tuple[str, Sequence[int]], *, kind:
     """
     file = None
     try:
+        checked = _check_whole(regular_file(path))
         # Whole files never change, and some file systems know no locks.
-        file = h5py.File(regular_file(path), "r", locking=False)
+        file = h5py.File(path, "r", locking=False)
+        if file.userblock_size and not checked:
+            raise ValueError("its checksum is damaged")
         found = (file.attrs.get("format"), int(file.attrs.get("version", 0)))
         if found[0] == form[0] and found[1] in form[1]:
             return file
         problem = f"format is {found}, expected {(form[0], max(form[1]))}"
     except BROKEN_HDF5 as error:
         problem = f"not a readable {kind} file ({getattr(error, 'strerror', None) or error})"
+        problem += "; delete it and rerun" if isinstance(error, ValueError) else ""
     if file is not None:
         file.close()
     raise UserError(f"{path}: {problem}")
