@@ -270,7 +270,7 @@ WORKFLOW = (
         (
             *(*files("labels"), *DATA, *OUT, SETTINGS, *SHARD, DEVICE),
             option("--weights", help="of the network (default, or '': none)", **FILE_OR_NONE),
-            *files("proposals", "flow", required=False),
+            *files("proposals", "flow", "scores", required=False),
         ),
     ),
     Command(

@@ -71,6 +71,7 @@ def test_the_protocols_and_precisions_are_those_of_the_schema() -> None:
 class Ssa:
     min_purity: float
     keep_area: int
+    votes: str | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Dataset:
 
 
 def test_a_section_is_read_with_its_defaults_and_types() -> None:
-    assert read_section(Ssa, "ssa", {"keep_area": 3.0}, where="settings") == Ssa(min_purity=0.0, keep_area=3)
+    assert read_section(Ssa, "ssa", {"keep_area": 3.0}, where="settings") == Ssa(0.0, 3, "labels")
     read = read_section(Slic, "slic", {"segments": [9, 8], "sigma": 2}, where="settings")
     assert read == Slic(method="slic", segments=(9, 8), compactness=10.0, sigma=2.0)
     assert isinstance(read.sigma, float) and isinstance(read.segments, tuple)

@@ -12,7 +12,9 @@ from tests.stopped_jobs import stopped_and_run_again
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.core.index import read_index, shard_of
+from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader, LabelsWriter
+from vss.core.scores_file import ScoresWriter
 from vss.refine.flow import flow
 from vss.refine.flow_file import FlowReader
 from vss.refine.network import build_network
@@ -108,6 +110,24 @@ def test_the_temporal_vote_through_the_stage(dataset):
         np.testing.assert_array_equal(labels, dataset.predictions[key])
     with LabelsReader(refined) as reader:
         assert reader.provenance["flow"]["flow"] == "dis" and reader.provenance["proposals"] is None
+
+
+def test_scores_are_read_unless_labels_are_to_vote(dataset):
+    """Certain scores vote as the labels do; the file says what voted."""
+    scores, proposals = dataset.folder / "val.scores.h5", propose_val(dataset)
+    with ScoresWriter(scores, classes=VSPW.classes, provenance={}) as writer:
+        for key in (key for key in dataset.predictions if key[0] != "1_a--b"):
+            writer.write(*key, np.eye(124, dtype=np.float32)[dataset.predictions[key]].transpose(2, 0, 1))
+    found = {}
+    for votes in ("labels", "scores"):
+        out = refine_val(dataset, {"method": "ssa", "settings": {"votes": votes}}, proposals=proposals, scores=scores)
+        found[votes] = read_all(out)
+        with LabelsReader(out) as reader:
+            assert reader.provenance["votes"] == votes
+    for key, labels in found["labels"].items():
+        np.testing.assert_array_equal(found["scores"][key], labels)
+    with pytest.raises(UserError, match="no scores file is given"):
+        refine_val(dataset, {"method": "ssa", "settings": {"votes": "scores"}}, proposals=proposals)
 
 
 @pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal"])

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from tests.refine.masks import run_lengths
+from vss.core.codec import Planes
 from vss.core.labels import IGNORE_INDEX
 from vss.refine.proposals import Partitions
+from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import vote_proposals
 
 
@@ -145,3 +147,15 @@ def test_a_partition_votes_as_its_masks_do(seed):
     masks = np.concatenate([[m == segment for segment in np.unique(m)] for m in maps])
     by_map = vote_proposals(labels, Partitions.from_label_maps(maps))
     np.testing.assert_array_equal(by_map, vote_proposals(labels, run_lengths(masks)))
+
+
+def test_scores_are_summed_over_each_mask():
+    """Two pixels hardly prefer class 1, the third is certain of class 2: by labels 1 wins, by scores 2."""
+    planes = np.array([[[0.6, 0.6, 0.0, 0.0]], [[0.4, 0.4, 1.0, 0.0]], [[0.0, 0.0, 0.0, 1.0]]], np.float32)
+    classes, labels = np.array([1, 2, 3], np.uint8), np.array([[1, 1, 2, 3]], np.uint8)
+    scores = SoftLabels.of(Planes(classes, planes, np.zeros((1, 4), np.float32), labels, 124))
+    masks = np.array([[[1, 1, 1, 0]], [[0, 0, 0, 0]]])
+    assert vote(labels, masks).tolist() == [[1, 1, 1, 3]]
+    assert vote(labels, masks, scores=scores).tolist() == [[2, 2, 2, 3]]
+    assert vote(labels, masks, scores=scores, min_purity=0.61).tolist() == labels.tolist()  # 1.8 of 3.0
+    assert vote(labels, masks[1:], scores=scores).tolist() == labels.tolist()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from vss.configs.schema import read_section
+from vss.core.codec import Planes
 from vss.core.errors import UserError
+from vss.refine import temporal
 from vss.refine.flow import cell_means
 from vss.refine.flow_file import FlowReader, FlowWriter
+from vss.refine.soft_labels import SoftLabels
 from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
 
 HEIGHT, WIDTH = 96, 128
 GROUND, THING, POLE = 3, 7, 11
+STILL = (np.zeros((HEIGHT // 4, WIDTH // 4, 2), np.float32),) * 2  # flow of a scene in which nothing moves
 Video = list[tuple[np.ndarray, np.ndarray]]  # (grey image, labels) per frame
 
 
@@ -137,6 +142,46 @@ def test_the_window_ends_where_the_settings_say():
     # Two voters of class 1 within the window, four of class 2 beyond it.
     assert np.unique(smoothed([(image, frame) for frame in alone], window=2)[0]).tolist() == [1]
     assert np.unique(smoothed([(image, frame) for frame in alone], window=6, decay=1.0)[0]).tolist() == [2]
+
+
+def soft(labels: np.ndarray, sure: float) -> SoftLabels:
+    """Returns class scores of which the labels have `sure` and class 9 has the rest."""
+    classes = np.unique([*np.unique(labels), 9]).astype(np.uint8)
+    planes = np.where(labels == classes[:, None, None], sure, 0).astype(np.float32)
+    planes[classes == 9] += 1 - sure
+    return SoftLabels.of(Planes(classes, planes, np.zeros(labels.shape, np.float32), labels, 124))
+
+
+def test_scores_count_by_how_sure_they_are():
+    """Three frames of a still scene: two unsure of class 1 against one that is sure of class 2."""
+    image = texture(0, 20, 220)
+    labels = [np.full((HEIGHT, WIDTH), label, np.uint8) for label in (1, 2, 1)]
+    frames = [
+        PredictedFrame("v", found, image, STILL, soft(found, sure))
+        for found, sure in zip(labels, (0.55, 1.0, 0.55), strict=True)
+    ]
+    by_scores = list(smooth(frames, chosen(decay=0.9)))
+    assert [np.unique(found).tolist() for found in by_scores] == [[1], [2], [1]]
+    by_labels = list(smooth([replace(frame, scores=None) for frame in frames], chosen(decay=0.9)))
+    assert [np.unique(found).tolist() for found in by_labels] == [[1]] * 3
+
+
+def test_certain_scores_vote_as_labels_do():
+    video = [(image, flickering(labels, number)) for number, (image, labels) in enumerate(moving_square(6))]
+    frames = list(with_flow(video))
+    certain = [replace(frame, scores=soft(frame.labels, 1.0)) for frame in frames]
+    for labels, found in zip(smooth(frames, chosen()), smooth(certain, chosen()), strict=True):
+        np.testing.assert_array_equal(labels, found)
+
+
+def test_what_is_skipped_as_certain_changes_nothing(monkeypatch):
+    """Against counting every cell, whatever its voters."""
+    video = [(image, flickering(labels, number)) for number, (image, labels) in enumerate(moving_square(5))]
+    frames = list(with_flow(video))
+    skipped = list(smooth(frames, chosen(window=3)))
+    monkeypatch.setattr(temporal, "_uniform_blocks", lambda labels: np.full_like(labels, 255))
+    for labels, found in zip(skipped, smooth(frames, chosen(window=3)), strict=True):
+        np.testing.assert_array_equal(labels, found)
 
 
 def test_no_more_frames_are_read_than_the_window_needs():

@@ -205,6 +205,21 @@ def test_scores_are_stored_only_for_ensembles_that_are_used(config: dict[str, An
     assert plan_of(config).with_scores() == []
 
 
+def test_scores_are_stored_for_a_refiner_that_needs_them(config: dict[str, Any]) -> None:
+    del config["predictions"]["both"]
+    config["targets"] = {}
+    config["refiners"]["temporal"] = {"method": "temporal", "settings": {"votes": "scores"}}
+    config["refiners"]["either"] = {"method": "temporal"}
+    config["predictions"] = {"a.single.temporal": {}, "b.single.either": {}, "a.single.either.ssa": {}}
+    plan = plan_of(config)
+    assert plan.with_scores() == ["a.single"]
+    assert plan.reads_scores("a.single", "temporal") and plan.reads_scores("a.single", "either")
+    assert not plan.reads_scores("b.single", "either") and not plan.reads_scores("a.single", "ssa")
+    config["predictions"] = {"both.temporal": {}}
+    with pytest.raises(UserError, match=r"both.temporal.*settings\.votes is 'scores'"):
+        plan_of(config)
+
+
 def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) -> None:
     config["refiners"]["pure"] = {"method": "ssa", "settings": {"min_purity": 0.9}}
     config["refiners"]["fine"] = {"method": "ssa", "proposals": {"scales": [4]}}

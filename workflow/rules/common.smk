@@ -183,6 +183,15 @@ def chosen_weights(wildcards):
 
 
 def refiner_inputs(wildcards):
+    """Class scores, and what a refiner's method works with."""
+    inputs = method_inputs(wildcards)
+    if plan.reads_scores(wildcards.prediction, wildcards.refiner):
+        pattern = LABELS.replace(".labels.h5", ".scores.h5")
+        inputs["scores"] = expand(pattern, **wildcards)
+    return inputs
+
+
+def method_inputs(wildcards):
     """Mask proposals, optical flow, or the weights of the small network, which are followed by their fingerprint."""
     name = wildcards.refiner
     if plan.trains_refiner(name):

@@ -102,11 +102,12 @@ rule refine:
         settings=asked(of_plan(jobs.refine_settings), "refiner"),
         proposals=optional("proposals"),
         flow=optional("flow"),
+        scores=optional("scores"),
         shards=shard_count,
         code=stage_digest("refine"),
     message:
         "Refine {wildcards.prediction} by {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss lease {resources.gpu} -- vss refine --settings {params.settings:q} --labels {input.labels:q}"
-        " --weights={params.weights:q} {params.proposals:q} {params.flow:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
-        " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+        " --weights={params.weights:q} {params.proposals:q} {params.flow:q} {params.scores:q}"
+        " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"

@@ -20,11 +20,13 @@ from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log, track
+from vss.core.scores_file import ScoresReader
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.flow_file import FlowReader
 from vss.refine.parts import Part
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import CascadePspSettings
+from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import SsaSettings, vote_proposals
 from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
 from vss.weights.fingerprint import sha256_of_weights
@@ -38,12 +40,14 @@ class RefinerInput:
         video, frame: the frame's key.
         image: path of its image file.
         labels: [H, W] uint8 train ids, 255 = unknown.
+        scores: the class scores that these are the best of; None where labels are to be read.
     """
 
     video: str
     frame: str
     image: str
     labels: np.ndarray
+    scores: SoftLabels | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def ssa(settings: SsaSettings, resources: RefinerResources) -> Iterator[Refiner]
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
-            return vote_proposals(frame.labels, found, **asdict(settings))
+            guards = {"min_purity": settings.min_purity, "keep_area": settings.keep_area}
+            return vote_proposals(frame.labels, found, scores=frame.scores, **guards)
 
         yield Refiner(prepare=voted, refine=lambda frames: (labels for _, labels in frames))
 
@@ -129,7 +134,7 @@ def temporal(settings: TemporalSettings, resources: RefinerResources) -> Iterato
             grey = cv2.cvtColor(read_image(frame.image), cv2.COLOR_RGB2GRAY)
             key = (frame.video, frame.frame)
             flow = reader.read(*key) if key in reader else None
-            return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow)
+            return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow, scores=frame.scores)
 
         yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), settings), frame_by_frame=False)
 
@@ -174,6 +179,7 @@ def refine(
     weights: str | os.PathLike | None = None,
     proposals: str | os.PathLike | None = None,
     flow: str | os.PathLike | None = None,
+    scores: str | os.PathLike | None = None,
     out: str | os.PathLike,
     device: str = "auto",
 ) -> None:
@@ -187,6 +193,7 @@ def refine(
         weights: of the refinement network (cascadepsp).
         proposals: mask proposals of this shard (ssa).
         flow: optical flow of this shard (temporal).
+        scores: class scores of the prediction on this shard (ssa and temporal, unless their `votes` is labels).
         out: the refined prediction, same frames and sizes.
         device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -200,10 +207,14 @@ def refine(
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {given.method} {split} shard {shard}"
+    votes = getattr(options, "votes", "labels")
+    if votes == "scores" and scores is None:
+        raise UserError(f"refine {given.method}: votes: is 'scores', and no scores file is given; add --scores")
 
     # Files and networks are open while the shard is worked on.
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(LabelsReader(labels))
+        soft = None if scores is None or votes == "labels" else stack.enter_context(ScoresReader(scores))
         resources = RefinerResources(
             weights=weights, proposals=proposals, flow=flow, classes=reader.classes, device=device
         )
@@ -216,6 +227,7 @@ def refine(
             "index_sha256": dataset.sha256,
             "proposals": None if proposals is None else _provenance_of(ProposalsReader(proposals)),
             "flow": None if flow is None else _provenance_of(FlowReader(flow)),
+            "votes": "labels" if soft is None else "scores",
             "of": reader.provenance,
         }
 
@@ -225,10 +237,11 @@ def refine(
 
         def prepared(row: Any) -> tuple[RefinerInput, Any]:
             image = os.path.join(dataset.root, row.image)
-            frame = RefinerInput(row.video, row.frame, image, _read_labels(reader, row))
+            found = _read_labels(reader, row)
+            frame = RefinerInput(row.video, row.frame, image, found, _read_scores(soft, row, found) if soft else None)
             return frame, refiner.prepare(frame)
 
-        done = go_on(writer, made_of=filter(None, (labels, weights, proposals, flow, index, card)), what=what)
+        done = go_on(writer, made_of=filter(None, (labels, scores, weights, proposals, flow, index, card)), what=what)
         left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
         if not refiner.frame_by_frame and left:  # a frame's neighbours count, those already refined too
             left = list(rows[rows["video"].isin({row.video for row in left})].itertuples())
@@ -252,3 +265,10 @@ def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:
             f"the index says {row.height}x{row.width}"
         )
     return labels
+
+
+def _read_scores(reader: ScoresReader, row: Any, labels: np.ndarray) -> SoftLabels:
+    planes = reader.read_planes(row.video, row.frame)
+    if not np.array_equal(planes.labels, labels):
+        raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} is not that of the labels file")
+    return SoftLabels.of(planes)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vss.core.labels import IGNORE_INDEX
 from vss.refine.proposals import Proposals
+from vss.refine.soft_labels import SoftLabels
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class SsaSettings:
 
     min_purity: float
     keep_area: int
+    votes: str | None
 
 
 def vote_proposals(
     labels: np.ndarray,
     proposals: Proposals,
     *,
+    scores: SoftLabels | None = None,
     min_purity: float = 0.0,
     keep_area: int = 0,
 ) -> np.ndarray:
@@ -39,7 +42,10 @@ def vote_proposals(
     Args:
         labels: [H, W] uint8 train ids, 255 = unknown; unknown pixels have no vote but may be painted.
         proposals: the masks of this frame.
-        min_purity: in [0, 1]; a mask is painted only if its winner has at least this share of its known pixels.
+        scores: the class scores that are summed over every mask, in place of its pixels' labels. The authors count
+            labels.
+        min_purity: in [0, 1]; a mask is painted only if its winner has at least this share of its known pixels, or of
+            its scores.
             0 is the authors' behaviour.
         keep_area: pixels; a class that has at most this many in the whole frame is never painted over, so that small
             classes do not vanish. 0 is the authors' behaviour.
@@ -48,7 +54,7 @@ def vote_proposals(
     # Let every mask count the classes inside it.
     pixels, counts = proposals.pixels()
     flat = labels.ravel()
-    histogram = _class_histogram(flat[pixels], counts)
+    histogram = _class_histogram(flat[pixels], counts) if scores is None else _summed(scores, pixels, counts)
     votes, known = histogram.max(axis=1, initial=0), histogram.sum(axis=1)
     winner = histogram.argmax(axis=1) if len(counts) else np.zeros(0, int)  # of equal counts the smallest id
     painted = (votes > 0) & (votes >= min_purity * known)
@@ -72,6 +78,17 @@ def _class_histogram(classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     row = np.repeat(np.arange(len(counts)), counts)
     bins = np.bincount(row * 256 + classes, minlength=256 * len(counts)).reshape(len(counts), 256)
     return bins[:, :IGNORE_INDEX]
+
+
+def _summed(scores: SoftLabels, pixels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns [M, 255] sums of the masks' scores by class, from the masks' pixels one after another."""
+    sums = np.zeros((len(counts), IGNORE_INDEX), np.int64)
+    full = np.flatnonzero(counts)
+    starts = (np.cumsum(counts) - counts)[full]  # reduceat sums from each start to the next
+    if len(full):
+        for label, plane in zip(scores.classes, scores.shares.reshape(len(scores.shares), -1), strict=True):
+            sums[full, label] = np.add.reduceat(plane.take(pixels), starts, dtype=np.int64)
+    return sums
 
 
 def _concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

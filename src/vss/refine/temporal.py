@@ -14,17 +14,21 @@ of 4 x 4 pixels, as in the flow file; votes are counted per pixel, and only wher
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 
 from vss.core.labels import IGNORE_INDEX
 from vss.refine.flow_file import CELL
+from vss.refine.soft_labels import SoftLabels
 
 _AGREES = 0.5  # weight from which a cell counts as found again in the next frame
 _AHEAD, _BACK = 0, 1  # directions in time
+_AT_ONCE = 1 << 11  # cells: few enough for the processor's cache, and for OpenCV
+_SHARE = np.arange(256, dtype=np.float32) / 255  # of a vote, by what scores are stored as
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class TemporalSettings:
         consistency: pixels; at this distance between a pixel and where the way there and back ends, the weight is 1/e.
         photometric: grey levels (of 255); at this difference the weight is 1/e.
         least_overlap: share of a frame that has to be found again in the next one; below it, the chain ends.
+        votes: "labels", "scores", or None: scores where there are some.
     """
 
     window: int
@@ -44,6 +49,7 @@ class TemporalSettings:
     consistency: float
     photometric: float
     least_overlap: float
+    votes: str | None
 
 
 @dataclass(frozen=True)
@@ -56,27 +62,23 @@ class PredictedFrame:
         image: [H, W] uint8 grey.
         flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame; None at the end
             of a video and where no flow is known.
+        scores: its class scores, which vote in place of the labels; of all frames or of none.
     """
 
     video: str
     labels: np.ndarray
     image: np.ndarray
     flow: tuple[np.ndarray, np.ndarray] | None
+    scores: SoftLabels | None = None
 
 
 class _Frame:
     """A frame in the window, in the forms that the votes read."""
 
     def __init__(self, frame: PredictedFrame) -> None:
-        self.labels, self.flow = frame.labels, frame.flow
-        self.classes = np.flatnonzero(np.bincount(self.labels.ravel(), minlength=256))
-        # Whole cells, and around them pixels of no class, so that no position needs to be checked.
-        rows, columns = self.labels.shape
-        self.size = -(-rows // CELL), -(-columns // CELL)
-        border = (CELL, CELL * (self.size[0] + 1) - rows, CELL, CELL * (self.size[1] + 1) - columns)
-        self.padded = cv2.copyMakeBorder(self.labels, *border, cv2.BORDER_CONSTANT, value=IGNORE_INDEX)
-        self.uniform = _uniform_blocks(self.padded)
-        self.image = cv2.copyMakeBorder(cv2.blur(frame.image, (3, 3)), *border, cv2.BORDER_REPLICATE)
+        self.labels, self.flow, self.scores = frame.labels, frame.flow, frame.scores
+        self.uniform = _uniform_blocks(frame.labels)
+        self.image = cv2.blur(frame.image, (3, 3))
         # What leads to the next frame and to the one before: [h, w, 3] float32, displacement in cells and weight.
         self.step: list[np.ndarray | None] = [None, None]
 
@@ -88,6 +90,9 @@ def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
         for change in (cv2.erode, cv2.dilate)
     )
     return np.where(least == most, least, np.uint8(IGNORE_INDEX))
+
+
+_Neighbour: TypeAlias = tuple[_Frame, np.ndarray, np.ndarray]  # see `_follow`
 
 
 def smooth(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iterator[np.ndarray]:
@@ -125,8 +130,8 @@ def _link(first: _Frame, second: _Frame, settings: TemporalSettings) -> None:
         return
     forward, backward = (displacement / CELL for displacement in flow)
     steps = _step(forward, backward, settings), _step(backward, forward, settings)
-    corner, offset = _corners(first), _offsets(first, *_grid(forward))
-    found = steps[0][..., 2] * _likeness(first.image.ravel()[corner], second.image.ravel()[corner + offset], settings)
+    there = _look_up(second.image, _goal(*_grid(forward)), cv2.BORDER_REPLICATE)
+    found = steps[0][..., 2] * cv2.LUT(cv2.absdiff(there, first.image[::CELL, ::CELL]), _likeness(settings))
     if (found > _AGREES).mean() >= settings.least_overlap:
         first.step[_AHEAD], second.step[_BACK] = steps
 
@@ -146,89 +151,152 @@ def _grid(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return column, row
 
 
-def _corners(frame: _Frame) -> np.ndarray:
-    """Returns the flat position [h, w] of every cell's first pixel in the frame's padded maps."""
-    height, width = frame.size
-    return (CELL * (np.arange(height)[:, None] + 1)) * frame.padded.shape[1] + CELL * (np.arange(width) + 1)
+def _goal(column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Returns [h, w, 2] int16 to which pixel (x, y) the first one of every cell is moved; far away is outside."""
+    return cv2.convertMaps(column * np.float32(CELL), row * np.float32(CELL), cv2.CV_16SC2, nninterpolation=True)[0]
 
 
-def _offsets(frame: _Frame, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Returns [h, w] what to add to a flat position where cells are moved to; outside it leads to the padding."""
-    height, width = frame.size
-    x = np.rint(column * np.float32(CELL)).clip(-CELL, CELL * width).astype(np.intp)
-    y = np.rint(row * np.float32(CELL)).clip(-CELL, CELL * height).astype(np.intp)
-    y -= CELL * np.arange(height, dtype=np.intp)[:, None]
-    return y * frame.padded.shape[1] + x - CELL * np.arange(width, dtype=np.intp)
+def _look_up(image: np.ndarray, pixels: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Returns an image's values at pixels (x, y) [..., 2] int16; outside it 255 or, `BORDER_REPLICATE`, the nearest."""
+    return cv2.remap(image, pixels, None, cv2.INTER_NEAREST, borderMode=border, borderValue=IGNORE_INDEX)
 
 
-def _likeness(image: np.ndarray, other: np.ndarray, settings: TemporalSettings) -> np.ndarray:
-    """Returns float32 in 0..1 how alike grey values are."""
-    table = np.exp(-np.square(np.arange(256) / settings.photometric)).astype(np.float32)
-    return table[cv2.absdiff(image, other)]
+def _pairs(pixels: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Returns the pairs of `pixels` [..., 2] int16 at flat positions [n], as [n, 2]."""
+    return np.ascontiguousarray(pixels).view(np.int32).reshape(-1).take(at).view(np.int16).reshape(-1, 2)
+
+
+def _likeness(settings: TemporalSettings) -> np.ndarray:
+    """Returns [256] float32 in 0..1 how alike grey values are, by their difference."""
+    return np.exp(-np.square(np.arange(256) / settings.photometric)).astype(np.float32)
 
 
 def _vote(window: deque[_Frame], at: int, settings: TemporalSettings) -> np.ndarray:
     """Returns the label map of the frame at position `at` of the window after its neighbours have voted."""
     frame = window[at]
     neighbours = [*_follow(window, at, _AHEAD, settings), *_follow(window, at, _BACK, settings)]
+    # Most cells are of one class, as are all that vote on them, or those that are not weigh less than the cell itself.
+    own = frame.uniform[::CELL, ::CELL]
+    against = np.zeros(own.shape, np.float32)
+    for neighbour, goal, weight in neighbours:
+        cv2.accumulate(weight, against, cv2.compare(_look_up(neighbour.uniform, goal), own, cv2.CMP_NE))
+    certain = 1 if frame.scores is None else 0
+    refined = frame.labels.copy()
+    cells = np.flatnonzero((against > certain) | (own == IGNORE_INDEX))
+    for start in range(0, len(cells), _AT_ONCE):
+        _vote_in_cells(refined, frame, neighbours, cells[start : start + _AT_ONCE], settings)
+    return refined
 
-    # Most pixels and all their voters are of one class, and need no count: first whole cells, then pixels.
-    corner = _corners(frame)
-    own = frame.uniform.take(corner)
-    mixed = own == IGNORE_INDEX
-    for neighbour, offset, _ in neighbours:
-        mixed |= neighbour.uniform.take(corner + offset) != own
-    cells = np.flatnonzero(mixed)
-    inside = (np.arange(CELL)[:, None] * frame.padded.shape[1] + np.arange(CELL)).ravel()
-    pixels = (corner.take(cells)[:, None] + inside).ravel()
-    mine = frame.padded.take(pixels)
-    mixed = np.zeros(pixels.shape, bool)
-    for neighbour, offset, _ in neighbours:
-        mixed |= neighbour.padded.take(pixels + np.repeat(offset.take(cells), len(inside))) != mine
-    chosen = np.flatnonzero(mixed)
+
+def _vote_in_cells(
+    refined: np.ndarray, frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings
+) -> None:
+    """Writes into `refined` what the voters elect in some cells, given by their flat positions [m]."""
+    # The pixels of the cells: (x, y) [16, m, 2], the cells' first ones, then their second ones, and so on.
+    inner = np.stack(np.divmod(np.arange(CELL * CELL, dtype=np.int16), CELL)[::-1], axis=1)
+    inner = np.repeat(inner[:, None], len(cells), axis=1)
+    row, column = np.divmod(cells, -(-frame.labels.shape[1] // CELL))
+    home = (CELL * np.stack([column, row], axis=1)).astype(np.int16) + inner
+
+    # Every voter's label and weight, and of what they weigh together, what goes to the pixel's own class at least.
+    mine, grey = _look_up(frame.labels, home), _look_up(frame.image, home, cv2.BORDER_REPLICATE)
+    likeness = _likeness(settings)
+    ballots = [_Ballot(frame, home, mine, np.ones(mine.shape, np.float32))]
+    for neighbour, goal, weight in neighbours:
+        place = _pairs(goal, cells) + inner
+        alike = cv2.LUT(cv2.absdiff(_look_up(neighbour.image, place, cv2.BORDER_REPLICATE), grey), likeness)
+        ballots.append(_Ballot(neighbour, place, _look_up(neighbour.labels, place), alike * weight.take(cells)))
+    total, kept = np.zeros(mine.shape, np.float32), np.zeros(mine.shape, np.float32)
+    for ballot in ballots:
+        known = cv2.compare(ballot.labels, IGNORE_INDEX, cv2.CMP_NE)
+        cv2.accumulate(ballot.weight, total, known)
+        cv2.accumulate(ballot.surely(), kept, cv2.bitwise_and(known, cv2.compare(ballot.labels, mine, cv2.CMP_EQ)))
+
+    # Where the own class has more than half, no other has as much; a hundredth is more than rounding takes.
+    inside = (home[..., 0] < frame.labels.shape[1]) & (home[..., 1] < frame.labels.shape[0])
+    chosen = np.flatnonzero((np.float32(1.01) * total > 2 * kept) & inside)
     if not len(chosen):
-        return frame.labels
-    pixels, mine, cells = pixels.take(chosen), mine.take(chosen), cells.take(chosen // len(inside))
-
-    # Count the votes of the rest [classes, pixels]; the last class stands for none.
-    classes = np.unique(np.concatenate([frame.classes, *(neighbour.classes for neighbour, _, _ in neighbours)]))
-    classes = classes[classes != IGNORE_INDEX]
-    first_bin = np.full(256, len(classes) * len(pixels))
-    first_bin[classes] = np.arange(len(classes)) * len(pixels)
-    number = np.arange(len(pixels))
-    votes = np.zeros((len(classes) + 1, len(pixels)), np.float32)
-    _add_votes(votes, frame, pixels, np.ones(len(pixels), np.float32), first_bin)
-    grey = frame.image.take(pixels)
-    for neighbour, offset, weight in neighbours:
-        place = pixels + offset.take(cells)
-        alike = _likeness(neighbour.image.take(place), grey, settings)
-        _add_votes(votes, neighbour, place, alike * weight.take(cells), first_bin)
+        return
+    classes, votes = _count(ballots, chosen)
 
     # A pixel changes where another class has more votes than its own; what nobody knows stays as it is.
+    own = mine.take(chosen)
+    slot = np.full(256, len(classes))
+    slot[classes] = np.arange(len(classes))
+    best = votes[:-1].argmax(axis=0)
+    number = np.arange(len(chosen))
+    wins = votes[best, number] > votes[slot[own], number]
+    x, y = _pairs(home, chosen).T
+    refined[y, x] = np.where(wins, classes.take(best), own)
+
+
+def _count(ballots: Sequence[_Ballot], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids of the classes that have votes [C] uint8, and the votes at chosen pixels [C + 1, P] float32.
+
+    The last row is that of no class, and zero.
+    """
+    present = np.zeros(256, bool)
+    for ballot in ballots:
+        present[ballot.classes(chosen)] = True
+    present[IGNORE_INDEX] = False
+    classes = np.flatnonzero(present).astype(np.uint8)
+    slot = np.full(256, len(classes))
+    slot[classes] = np.arange(len(classes))
+    votes = np.zeros((len(classes) + 1, len(chosen)), np.float32)
+    for ballot in ballots:
+        ballot.add_to(votes, slot, chosen)
     votes[-1] = 0
-    best = votes.argmax(axis=0)
-    mine_votes, most = (votes.reshape(-1).take(bins + number) for bins in (first_bin.take(mine), best * len(pixels)))
-    refined = frame.padded.copy()
-    refined.reshape(-1)[pixels] = np.where(most > mine_votes, np.append(classes, IGNORE_INDEX).take(best), mine)
-    rows, columns = frame.labels.shape
-    return np.ascontiguousarray(refined[CELL : CELL + rows, CELL : CELL + columns])
+    return classes, votes
 
 
-def _add_votes(votes: np.ndarray, voter: _Frame, place: np.ndarray, weight: np.ndarray, first_bin: np.ndarray) -> None:
-    """Adds a frame's votes at flat positions [pixels], times their weight, to `votes` [classes, pixels]."""
-    bins = first_bin.take(voter.padded.take(place)) + np.arange(len(place))  # each once: every pixel has its own
-    flat = votes.reshape(-1)
-    flat[bins] = flat.take(bins) + weight
+@dataclass(frozen=True)
+class _Ballot:
+    """How one frame votes on some pixels of another.
+
+    Attributes:
+        voter: the frame.
+        place: [16, m, 2] int16 where it sees them (x, y).
+        labels: [16, m] uint8 its labels there, 255 = unknown or outside.
+        weight: [16, m] float32 of its votes.
+    """
+
+    voter: _Frame
+    place: np.ndarray
+    labels: np.ndarray
+    weight: np.ndarray
+
+    def surely(self) -> np.ndarray:
+        """Returns [16, m] float32 how much of the weight goes to the labels' class."""
+        if self.voter.scores is None:
+            return self.weight
+        return self.weight * cv2.LUT(_look_up(self.voter.scores.top, self.place), _SHARE)
+
+    def classes(self, chosen: np.ndarray) -> np.ndarray:
+        """Returns the classes that may get votes at chosen pixels; they may repeat."""
+        return self.labels.take(chosen) if self.voter.scores is None else self.voter.scores.classes
+
+    def add_to(self, votes: np.ndarray, slot: np.ndarray, chosen: np.ndarray) -> None:
+        """Adds its votes at chosen pixels to [C + 1, P], where `slot` [256] has the row of every class."""
+        labels, weight = self.labels.take(chosen), self.weight.take(chosen)
+        if self.voter.scores is None:
+            bins = slot.take(labels) * len(chosen) + np.arange(len(chosen))  # each once: every pixel has its own
+            flat = votes.reshape(-1)
+            flat[bins] = flat.take(bins) + weight
+            return
+        x, y = _pairs(self.place, chosen).T
+        weight[labels == IGNORE_INDEX] = 0  # outside
+        at = np.where(labels == IGNORE_INDEX, 0, y.astype(np.intp) * self.voter.labels.shape[1] + x)
+        shares = self.voter.scores.shares
+        for row, plane in zip(slot[self.voter.scores.classes], shares.reshape(len(shares), -1), strict=True):
+            votes[row] += weight * _SHARE.take(plane.take(at))
 
 
-def _follow(
-    window: deque[_Frame], at: int, direction: int, settings: TemporalSettings
-) -> Iterator[tuple[_Frame, np.ndarray, np.ndarray]]:
+def _follow(window: deque[_Frame], at: int, direction: int, settings: TemporalSettings) -> Iterator[_Neighbour]:
     """Yields the neighbours of a frame in one direction of time.
 
     Yields:
-        The neighbour; what to add to the flat position of a cell's pixels [h, w]; the weight [h, w] float32 of
-        its votes, but for the images' likeness.
+        The neighbour; the pixel to which the first one of every cell is moved [h, w, 2] int16; the weight [h, w]
+        float32 of its votes, but for the images' likeness.
     """
     frame = window[at]
     positions = range(at + 1, len(window)) if direction == _AHEAD else range(at - 1, -1, -1)
@@ -243,5 +311,5 @@ def _follow(
             found = cv2.remap(step, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
             column, row = column + found[..., 0], row + found[..., 1]
             weight = weight * found[..., 2] * np.float32(settings.decay)
-        yield window[position], _offsets(frame, column, row), weight
+        yield window[position], _goal(column, row), weight
         step = window[position].step[direction]

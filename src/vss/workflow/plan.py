@@ -12,6 +12,7 @@ from typing import Any
 
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, import_keys, import_source
+from vss.configs.schema import section_schema
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
@@ -271,8 +272,8 @@ class Plan:
 
     def base(self, prediction: str) -> str:
         """Returns the prediction without its refiners: `model.tta` or an ensemble's name."""
-        while (refined := self.refinement(prediction)) is not None:
-            prediction = refined[0]
+        for source, _ in self._refinements(prediction):
+            prediction = source
         return prediction
 
     def inferred(self) -> list[str]:
@@ -281,9 +282,31 @@ class Plan:
         return list(dict.fromkeys(name for names in made_of for name in names if name not in self.imports))
 
     def with_scores(self) -> list[str]:
-        """Returns the members whose class scores are stored, because an ensemble in use reads them."""
-        used = {self.base(name) for name in (*self.scored(), *self.submitted())} & set(self.ensembles)
-        return sorted({member for name in used for member in self.members(name)})
+        """Returns the predictions whose class scores are stored, because an ensemble or a refiner in use reads them."""
+        names = [*self.scored(), *self.submitted()]
+        used = {self.base(name) for name in names} & set(self.ensembles)
+        members = {member for name in used for member in self.members(name)}
+        refined = {source for name in names for source, refiner in self._refinements(name) if self._votes(refiner)}
+        return sorted(members | refined)
+
+    def reads_scores(self, prediction: str, refiner: str) -> bool:
+        """Returns whether a refiner reads the class scores of what it refines."""
+        return self._votes(refiner) is not False and prediction in self.with_scores()
+
+    def _votes(self, refiner: str) -> bool | None:
+        """Returns whether a refiner needs class scores; None: it reads them where they are stored anyway."""
+        chosen = self.refiners[refiner]
+        schema = section_schema(chosen["method"])["properties"].get("votes")
+        if schema is None:
+            return False
+        votes = chosen["settings"].get("votes", schema["default"])
+        return None if votes is None else votes == "scores"
+
+    def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
+        """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
+        while (refined := self.refinement(prediction)) is not None:
+            yield refined
+            prediction = refined[0]
 
     def _made_of(self, prediction: str) -> list[str]:
         """Returns what a prediction is made of, refiners aside: an ensemble's members, or itself alone."""
@@ -468,6 +491,12 @@ class Plan:
         base = self.base(name)
         if base not in self.ensembles and base not in self.imports:
             self._check_model_tta(key, base, whole=name)
+        for source, refiner in self._refinements(name):
+            if self._votes(refiner) and (source != base or base in self.ensembles):
+                raise UserError(
+                    f"config: {key}: {name!r}: refiners.{refiner}.settings.votes is 'scores', which are stored of a"
+                    f" model's and an imported prediction, not of {source!r}; set it to labels or null"
+                )
 
     def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
         whole = whole or name

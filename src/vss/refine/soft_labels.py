@@ -1,0 +1,37 @@
+"""Class scores of a frame in the form that votes read: one byte per pixel and class that is in the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vss.core.codec import Planes
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """One frame's class scores.
+
+    What every class has of a pixel, because it is none of those in the frame, is left out: it decides no vote.
+
+    Attributes:
+        classes: ascending ids of the A classes that have scores [A] uint8.
+        shares: [A, H, W] uint8 by how many 255ths a class's probability exceeds that of a class without scores.
+        top: [H, W] uint8 the share of the pixel's label.
+    """
+
+    classes: np.ndarray
+    shares: np.ndarray
+    top: np.ndarray
+
+    @classmethod
+    def of(cls, planes: Planes) -> SoftLabels:
+        """Rounds a frame's stored probabilities to 255ths."""
+        shares = np.empty(planes.planes.shape, np.uint8)
+        for share, plane in zip(shares, planes.planes, strict=True):
+            np.rint((plane - planes.rest) * 255, out=share, casting="unsafe")
+        plane_of = np.zeros(256, np.intp)
+        plane_of[planes.classes] = np.arange(len(planes.classes))
+        top = np.take_along_axis(shares, plane_of[planes.labels][None], axis=0)[0]
+        return cls(planes.classes, shares, top)
