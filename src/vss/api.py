@@ -11,12 +11,12 @@ import numpy as np
 from vss.configs.resolved import ViewSettings, read_model_config
 from vss.core.errors import UserError
 from vss.core.images import read_image
+from vss.core.video import VideoFrame, open_video
 from vss.infer.engine import Engine
 from vss.infer.estimate import check_inference
 from vss.infer.load import InferencePlan, build_engine, load_segmentor, plan_inference
 from vss.infer.model_files import ModelFiles, find_model
 from vss.infer.predictions import FrameCallbacks, predictions
-from vss.infer.video import VideoFrame, open_video
 
 # Pixels above which the memory for a frame is estimated before it is predicted: on a CPU, a frame that does not fit
 # would get the process killed.

@@ -16,12 +16,13 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.images import read_image, read_raw_mask
 from vss.core.labels import VSPW, overlay_palette
+from vss.core.video import open_video
 from vss.infer.model_files import find_model
 from vss.infer.overlay import draw_overlay
 from vss.infer.page import Gallery, prediction_page
 from vss.infer.predict import predict
 from vss.infer.sources import find_sources
-from vss.infer.video import open_video, video_writer
+from vss.infer.video import video_writer
 
 
 def write_image(path, size=(40, 64), seed=0):

@@ -252,6 +252,8 @@ def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where
 def _layout(keys: JsonObject, *, where: str) -> DatasetLayout:
     images = FramePattern(keys["images"], where=f"{where}.images")
     masks = FramePattern(keys["masks"], where=f"{where}.masks")
+    if masks.is_video:
+        raise UserError(f"{where}.masks: is {masks.text!r}; masks are PNGs, one for each frame that has one")
     if ("video" in images.names) != ("video" in masks.names):
         raise UserError(f"{where}.masks: images and masks must both hold {{video}}, or neither")
     splits = dict(keys.get("splits") or {})

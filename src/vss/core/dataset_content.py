@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vss.core.dataset_layout import DatasetLayout, FramePattern, read_list
 from vss.core.patterns import IMAGE_SUFFIXES
+from vss.core.video import VIDEO_SUFFIXES
 
-_SUFFIXES = tuple(IMAGE_SUFFIXES)
 # A file on the network takes its time; several are requested at once.
 _THREADS = 16
 
@@ -35,7 +35,7 @@ def contents(layout: DatasetLayout, root: str | os.PathLike) -> tuple[dict[str, 
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = {split: _parts(layout, root, split) for split in layout.splits}
         found = {
-            split: pool.map(_folder_digest, (root / folder for folder, _ in folders))
+            split: pool.map(lambda part: _folder_digest(root / part[0], part[1]), folders)
             for split, (folders, _) in parts.items()
         }
         digests = {split: list(zip(folders, found[split], strict=True)) for split, (folders, _) in parts.items()}
@@ -75,8 +75,9 @@ def _joined(digests: list[tuple[tuple[str, FramePattern], bytes]], names: list[s
     return digest.hexdigest()[:16]
 
 
-def _folder_digest(folder: Path) -> bytes:
-    """Returns a digest of names, sizes and times of a folder's images; links are followed."""
+def _folder_digest(folder: Path, pattern: FramePattern) -> bytes:
+    """Returns a digest of names, sizes and times of a folder's images, or videos; links are followed."""
+    suffixes = tuple(VIDEO_SUFFIXES if pattern.is_video else IMAGE_SUFFIXES)
     facts = []
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -85,7 +86,7 @@ def _folder_digest(folder: Path) -> bytes:
     try:
         with os.scandir(handle) as entries:  # relative to the folder: its path is not resolved again for every file
             for entry in entries:
-                if entry.name.lower().endswith(_SUFFIXES):
+                if entry.name.lower().endswith(suffixes):
                     facts.append(f"{entry.name}/{_size_and_time(entry)}")
     finally:
         os.close(handle)

@@ -13,6 +13,7 @@ from typing import Any
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import regular_file
 from vss.core.patterns import TOKENS, filled, walk, why_nothing
+from vss.core.video import VIDEO_SUFFIXES, count_frames, frame_name, place_of_frame
 
 SPLITS = ("train", "val", "test")
 _ANY_IMAGE = ".*"
@@ -32,7 +33,8 @@ class FramePattern:
     """A path relative to a dataset's root, with placeholders {split}, {video}, {frame}, and * for any part of a name.
 
     A placeholder stands for one name or a part of it, never for several folders; {video} may be absent. A name that
-    ends in ".*" is that of any image file; other file types are compared in any case.
+    ends in ".*" is that of any image file; other file types are compared in any case. A pattern that ends in a video's
+    type is that of whole clips: it has {video} and no {frame}, and frames are numbered (`vss.core.video.frame_name`).
 
     Raises:
         UserError: it cannot be the pattern of a frame's file; the message begins with `where`.
@@ -47,7 +49,10 @@ class FramePattern:
                 f"{where}: unknown placeholder {{{unknown[0]}}}{did_you_mean(unknown[0], _PLACEHOLDERS)};"
                 " allowed are {split}, {video}, {frame} and *"
             )
-        if "frame" not in self.names:
+        self.is_video = Path(self._parts[-1]).suffix.lower() in VIDEO_SUFFIXES
+        if self.is_video and ("frame" in self.names or "video" not in self.names):
+            raise UserError(f"{where}: is {text!r}, a video file, which must hold {{video}} and no {{frame}}")
+        if not self.is_video and "frame" not in self.names:
             raise UserError(f"{where}: is {text!r}, must hold {{frame}}, the name of a frame")
         if text.startswith(("/", "~")) or any(part in ("", ".", "..") for part in self._parts):
             raise UserError(f"{where}: is {text!r}, must be a path below root, without empty parts, '.' and '..'")
@@ -66,7 +71,10 @@ class FramePattern:
         """
         known = {name: value for name, value in (("split", split), ("video", video)) if value is not None}
         for path, names in walk(root, self._parts, known, files=True):
-            yield Found(path, names.get("video", names["frame"]), names["frame"])
+            if self.is_video:
+                yield from (Found(f"{path}#{frame}", names["video"], frame) for frame in _frames_of(root / path))
+            else:
+                yield Found(path, names.get("video", names["frame"]), names["frame"])
 
     def folders(self, root: Path, *, split: str | None = None, video: str | None = None) -> list[str]:
         """Returns the folders that hold such files, relative to the root, sorted; one without wildcards as it is."""
@@ -101,12 +109,21 @@ class FramePattern:
         return why_nothing(root, self._parts, known)
 
 
+def _frames_of(path: Path) -> list[str]:
+    """Returns the names of a video's frames; of a broken one that of its first, so that the check names the file."""
+    try:
+        count = count_frames(path)
+    except UserError:
+        count = 0
+    return [frame_name(number) for number in range(max(count, 1))]
+
+
 @dataclass(frozen=True)
 class DatasetLayout:
     """Where a dataset's images and masks are, and what is in which split.
 
     Attributes:
-        images, masks: patterns; both have {video}, or neither.
+        images, masks: patterns; both have {video}, or neither. Masks are images.
         splits: by split: a list file (".txt") below the root, with one video (or, without {video}, frame) per line;
             another text, which {split} stands for; or a share of the videos (frames), 0..1.
         seed: of the order in which shares are dealt.
@@ -155,7 +172,8 @@ class DatasetLayout:
 
     def ignores(self, path: str) -> bool:
         """Returns whether a file is passed over."""
-        name = path.rpartition("/")[2]
+        file, _ = place_of_frame(path) or (path, 0)
+        name = file.rpartition("/")[2]
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignore)
 
     def patterns(self, split: str) -> tuple[FramePattern, ...]:

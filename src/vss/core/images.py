@@ -17,6 +17,7 @@ from vss.core.errors import UserError
 from vss.core.files import regular_file
 from vss.core.label_space import RgbColour
 from vss.core.masks import PLAIN_IDS, MaskCoding, train_ids
+from vss.core.video import place_of_frame, read_frame
 
 MOST_PIXELS = 1 << 28  # 16384 x 16384: 0.8 GB as RGB
 _MODES = {
@@ -36,13 +37,15 @@ def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
     """Decodes an image file to RGB [H, W, 3] uint8.
 
     Args:
-        path: of the image.
+        path: of the image, or of one frame of a video (`vss.core.video.place_of_frame`), which is always upright.
         upright: whether to turn it as its EXIF orientation requires (phones store pictures lying). A dataset's frames
             are read as they are stored, by VSPW's own tools too, because their masks are.
 
     Raises:
         UserError: the file is missing, truncated, damaged inside, too large or not an image.
     """
+    if (place := place_of_frame(path)) is not None:
+        return read_frame(*place)
     data = _read_bytes(path)
     head = data[:8].tobytes()
     if head.startswith(_JPEG):

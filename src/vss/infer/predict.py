@@ -19,6 +19,7 @@ from vss.core.files import atomic_path, write_json, write_text
 from vss.core.images import read_image
 from vss.core.labels import overlay_palette
 from vss.core.log import counted, log, one_line, track
+from vss.core.video import VideoFrame, frame_name, open_video
 from vss.infer.engine import Engine
 from vss.infer.estimate import check_inference
 from vss.infer.frame_size import Size
@@ -28,7 +29,7 @@ from vss.infer.overlay import draw_legend, draw_overlay
 from vss.infer.page import Gallery, prediction_page
 from vss.infer.predictions import FrameCallbacks, predictions
 from vss.infer.sources import WRITTEN, Source, find_sources, title, written_before
-from vss.infer.video import VideoFrame, open_video, video_writer
+from vss.infer.video import video_writer
 
 _NAMED_FAILURES = 5
 
@@ -174,8 +175,8 @@ class _Run:
         """Predicts the frames of a video, with one overlay video that shows each as long as the video does."""
 
         def finish(frame: VideoFrame, labels: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
-            self._write_frame(f"{frame.number:08d}", labels, probabilities)
-            return self._overlay(f"{frame.number:08d}", frame.image, labels)
+            self._write_frame(frame_name(frame.number), labels, probabilities)
+            return self._overlay(frame_name(frame.number), frame.image, labels)
 
         name = title(self._source)
         callbacks = FrameCallbacks(

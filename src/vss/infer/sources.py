@@ -11,9 +11,9 @@ from pathlib import Path
 from vss.core.errors import UserError
 from vss.core.files import is_folder, read_json
 from vss.core.log import log, one_line
+from vss.core.video import VIDEO_SUFFIXES
 
 READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 # Lists the files that a prediction wrote into a folder, so that a later one neither reads nor leaves them.
 WRITTEN = "predicted.json"
 
