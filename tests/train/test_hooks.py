@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from train.tiny import MASK2FORMER, TINY, UPERNET, start
+from train.tiny import MASK2FORMER, PER_SAMPLE, TINY, UPERNET, job_for, run_in_ranks, start
 
 from vss.configs.resolve import published_settings, resolve
-from vss.configs.resolved import read_training_config
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
-from vss.train.job import TrainingJob, TrainingPart, write_job
+from vss.train.job import write_job
 from vss.train.run import _even_share, run_processes
 from vss.train.whole import is_whole, save_whole
 from vss.train.worker import work
@@ -50,7 +48,7 @@ def test_newest_checkpoints_are_kept_and_strangers_ignored(tmp_path: Path, monke
     monkeypatch.setattr(ResumableCheckpointHook, "collect", staticmethod(lambda runner: {"state_dict": {}}))
     (tmp_path / ".writing-iter_99.pth").write_bytes(b"half")
     for i in (9, 10, 11):
-        hook.save(None, i)
+        hook.save(SimpleNamespace(model=None), i)
     assert list(checkpoints(tmp_path)) == [10, 11]
 
 
@@ -59,7 +57,7 @@ def saved_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch, iterations:
     weights = {"weight": torch.arange(999, dtype=torch.float32)}
     monkeypatch.setattr(ResumableCheckpointHook, "collect", staticmethod(lambda runner: {"state_dict": weights}))
     for iteration in iterations:
-        hook.save(None, iteration)
+        hook.save(SimpleNamespace(model=None), iteration)
     return list(checkpoints(folder).values())
 
 
@@ -163,33 +161,11 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
 
 
-def job_for(document: dict, files: dict[str, Path], folder: Path) -> TrainingJob:
-    folder.mkdir()
-    return TrainingJob(
-        what="toy",
-        config=read_training_config(document),
-        index=str(files["index"]),
-        card=str(files["card"]),
-        parts=(TrainingPart(str(files["index"]), str(files["card"])),),
-        init=None,
-        init_classes=None,
-        folder=str(folder),
-        gpus=0,
-    )
-
-
 def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
-    # Without batch norm, whose statistics are those of a process, and without dropout.
-    options: dict[str, Any] = {
-        f"model.{head}.{key}": value
-        for head in ("decode_head", "auxiliary_head")
-        for key, value in (("norm_cfg", {"type": "GN", "num_groups": 4}), ("dropout_ratio", 0.0))
-    }
-    config = published_settings(resolve({"config": UPERNET, **TINY, "max_iters": 3, "cfg_options": options}))
+    config = published_settings(resolve({"config": UPERNET, **TINY, "max_iters": 3, "cfg_options": PER_SAMPLE}))
     files = prepared("vspw")
     work(job_for(config, files, tmp_path / "one"))
-    write_job(job_for(config, files, tmp_path / "two"), tmp_path / "job.json")
-    run_processes([sys.executable, "-m", "vss.train.worker", str(tmp_path / "job.json")], count=2)
+    run_in_ranks(work, job_for(config, files, tmp_path / "two"))
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4
     assert sha256_of_file(tmp_path / "one" / "audit.json") == sha256_of_file(tmp_path / "two" / "audit.json")

@@ -51,6 +51,7 @@ class TrainingSettings:
     precision: str
     grad_checkpoint: bool | None
     micro_batch: int | None
+    fsdp: bool
     ema: float | None
     num_workers: int
     init_classes: str

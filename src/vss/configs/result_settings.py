@@ -13,6 +13,7 @@ from vss.configs.resolved import ConfigDocument, RowSettings
 _NOT_IN_HASH = (
     "num_workers",
     "micro_batch",
+    "fsdp",
     "checkpoint_interval",
     "keep_checkpoints",
     "log_interval",

@@ -1,5 +1,7 @@
 """Resumable checkpoints: written aside and renamed, each with its SHA-256 next to it, the newest k kept.
 
+One is a file, or where parameters are sharded over the ranks a folder of files (sharding.py).
+
 A checkpoint holds everything the rest of a training depends on that is not a function of (settings, seed, iteration):
 weights, optimizer, schedules, loss scale, the sums of the log line begun and, where used, the moving average. Order of
 samples, augmentations and the model's random numbers are functions of the iteration (sampling.py, loop.py).
@@ -9,35 +11,47 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, master_only
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves_with_path
 
 from vss.core.errors import UserError
 from vss.core.log import log
-from vss.train.whole import is_whole, remove, save_whole
+from vss.train import whole
+from vss.train.sharding import own_part, read_shards, shards_are_whole, write_shards
 from vss.train.workdir import BEST
 
-_NAME = re.compile(r"iter_(\d+)\.pth")
+_NAME = re.compile(r"iter_(\d+)(\.pth)?")
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
     """Returns the checkpoints of a work folder by iteration, oldest first."""
-    found = {int(match[1]): path for path in folder.glob("iter_*.pth") if (match := _NAME.fullmatch(path.name))}
+    found = {int(match[1]): path for path in folder.glob("iter_*") if (match := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+def remove(checkpoint: Path) -> None:
+    """Removes a checkpoint, which need not be there."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint)
+    else:
+        whole.remove(checkpoint)
 
 
 def discard_damaged(folder: Path) -> None:
     """Removes checkpoints newer than the newest whole one, so that a training continues from that; logs each."""
     found = list(checkpoints(folder).items())
-    while found and not is_whole(found[-1][1]):
+    while found and not (shards_are_whole if found[-1][1].is_dir() else whole.is_whole)(found[-1][1]):
         _, path = found.pop()
         remove(path)
         onward = f"iteration {found[-1][0]}" if found else "iteration 0, as no other is left"
@@ -50,7 +64,7 @@ def check_best(folder: Path) -> None:
     Raises:
         UserError: they are damaged.
     """
-    if (folder / BEST).exists() and not is_whole(folder / BEST):
+    if (folder / BEST).exists() and not whole.is_whole(folder / BEST):
         raise UserError(
             f"{folder / BEST}: damaged: its SHA-256 is not the one next to it; delete {folder} to train again, or only"
             " this file to choose among the validations that are still to come"
@@ -95,16 +109,15 @@ class ResumableCheckpointHook(Hook):
 
     def save(self, runner: Any, iteration: int) -> None:
         """Writes the checkpoint of `iteration` finished iterations, and removes all but the newest `keep`."""
-        self._write(runner, iteration)
+        if isinstance(runner.model, FSDPModule):
+            write_shards(self._folder / f"iter_{iteration}", self.collect(runner))
+        elif is_main_process():
+            checkpoint = self.collect(runner)
+            whole.save_whole(self._folder / f"iter_{iteration}.pth", lambda aside: torch.save(checkpoint, aside))
+        if is_main_process():
+            for old in list(checkpoints(self._folder).values())[: -self._keep]:
+                remove(old)
         barrier()
-
-    @master_only
-    def _write(self, runner: Any, iteration: int) -> None:
-        path = self._folder / f"iter_{iteration}.pth"
-        checkpoint = self.collect(runner)
-        save_whole(path, lambda aside: torch.save(checkpoint, aside))
-        for old in list(checkpoints(self._folder).values())[: -self._keep]:
-            remove(old)
 
     @staticmethod
     def collect(runner: Any) -> dict[str, Any]:
@@ -121,6 +134,7 @@ class ResumableCheckpointHook(Hook):
         }
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         for path, value in tree_leaves_with_path(checkpoint):
+            value = value.to_local() if isinstance(value, DTensor) else value
             if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
                 name = " ".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
                 iteration = min(runner.iter + 1, runner.max_iters)
@@ -134,12 +148,29 @@ class ResumableCheckpointHook(Hook):
     def _restore(runner: Any, path: Path) -> None:
         try:
             # Mapped: the ranks of a machine share its pages, and a 1.1-billion-parameter checkpoint is 13 GB.
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            load = read_shards if path.is_dir() else _load
+            checkpoint = load(path)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
             raise UserError(f"{path}: not a checkpoint of this training ({type(error).__name__}); delete it") from error
         runner._resume = True  # MMEngine's EMAHook reads the flag to tell resuming from loading
         runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        bare(runner.model).load_state_dict(checkpoint["state_dict"])
-        runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        model = bare(runner.model)
+        own = model.state_dict()
+        model.load_state_dict({name: own_part(value, own[name]) for name, value in checkpoint["state_dict"].items()})
+        runner.optim_wrapper.load_state_dict(_own_optimizer_state(runner.optim_wrapper, checkpoint["optimizer"]))
         for scheduler, state in zip(runner.param_schedulers, checkpoint["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _own_optimizer_state(optim_wrapper: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the state of an optimizer as this rank needs it; parameters are numbered in the order of their groups."""
+    parameters = [parameter for group in optim_wrapper.param_groups for parameter in group["params"]]
+    state = {
+        number: {name: own_part(value, parameters[number]) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {**saved, "state": state}

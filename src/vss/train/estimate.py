@@ -47,6 +47,16 @@ class TrainingEstimate:
         """Bytes at the peak of a step."""
         return self.parameters + self.gradients + self.optimizer + round(self.activations * HEADROOM)
 
+    def sharded(self, ranks: int) -> TrainingEstimate:
+        """Returns the estimate of one rank of a sharded training, which gathers at most all parameters once."""
+        gathered = self.parameters if ranks > 1 else 0
+        return replace(
+            self,
+            parameters=self.parameters // ranks + gathered,
+            gradients=self.gradients // ranks,
+            optimizer=self.optimizer // ranks,
+        )
+
 
 def estimate_training(config: TrainingConfig, *, images: int, gpus: int = 0) -> TrainingEstimate:
     """Estimates one process of a training that holds `images` images at once."""
@@ -58,7 +68,7 @@ def estimate_training(config: TrainingConfig, *, images: int, gpus: int = 0) -> 
     step = probe(model, (images, 3, *training.crop_size), training.precision, _loss_like)
     gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     averaged, autocast = step.model if training.ema else 0, training.precision != "float32"
-    return TrainingEstimate(
+    found = TrainingEstimate(
         parameters=step.model + averaged,
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments
@@ -66,6 +76,7 @@ def estimate_training(config: TrainingConfig, *, images: int, gpus: int = 0) -> 
         count=sum(parameter.numel() for parameter in model.parameters()),
         flops=step.flops / images,
     )
+    return found.sharded(max(gpus, 1)) if training.fsdp else found
 
 
 def _loss_like(model: nn.Module, images: Tensor) -> Tensor:

@@ -136,9 +136,8 @@ def train(
 
 def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:
     """Trains to the end in a locked work folder and marks it finished; `document` is written as its config."""
-    from vss.train.checkpoint import check_best, checkpoints, discard_damaged
+    from vss.train.checkpoint import check_best, checkpoints, discard_damaged, remove
     from vss.train.shared_memory import check_shared_memory
-    from vss.train.whole import remove
     from vss.train.worker import work
 
     # What cannot work is refused before anything is written.
@@ -179,6 +178,11 @@ def _even_share(gpus: int, batch_size: int) -> int:
 def _check_running(training: TrainingSettings, gpus: int) -> None:
     if training.precision == "float16" and not gpus:
         raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
+    if training.fsdp and (training.ema or training.val_interval or training.precision == "float16"):
+        raise UserError(
+            "fsdp shards what ema, validation and float16's loss scale need whole; set ema: null, val_interval: 0 and"
+            " precision bfloat16, or fsdp: false"
+        )
     share = training.batch_size // max(gpus, 1)
     if training.micro_batch and share % min(training.micro_batch, share):
         raise UserError(f"micro_batch {training.micro_batch} does not divide a GPU's share of the batch, {share}")

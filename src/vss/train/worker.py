@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.model import convert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
@@ -41,6 +43,7 @@ from vss.train.class_balance import CLASS_PIXELS, log_weights, loss_weights, wei
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
 from vss.train.loop import POLL_SECONDS, loading_process_ended
+from vss.train.sharding import gathered, shard_parameters
 from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.audit import Audit
@@ -113,6 +116,14 @@ class _TrainRunner(Runner):
 
     def _init_model_weights(self) -> None:
         pass  # `_initialise` did; every rank did the same
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if not self.cfg.get("fsdp"):
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        if sync_bn := self.cfg.get("sync_bn"):
+            model = convert_sync_batchnorm(model, sync_bn)
+        return shard_parameters(model)
 
     def build_optim_wrapper(self, optim_wrapper: dict) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # MMSeg's constructor for ConvNeXt prints every parameter
@@ -231,20 +242,26 @@ def _wrapping(job: TrainingJob) -> dict[str, Any]:
     """Returns what the Runner reads from `cfg`: how the model is wrapped for several processes."""
     if _processes() == 1:
         return {}
+    sync_bn = dict(sync_bn="torch") if job.gpus else {}
+    if job.config.training.fsdp:
+        return dict(fsdp=True, **sync_bn)
     wrapper = dict(type="MMDistributedDataParallel", broadcast_buffers=False, gradient_as_bucket_view=True)
     if not job.gpus:
-        return dict(model_wrapper_cfg={**wrapper, "device_ids": None})
-    return dict(sync_bn="torch", model_wrapper_cfg=wrapper)
+        wrapper["device_ids"] = None
+    return dict(**sync_bn, model_wrapper_cfg=wrapper)
 
 
 def _save_result(runner: Runner, training: TrainingSettings, folder: Path) -> None:
+    if training.fsdp:  # every rank has a part
+        state = ResumableCheckpointHook.collect(runner)["state_dict"]
+        tensors = {name: gathered(tensor) for name, tensor in state.items()}
     if not is_main_process():
         return
     if training.select == "best":
         check_best(folder)
         # The best stays: a run killed right after this trains its last iterations again, and must find it.
         tensors = read_tensor_file(folder / BEST).tensors
-    else:
+    elif not training.fsdp:
         tensors = ResumableCheckpointHook.collect(runner)["state_dict"]
     save_tensors(tensors, folder / WEIGHTS)
 

@@ -25,6 +25,7 @@ precision = "bfloat16"  # float32, bfloat16 or float16; what the paper used is i
 # Recompute activations in the backward pass: less memory, about a third more time. None: where they would not fit.
 grad_checkpoint = None
 micro_batch = None  # images that a GPU holds at once; None: its whole share of the batch, or the largest part that fits
+fsdp = False  # shard parameters, gradients and optimizer state over the GPUs; for cards that cannot hold them
 ema = None  # share of the new weights in a moving average, such as 0.0002, which is then what is published
 num_workers = 4  # loading processes per GPU
 init_classes = "new"  # rows of class layers: "new", or "copy" from the classes of the same name
