@@ -89,7 +89,9 @@ def train_ids(raw: np.ndarray, label_map: Sequence[int] | np.ndarray) -> np.ndar
     """
     table = np.asarray(label_map, np.uint8)
     if raw.dtype == np.uint8:
-        return table[raw]
+        import cv2  # five times as fast as indexing; a dry run, which reads cards, does without
+
+        return cv2.LUT(raw, table[:256])
     return np.where(raw < len(table), table[np.minimum(raw, len(table) - 1)], np.uint8(IGNORE_INDEX))
 
 

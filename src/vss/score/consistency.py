@@ -10,10 +10,13 @@ None but `strict_correct` asks whether the prediction is right: a constant wrong
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
+from vss.score import bitmap
+
 WINDOW_LENGTHS = (8, 16)
-_CAP = max(WINDOW_LENGTHS)
 # Pixels of one window. `x`: truth constant; `x_kept`: prediction constant as well; `_correct`: and equal to the truth.
 PIXEL_COLUMNS = ("official", "official_kept", "merged", "merged_kept", "strict", "strict_kept", "strict_correct")
 WINDOW_COLUMNS = ("length", "video", "start", *PIXEL_COLUMNS)
@@ -22,32 +25,27 @@ PERSISTENT_COLUMNS = ("length", "video", "start", "class", "truth", "predicted",
 
 
 class ConstantRun:
-    """How many frames in a row, up to the last one added, each pixel has kept its value.
+    """Which pixels kept their value over the last frames.
 
-    One array of this size stands for all windows that end at the last frame, of any of `WINDOW_LENGTHS`. A frame of
-    another size starts again from 1: no pixel of it continues one of the frame before.
+    A frame of another size starts again: no pixel of it continues one of the frame before.
     """
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
-        self.length: np.ndarray | None = None  # [H, W] uint8, 0..max(WINDOW_LENGTHS)
+        # Of the latest frame first: which pixels are those of the frame before. A bitmap is 51 kB at 480x853.
+        self._equal: deque[np.ndarray] = deque(maxlen=max(WINDOW_LENGTHS) - 1)
 
-    def add(self, values: np.ndarray, *, but_not: np.ndarray | None = None) -> None:
-        """Takes the next frame's values [H, W] uint8; where `but_not` [H, W] bool holds, the run is broken off: 0."""
+    def add(self, values: np.ndarray, *, only: np.ndarray | None = None) -> None:
+        """Takes the next frame's values [H, W]; runs go on only where the bitmap `only` is set."""
         if self._last is None or self._last.shape != values.shape:
-            self.length = np.ones(values.shape, np.uint8)
+            self._equal.clear()
         else:
-            np.minimum(self.length, _CAP - 1, out=self.length)
-            np.multiply(self.length, (values == self._last).view(np.uint8), out=self.length)
-            self.length += 1
-        if but_not is not None:
-            self.length *= (~but_not).view(np.uint8)
+            equal = bitmap.pack(values == self._last)
+            self._equal.appendleft(equal if only is None else equal & only)
         self._last = values
 
     def constant(self, frames: int) -> np.ndarray:
-        """Returns which pixels [H, W] bool kept their value over the last `frames` frames."""
-        return self.length >= frames
-
-    def reached(self) -> np.ndarray:
-        """Returns how many of `WINDOW_LENGTHS` each pixel's run fills [H, W] uint8."""
-        return sum((self.length >= frames).view(np.uint8) for frames in WINDOW_LENGTHS)
+        """Returns which pixels kept their value over the last `frames` frames, at least 2, a bitmap."""
+        if len(self._equal) < frames - 1:
+            return bitmap.pack(np.zeros(self._last.shape, bool))
+        return np.bitwise_and.reduce([self._equal[at] for at in range(frames - 1)])

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from vss.core.confusion import check_labels
 from vss.core.labels import IGNORE_INDEX
-from vss.score.boundary import TRIMAP_PIXELS, band_pixels, contour_band
+from vss.score import bitmap
+from vss.score.boundary import TRIMAP_PIXELS, Contours, band_pixels, frame_band
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS, ConstantRun
 
-_LEVELS = len(WINDOW_LENGTHS) + 1  # a run fills none of the windows, the first, ..., all
-# What is known of a pixel besides its two labels: the windows that its truth and its prediction fill, whether it lies
-# in the truth's and in the prediction's boundary band, and whether in the trimap.
-_STATES = (_LEVELS, _LEVELS, 2, 2, 2)
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """The pixels of a frame whose truth has a class, grouped by all that any measure asks of them (K groups).
+
+    Attributes:
+        pixels: number of pixels of each group [K] int64.
+        truth, labels: their train ids in truth and prediction [K] uint8; a prediction may be 255.
+        within: by bitmap that they were grouped by, whether it is set there [K] bool.
+    """
+
+    pixels: np.ndarray
+    truth: np.ndarray
+    labels: np.ndarray
+    within: Sequence[np.ndarray]
+
+    def total(self, chosen: np.ndarray) -> int:
+        """Returns the number of pixels of the groups chosen [K] bool."""
+        return int(self.pixels[chosen].sum())
+
+    def by_class(self, ids: np.ndarray, chosen: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns the pixels of the groups chosen [K] bool by their train id in `ids` [K]: [num_classes] int64."""
+        counted = np.bincount(ids[chosen], self.pixels[chosen], minlength=num_classes)
+        return counted[:num_classes].astype(np.int64)
 
 
 class VideoCounter:
     """Counts the pixels of one video.
 
-    Every measure of labelled pixels is a sum over one table of a frame, [true class, predicted class, *states], so that
-    a frame is passed over once, however many measures there are. All T-n+1 windows of a video of T frames are counted;
-    the official rule, which leaves the last one out, is applied when they are summed up.
+    What no class is asked for is counted in bitmaps, all else in the groups of `LabelledPixels`, so that a frame is
+    passed over once, however many measures there are. All T-n+1 windows of a video of T frames are counted; the
+    official rule, which leaves the last one out, is applied when they are summed up.
     """
 
     def __init__(self, video: int, num_classes: int) -> None:
@@ -37,6 +61,7 @@ class VideoCounter:
     def skip(self) -> None:
         """Takes a frame without a mask: no window reaches over it."""
         self._in_a_row = 0
+        self._known_before: np.ndarray | None = None
         self._raw, self._merged, self._truth, self._labels, self._labelled = (ConstantRun() for _ in range(5))
 
     def add(self, *, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
@@ -53,23 +78,30 @@ class VideoCounter:
         check_labels(labels, truth, self._num_classes)
         self._frames += 1
         self._in_a_row += 1
-        void = truth == IGNORE_INDEX
-        self._raw.add(raw)
-        self._merged.add(raw * (raw != IGNORE_INDEX))
-        self._truth.add(truth)
-        self._labels.add(labels)
-        self._labelled.add(labels, but_not=void)
+        known = bitmap.pack(truth != IGNORE_INDEX)
+        right = bitmap.pack(truth == labels) & known
+        self._follow(raw, truth, labels, known)
 
-        # The frame's table; rows and columns are the values present, so that it stays small.
-        table, true, predicted = self._table(truth, labels, void)
-        both = true[:, None] == predicted
-        pairs = table.sum(axis=(2, 3, 4, 5, 6))
-        self.confusion[np.ix_(true, np.minimum(predicted, self._num_classes))] += pairs
-        self._count_boundary(table, true, predicted, both)
+        # Per window that ends here: where the truth keeps a class, and where the prediction does.
+        windows = [number for number in WINDOW_LENGTHS if self._in_a_row >= number]
+        constant = {number: self._truth.constant(number) & known for number in windows}
+        kept = {number: self._labels.constant(number) for number in windows}
+        kept_labelled = {number: self._labelled.constant(number) for number in windows}
+        for number in windows:
+            self._count_window(number, constant[number], kept[number], right)
 
-        for level, length in enumerate(WINDOW_LENGTHS, start=1):
-            if self._in_a_row >= length:
-                self._count_window(level, length, table, true, predicted, both)
+        # Where the truth has no class the prediction has no contour either: a perfect one meets every boundary.
+        seen = labels | cv2.compare(truth, IGNORE_INDEX, cv2.CMP_EQ)
+        contours = Contours(truth), Contours(seen)
+        width = band_pixels(*truth.shape)
+        edge = frame_band(*truth.shape, width)
+        maps = [*(each.band(width) | edge for each in contours), contours[0].band(TRIMAP_PIXELS)]
+        for number in windows:
+            maps += constant[number], kept_labelled[number]
+        frame = _grouped(truth, seen, contours, [each & known for each in maps])
+        self._count_frame(frame)
+        for at, number in enumerate(windows):
+            self._count_classes(number, frame, *frame.within[3 + 2 * at :][:2])
 
     def tables(self) -> dict[str, np.ndarray]:
         """Returns what the video adds to the tables of `Counts` but for `flow_cells`, int64."""
@@ -82,79 +114,87 @@ class VideoCounter:
             "trimap": self._trimap[None],
         }
 
-    def _table(
-        self, truth: np.ndarray, labels: np.ndarray, void: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns counts [T, P, *_STATES] int64 of the labelled pixels, the T true and the P predicted values."""
-        width = band_pixels(*truth.shape)
-        # Where the truth has no class the prediction has no contour either: a perfect one meets every boundary.
-        seen = labels | (void.view(np.uint8) * np.uint8(IGNORE_INDEX))
-        state = self._truth.reached()
-        for size, value in zip(
-            _STATES[1:],
-            (
-                self._labelled.reached(),
-                contour_band(truth, width, frame=True),
-                contour_band(seen, width, frame=True),
-                contour_band(truth, TRIMAP_PIXELS, frame=False),
-            ),
-            strict=True,
-        ):
-            state *= np.uint8(size)
-            state += value.view(np.uint8)
-        true, true_at = _values(truth)
-        predicted, predicted_at = _values(labels)
-        states = int(np.prod(_STATES))
-        pair = true_at.astype(np.uint16)
-        pair *= np.uint16(len(predicted))
-        pair += predicted_at
-        key = pair.astype(np.int64)
-        key *= states
-        key += state
-        counts = np.bincount(key.ravel(), minlength=len(true) * len(predicted) * states)
-        counts = counts.reshape(len(true), len(predicted), *_STATES)
-        labelled = true != IGNORE_INDEX
-        return counts[labelled], true[labelled], predicted
+    def _follow(self, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray, known: np.ndarray) -> None:
+        """Takes a frame up into the runs of equal values."""
+        self._raw.add(raw)
+        self._merged.add(raw * (raw != IGNORE_INDEX))  # void becomes 0, "others"
+        self._truth.add(truth)
+        self._labels.add(labels)
+        before = self._known_before
+        same_size = before is not None and before.shape == known.shape
+        self._labelled.add(labels, only=known & before if same_size else None)
+        self._known_before = known
 
-    def _count_boundary(self, table: np.ndarray, true: np.ndarray, predicted: np.ndarray, both: np.ndarray) -> None:
-        bands = table.sum(axis=(2, 3, 6))  # [T, P, truth's band, prediction's band]
-        classes = predicted < self._num_classes
-        self._boundary[true, 0] += bands[:, :, 1].sum(axis=(1, 2))
-        self._boundary[predicted[classes], 1] += bands[:, :, :, 1].sum(axis=(0, 2))[classes]
-        self._boundary[true, 2] += (bands[:, :, 1, 1] * both).sum(axis=1)
-        trimap = table[..., 1].sum(axis=(2, 3, 4, 5))
-        self._trimap += int(trimap.sum()), int((trimap * both).sum())
-
-    def _count_window(
-        self, level: int, length: int, table: np.ndarray, true: np.ndarray, predicted: np.ndarray, both: np.ndarray
-    ) -> None:
-        start = self._frames - length
-        # Raw values take part in these without a class: the table does not hold them.
-        kept = self._labels.constant(length)
+    def _count_window(self, length: int, constant: np.ndarray, kept: np.ndarray, right: np.ndarray) -> None:
+        """Counts the pixels of the window that ends at this frame, `PIXEL_COLUMNS`."""
         pixels = []
         for run in (self._raw, self._merged):
             region = run.constant(length)
-            pixels += [np.count_nonzero(region), np.count_nonzero(region & kept)]
-        runs = table.sum(axis=(4, 5, 6))  # [T, P, windows filled by the truth, by the prediction]
-        constant = runs[:, :, level:].sum(axis=2)
-        constant_both = constant[:, :, level:].sum(axis=2)
-        correct = (constant_both * both).sum(axis=1)  # [T]
-        pixels += [constant.sum(), constant_both.sum(), correct.sum()]
-        self._windows.append((length, self._video, start, *map(int, pixels)))
+            pixels += [bitmap.count(region), bitmap.count(region & kept)]
+        both = constant & kept
+        pixels += [bitmap.count(constant), bitmap.count(both), bitmap.count(both & right)]
+        self._windows.append((length, self._video, self._frames - length, *pixels))
 
-        classes = predicted < self._num_classes
-        persistent = np.zeros((self._num_classes, 3), np.int64)
-        persistent[true, 0] = constant.sum(axis=(1, 2))
-        persistent[predicted[classes], 1] = runs[:, :, :, level:].sum(axis=(0, 2, 3))[classes]
-        persistent[true, 2] = correct
+    def _count_frame(self, frame: LabelledPixels) -> None:
+        band, predicted_band, near = frame.within[:3]
+        right = frame.truth == frame.labels
+        predicted = np.minimum(frame.labels, self._num_classes)
+        np.add.at(self.confusion, (frame.truth, predicted), frame.pixels)
+        self._boundary += self._by_class(frame, band, predicted_band, right & band & predicted_band)
+        self._trimap += frame.total(near), frame.total(near & right)
+
+    def _count_classes(self, length: int, frame: LabelledPixels, constant: np.ndarray, kept: np.ndarray) -> None:
+        """Counts the pixels of each class over the window that ends at this frame, `PERSISTENT_COLUMNS`."""
+        persistent = self._by_class(frame, constant, kept, constant & kept & (frame.truth == frame.labels))
         present = np.flatnonzero(persistent.any(axis=1))
-        head = np.broadcast_to([length, self._video, start], (len(present), 3))
+        head = np.broadcast_to([length, self._video, self._frames - length], (len(present), 3))
         self._persistent.append(np.concatenate([head, present[:, None], persistent[present]], axis=1))
 
+    def _by_class(
+        self, frame: LabelledPixels, in_truth: np.ndarray, in_labels: np.ndarray, in_both: np.ndarray
+    ) -> np.ndarray:
+        """Returns the pixels of each class among groups of the truth, of the prediction, and of both [C, 3] int64."""
+        chosen = (frame.truth, in_truth), (frame.labels, in_labels), (frame.truth, in_both)
+        return np.stack([frame.by_class(ids, groups, self._num_classes) for ids, groups in chosen], axis=1)
 
-def _values(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values of a map in ascending order, and the map of their places among them [H, W] uint8."""
-    values = np.flatnonzero(cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel())
-    place = np.zeros(256, np.uint8)
-    place[values] = np.arange(len(values))
-    return values, cv2.LUT(labels, place)
+
+def _grouped(
+    truth: np.ndarray, labels: np.ndarray, contours: Sequence[Contours], maps: Sequence[np.ndarray]
+) -> LabelledPixels:
+    """Groups the pixels of a frame that have a class.
+
+    Neighbours are mostly alike: what is grouped are runs of equal pixels in rows, a tenth of the pixels or fewer.
+
+    Args:
+        truth, labels: [H, W] uint8.
+        contours: of both.
+        maps: at most 8 bitmaps.
+    """
+    height, width = truth.shape
+    # A run starts where a row does, right of a contour, and where a bitmap changes.
+    first = np.zeros_like(maps[0])
+    first[:, 0] = 1
+    first |= bitmap.shifted_right(contours[0].right | contours[1].right)
+    for each in maps:
+        first |= each ^ bitmap.shifted_right(each)
+    start = np.flatnonzero(bitmap.unpack(first, width))
+
+    run = truth.ravel()[start].astype(np.uint64)
+    for values in (labels.ravel()[start], bitmap.joined_at(maps, start, width)):
+        run = run << np.uint64(8) | values
+    run = run << np.uint64(32) | np.diff(start, append=height * width).astype(np.uint64)
+
+    # Runs of one kind lie together once they are sorted, and their lengths are summed up.
+    run.sort()
+    run = run[: np.searchsorted(run, np.uint64(IGNORE_INDEX << 48))]  # without those whose truth has no class
+    kind = run >> np.uint64(32)
+    groups = np.flatnonzero(np.diff(kind, prepend=np.uint64(2**64 - 1)))
+    pixels = np.add.reduceat(run & np.uint64(2**32 - 1), groups).astype(np.int64) if len(run) else run.astype(np.int64)
+    found = kind[groups]
+    states = found & np.uint64(255)
+    return LabelledPixels(
+        pixels=pixels,
+        truth=(found >> np.uint64(16)).astype(np.uint8),
+        labels=(found >> np.uint64(8)).astype(np.uint8),
+        within=[(states >> np.uint64(place) & np.uint64(1)).astype(bool) for place in range(len(maps))],
+    )

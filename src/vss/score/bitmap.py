@@ -1,0 +1,112 @@
+"""Maps of yes and no, 64 pixels to a word: what is asked of many pixels at once costs an eighth of a byte each.
+
+A bitmap of [H, W] pixels is [H, ceil(W / 64)] little-endian uint64; pixel x of a row is bit x % 64 of word x // 64, and
+the bits beyond W are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_WORD = np.dtype("<u8")
+_BITS = 64
+
+
+def pack(values: np.ndarray) -> np.ndarray:
+    """Returns the bitmap of [H, W] bool."""
+    height, width = values.shape
+    packed = np.zeros((height, -(-width // _BITS) * _WORD.itemsize), np.uint8)
+    packed[:, : -(-width // 8)] = np.packbits(values, axis=1, bitorder="little")
+    return packed.view(_WORD)
+
+
+def unpack(bitmap: np.ndarray, width: int) -> np.ndarray:
+    """Returns a bitmap of rows of `width` pixels as [H, width] uint8, 0 or 1."""
+    return np.unpackbits(bitmap.view(np.uint8), axis=1, bitorder="little", count=width)
+
+
+def count(bitmap: np.ndarray) -> int:
+    """Returns how many pixels of a bitmap are set."""
+    return int(np.bitwise_count(bitmap).sum())
+
+
+def joined_at(bitmaps: Sequence[np.ndarray], positions: np.ndarray, width: int) -> np.ndarray:
+    """Returns bytes [N] uint8 of which bit k is the pixel of the k-th of at most 8 bitmaps.
+
+    Args:
+        bitmaps: of one size.
+        positions: flat positions [N] int64 in an image of `width` pixels per row.
+        width: see `positions`.
+    """
+    place = positions + positions // width * (bitmaps[0].shape[1] * _BITS - width)
+    byte, bit = place >> 3, (place & 7).astype(np.uint8)
+    joined = np.zeros(len(positions), np.uint8)
+    for number, bitmap in enumerate(bitmaps):
+        joined |= (bitmap.view(np.uint8).ravel()[byte] >> bit & np.uint8(1)) << np.uint8(number)
+    return joined
+
+
+def changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which pixels of [H, W] differ from the one to their right and from the one below, two bitmaps."""
+    height, width = values.shape
+    right = np.zeros(values.size, bool)
+    np.not_equal(values.ravel()[:-1], values.ravel()[1:], out=right[:-1])
+    right = right.reshape(height, width)
+    right[:, -1] = False
+    below = np.zeros((height, width), bool)
+    np.not_equal(values[:-1], values[1:], out=below[:-1])
+    return pack(right), pack(below)
+
+
+def shifted_right(bitmap: np.ndarray) -> np.ndarray:
+    """Returns a bitmap of which each pixel has what the one to its left had; the first ones of rows are not set."""
+    moved = bitmap << np.uint64(1)
+    moved[:, 1:] |= bitmap[:, :-1] >> np.uint64(_BITS - 1)
+    return moved
+
+
+def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
+    """Returns which pixels have one that is set in the rows and columns from `pixels` before theirs to one less after.
+
+    Bits beyond the width of the image may be set.
+    """
+    height, words = bitmap.shape
+    rows = np.zeros((height + 2 * pixels, words), _WORD)
+    rows[pixels:-pixels] = bitmap
+    for step in _steps(2 * pixels):
+        rows = rows[:-step] | rows[step:]
+    # Rows lie one after the other here, with so many empty words between them that none reaches into another.
+    between = -(-pixels // _BITS)
+    columns = np.zeros((height + 1, between + words), _WORD)
+    columns[:-1, between:] = rows[:height]
+    flat = columns.ravel()
+    for step in _steps(2 * pixels):
+        flat = flat | _moved(flat, -step)
+    return _moved(flat, pixels).reshape(columns.shape)[:-1, between:]
+
+
+def _steps(length: int) -> list[int]:
+    """Returns by how much to shift what was joined so far, one after the other, until `length` places are joined."""
+    steps, joined = [], 1
+    while joined < length:
+        steps.append(min(joined, length - joined))
+        joined += steps[-1]
+    return steps
+
+
+def _moved(flat: np.ndarray, pixels: int) -> np.ndarray:
+    """Returns words [N] of which each pixel has what the one `pixels` before it had; those after it if negative."""
+    words, bits = divmod(abs(pixels), _BITS)
+    rest, moved = np.uint64(_BITS - bits), np.zeros_like(flat)
+    bits, end = np.uint64(bits), len(flat) - words
+    if pixels > 0:
+        moved[words:] = flat[:end] << bits
+        if bits:
+            moved[words + 1 :] |= flat[: end - 1] >> rest
+    else:
+        moved[:end] = flat[words:] >> bits
+        if bits:
+            moved[: end - 1] |= flat[words + 1 :] << rest
+    return moved
