@@ -153,6 +153,11 @@ def test_other_users_can_take_the_locks(tmp_path: Path) -> None:
     assert (folder / "gpu-0.lock").stat().st_mode & 0o444 == 0o444
 
 
+def test_fewer_than_no_gpus_are_refused() -> None:
+    with pytest.raises(UserError, match="lease: -1 GPUs requested; 0 or more can be leased"):
+        lease.lease(-1, ["--", "true"])
+
+
 def test_more_gpus_than_the_machine_has_is_one_line() -> None:
     done = vss_lease("3", "--", "true", CUDA_VISIBLE_DEVICES="0")
     assert done.returncode == 2

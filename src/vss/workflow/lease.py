@@ -44,8 +44,11 @@ def lease(gpus: int, command: Sequence[str]) -> NoReturn:
         command: its words; a `--` before them, as typed, is left out.
 
     Raises:
-        UserError: there is no command; the machine has fewer cards than requested, or the command does not exist.
+        UserError: there is no command; the number is negative; the machine has fewer cards than requested, or the
+            command does not exist.
     """
+    if gpus < 0:
+        raise UserError(f"lease: {gpus} GPUs requested; 0 or more can be leased")
     words = list(command[1:] if command[:1] == ["--"] else command)
     if not words:
         raise UserError("no command given; usage: vss lease GPUS -- COMMAND ...")
