@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vss.score.summary import summarise
 OUT = {
     "html": "report.html",
     "viewer": "viewer.html",
+    "record": "report.json",
+    "crate": "ro-crate-metadata.json",
     "table_csv": "table.csv",
     "table_md": "table.md",
     "table_html": "table.html",
@@ -25,6 +28,14 @@ OUT = {
     "curves": "training_curves.png",
     "overlays": "overlays.png",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_date() -> Iterator[None]:
+    """The metadata name a date: the same one in every test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")  # 2023-11-14
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +69,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )  # fmt: skip
         inputs["draws"][name] = folder / "draws.npz"
         inputs["labels"][name] = [path]
+        inputs["results"] = tmp_path
+        _write_benchmark(tmp_path / f"benchmarks/infer/{name}.val.00.tsv", 19 * len(name))
     del inputs["labels"]["other"]
     for training in ("pretrain/net", "finetune/net"):
         log = tmp_path / f"{training}.jsonl"
@@ -81,6 +94,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     # Not to be changed by a test: the report of it is shared.
     return {"settings": settings, "inputs": inputs, "index": dataset.index, "card": dataset.card}
+
+
+def _write_benchmark(path: Path, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t0:00:00\t100.5\t{seconds / 2}\n")
 
 
 def out_in(folder: Path) -> dict[str, Path]:

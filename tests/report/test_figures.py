@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from vss.core.errors import UserError
-from vss.core.page import resource
+from vss.core.page.document import resource
 from vss.report import figures
 
 
@@ -98,8 +98,21 @@ def test_svg_takes_the_colours_of_the_page():
     text = figures.svg_text(figures.curves_figure({"a < b": log}), name="curves", title='x "y" <z>')
     assert text.startswith("<svg ") and text.rstrip().endswith("</svg>")
     assert "var(--accent)" in text and "var(--ink)" in text
-    css = resource("vss.core", "page.css")
+    css = resource("vss.core.page", "page.css")
     for name in set(figures._CSS_NAME.values()):
         assert css.count(f"--{name}:") == 2, "defined for light and dark"
         assert figures._CSS_NAME and f"--{name}" in css
     assert not any(colour in text for colour in figures._CSS_NAME)
+
+
+def test_parts_of_a_chart_keep_their_names_and_tips():
+    log = pd.DataFrame({"iter": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "lr": [0.1, 0.2, 0.1]})
+    text = figures.svg_text(figures.runs_figure({"a": log, "b": log}), name="runs", title="t", tips={"run-1": "<b>"})
+    assert text.count('data-part="run-1 smooth-medium">') == 1, "shown"
+    assert text.count('data-part="run-1 smooth-none" display="none">') == 1
+    assert '<g data-part="run-1"><title>&lt;b&gt;</title>' in text
+    table = pd.DataFrame({"prediction": ["a", "b", "c"], "mIoU": [1.0, 3.0, np.nan], "VC8": [5.0, np.nan, 1.0]})
+    dots = figures.svg_text(figures.scatter_figure(table, {"a": 2.0, "b": 0.5}), name="dots", title="t")
+    assert dots.count('data-part="dot-0"') == 1 and dots.count('data-part="dot-1"') == 2, "b is first and has no VC"
+    figures.svg_text(figures.scatter_figure(table[2:], {}), name="none", title="t")
+    figures.svg_text(figures.runs_figure({"empty": pd.DataFrame({"iter": []})}), name="none", title="t")

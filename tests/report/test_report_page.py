@@ -114,9 +114,9 @@ def test_a_hostile_title_is_text_everywhere(finished_run, write_report, tmp_path
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        ({"title": "Another title"}, {"html", "table_html", "viewer"}),
-        ({"colours": {"wall": "#102030"}}, {"html", "overlays", "viewer"}),
-        ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays", "viewer"}),
+        ({"title": "Another title"}, {"html", "table_html", "viewer", "record", "crate"}),
+        ({"colours": {"wall": "#102030"}}, {"html", "overlays", "viewer", "crate"}),
+        ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays", "viewer", "record", "crate"}),
     ],
 )
 def test_a_setting_changes_what_it_names(written, write_report, change, changed):
@@ -145,7 +145,7 @@ def test_table_holds_the_scores_in_percent(finished_run, written):
     best = f"{table['mIoU'].max():.2f}"
     markdown = written["table_md"].read_text()
     assert f"**{best}**" in markdown and "one \\| two" in markdown and "VC16" not in markdown
-    assert f'<td class="best">{best}</td>' in written["html"].read_text()
+    assert f'<td class="best" data-convention="official">{best} <span' in written["html"].read_text()
 
 
 def test_printed_table_is_aligned(written, capsys):

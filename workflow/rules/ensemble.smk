@@ -10,6 +10,8 @@ rule search:
         chosen="<results>/ensemble/{ensemble}/chosen.json",
     log:
         "<results>/logs/ensemble/{ensemble}.search.log",
+    benchmark:
+        "<results>/benchmarks/ensemble/{ensemble}.search.tsv"
     conda:
         "../../envs/vss.yaml"
     params:
@@ -35,6 +37,8 @@ rule ensemble:
         labels="<results>/predictions/{ensemble}/{split}/{shard}.labels.h5",
     log:
         "<results>/logs/ensemble/{ensemble}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/ensemble/{ensemble}.{split}.{shard}.tsv"
     conda:
         "../../envs/vss.yaml"
     params:

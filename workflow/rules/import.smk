@@ -11,6 +11,8 @@ rule import_prediction:
         config="<results>/predictions/{imported}/{split}/{shard}.config.json",
     log:
         "<results>/logs/import/{imported}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/import/{imported}.{split}.{shard}.tsv"
     wildcard_constraints:
         imported=any_of(set(plan.imports) & set(plan.with_scores())),
     conda:

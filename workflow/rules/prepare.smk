@@ -10,6 +10,8 @@ rule prepare:
         check="<results>/prepare/{dataset}/check.json",
     log:
         "<results>/logs/prepare/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/prepare/{dataset}.tsv"
     priority: 3
     conda:
         "../../envs/vss.yaml"

@@ -13,6 +13,8 @@ rule train_refiner:
         fingerprint="<results>/refine/{refiner}/fingerprint.json",
     log:
         "<results>/logs/refine/{refiner}.train.log",
+    benchmark:
+        "<results>/benchmarks/refine/{refiner}.train.tsv"
     wildcard_constraints:
         refiner=any_of(filter(plan.trains_refiner, plan.refiners)),
     conda:
@@ -38,6 +40,8 @@ rule propose:
         "<results>/proposals/{proposals}/{split}/{shard}.h5",
     log:
         "<results>/logs/propose/{proposals}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/propose/{proposals}.{split}.{shard}.tsv"
     conda:
         "../../envs/vss.yaml"
     resources:

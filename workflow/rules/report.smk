@@ -46,6 +46,8 @@ rule report:
     output:
         html="<results>/report/report.html",
         viewer="<results>/report/viewer.html",
+        record="<results>/report/report.json",
+        crate="<results>/report/ro-crate-metadata.json",
         table_csv=report(
             "<results>/report/table.csv",
             caption="../report/table.rst",

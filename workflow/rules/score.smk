@@ -10,6 +10,8 @@ rule score_shard:
         counts="<results>/score/{prediction}/{split}/{shard}.npz",
     log:
         "<results>/logs/score/{prediction}.{split}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/score/{prediction}.{split}.{shard}.tsv"
     conda:
         "../../envs/vss.yaml"
     params:
@@ -35,6 +37,8 @@ rule score:
         draws="<results>/score/{prediction}/{split}/draws.npz",
     log:
         "<results>/logs/score/{prediction}.{split}.log",
+    benchmark:
+        "<results>/benchmarks/score/{prediction}.{split}.tsv"
     conda:
         "../../envs/vss.yaml"
     params:

@@ -10,6 +10,8 @@ rule submit:
         "<results>/submit/{prediction}.zip",
     log:
         "<results>/logs/submit/{prediction}.log",
+    benchmark:
+        "<results>/benchmarks/submit/{prediction}.tsv"
     conda:
         "../../envs/vss.yaml"
     params:

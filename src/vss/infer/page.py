@@ -12,7 +12,7 @@ import numpy as np
 
 from vss.core.images import data_url
 from vss.core.order import natural_key
-from vss.core.page import document, legend
+from vss.core.page.document import document, legend
 
 _WIDTH = 480  # of the pictures, in pixels
 _PICTURES = 24  # of an input, at most; a video's are spread over it

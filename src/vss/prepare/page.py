@@ -12,7 +12,7 @@ import cv2
 
 from vss.core.errors import UserError
 from vss.core.images import data_url, read_image
-from vss.core.page import document, notice, table
+from vss.core.page.document import document, notice, table
 
 _PROBLEMS_SHOWN = 500
 _PICTURES = 24  # of problems' files; more would make the page slow

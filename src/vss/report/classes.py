@@ -1,12 +1,20 @@
-"""The table of classes: how well each one is found, how often it is there, and what it is taken for."""
+"""Classes: how well each one is found by every prediction, and what its missed pixels are taken for."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pandas as pd
+
+from vss.core.log import one_line
+from vss.report.viewer import Places
 
 _FIGURES = {"iou": "IoU", "recall": "recall", "precision": "precision"}
 _PIXELS = {"pixels_truth": "pixels, truth", "pixels_predicted": "pixels, predicted"}
 _NONE = "\u2013"
+_TAKEN_FOR = re.compile(r"(.+?) ([0-9.]+)%(?:; |$)")
 
 
 def classes_table(per_class: pd.DataFrame) -> pd.DataFrame:
@@ -24,3 +32,65 @@ def classes_table(per_class: pd.DataFrame) -> pd.DataFrame:
         table[heading] = found[key].map("{:,}".format)
     table["taken for"] = found["taken_for"].fillna("")
     return pd.DataFrame(table)
+
+
+def comparison(
+    per_class: Mapping[str, pd.DataFrame],
+    *,
+    titles: Mapping[str, str],
+    classes: Sequence[str],
+    shown: Sequence[str],
+    where: Places,
+) -> dict[str, Any]:
+    """Returns what the page's script compares two predictions by, class by class.
+
+    Args:
+        per_class: rows of per_class.csv by prediction, in order.
+        titles: of the predictions.
+        classes: class names by train id, as the dataset has them.
+        shown: the predictions that the viewer holds, in its order.
+        where: places in the viewer.
+
+    Returns:
+        {classes, pixels (of the truth), places (address in the viewer by train id, of the truth), predictions: [{title,
+        iou (percent or None), predicted (pixels), taken: [[[train id or -1, percent of the class's pixels], ...], ...],
+        places, confusions (addresses, by "true>taken")}], chosen: [first, second] at the start}; lists are by train id.
+    """
+    found = [
+        {
+            "title": titles[name],
+            "iou": [None if pd.isna(value) else round(100 * float(value), 2) for value in table["iou"]],
+            "predicted": table["pixels_predicted"].tolist(),
+            "taken": [taken_for(text, classes) for text in table["taken_for"].fillna("")],
+            **_places(name, shown, where),
+        }
+        for name, table in per_class.items()
+    ]
+    first = next(iter(per_class.values()), None)
+    return {
+        "classes": [one_line(name.replace("_", " ")) for name in classes],
+        "pixels": [] if first is None else first["pixels_truth"].tolist(),
+        "places": where.truth,
+        "predictions": found,
+        "chosen": _chosen(list(per_class), shown),
+    }
+
+
+def taken_for(text: str, classes: Sequence[str]) -> list[tuple[int, float]]:
+    """Returns (train id, percent) of what a class is taken for, by `taken_for` of per_class.csv; -1 is no class."""
+    known = {name: train_id for train_id, name in enumerate(classes)}
+    return [(known.get(name, -1), float(share)) for name, share in _TAKEN_FOR.findall(text)]
+
+
+def _chosen(names: list[str], shown: Sequence[str]) -> list[int]:
+    """Returns which two predictions are compared at first: the last two that the viewer holds, or the last ones."""
+    last = [names.index(name) for name in shown if name in names] or range(len(names))
+    return [last[-1], last[max(0, len(last) - 2)]]
+
+
+def _places(name: str, shown: Sequence[str], where: Places) -> dict[str, Any]:
+    if name not in shown:
+        return {"places": {}, "confusions": {}}
+    member = list(shown).index(name)
+    confusions = {f"{true}>{label}": address for (true, label), address in where.confusions[member].items()}
+    return {"places": where.classes[member], "confusions": confusions}

@@ -1,4 +1,4 @@
-"""The charts: predictions by score, classes by IoU, training curves.
+"""The charts: predictions by score, consistency and cost, classes by IoU, training curves.
 
 Each is drawn once. As a file it is a PNG; inside the page it is an SVG whose few colours become the page's own, so that
 it reads on light and dark ground.
@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,16 @@ from matplotlib.figure import Figure
 from vss.core.errors import UserError
 from vss.core.files import DamagedError, atomic_path, unsealed
 
-# Light-ground colours; the page defines the same names for both grounds (core/page.css).
+# Light-ground colours; the page defines the same names for both grounds (core/page/page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
 _CSS_NAME = {INK: "ink", MUTED: "muted", RULE: "rule", BAR: "bar", ACCENT: "accent"}
+# Lines of several runs; each is distinguished on light and on dark ground.
+RUN_COLOURS = ("#3b82c4", "#d97706", "#2e9e5b", "#c2477a", "#8b6fd1", "#8a7a2e", "#d0503f", "#2a9aa8")
+# Smoothing of training curves: the window of the running mean as a share of the training.
+SMOOTHING = {"none": 0.0, "light": 0.02, "medium": 0.1, "strong": 0.3}
+SMOOTHED_BY_DEFAULT = "medium"
+_POINTS = 300  # of a curve at most: more would not be seen
+_PART = "part:"  # starts the id of what the page's script shows, hides and names
 _ROWS_PER_COLUMN = 42  # classes under each other before a second column begins
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -87,6 +95,50 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
         _name_rows(axes, places, shown["title"])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         return figure
+
+
+def scatter_figure(table: pd.DataFrame, seconds: Mapping[str, float]) -> Figure:
+    """Draws mIoU against video consistency and, where it is known, against what a frame costs.
+
+    A dot has the number of its prediction, by mIoU from 1.
+
+    Args:
+        table: as `score_table` returns it.
+        seconds: per frame, by prediction; NaN where unknown.
+    """
+    with drawing():
+        shown = by_miou(table)
+        cost = shown["prediction"].map(lambda name: seconds.get(name, math.nan))
+        sides = [(shown["VC8"], "VC8", "linear")] if shown["VC8"].notna().any() else []
+        sides += [(cost, "seconds per frame", "log")] if cost.gt(0).any() else []
+        figure = Figure(figsize=(8.2, 3.6), layout="constrained")
+        grid = figure.subplots(1, max(1, len(sides)), squeeze=False, sharey=True)[0]
+        if not sides:
+            grid[0].set_axis_off()
+            return figure
+        for axes, (values, name, scale) in zip(grid, sides, strict=True):
+            axes.set_xlabel(name)
+            axes.set_xscale(scale)
+            axes.grid(color=RULE, linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(axis="both", which="both", colors=MUTED)
+            if scale == "log":
+                axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+                axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+                axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            for place, (x, y) in enumerate(zip(values, shown["mIoU"], strict=True)):
+                if pd.isna(x) or (scale == "log" and x <= 0):
+                    continue
+                colour = ACCENT if place == 0 else BAR
+                axes.plot(x, y, marker="o", markersize=6, color=colour, gid=f"{_PART}dot-{place}")
+                axes.annotate(str(place + 1), (x, y), (4, 3), textcoords="offset points", fontsize=7.5, color=INK)
+        grid[0].set_ylabel("mIoU")
+        return figure
+
+
+def by_miou(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows that have an mIoU, the highest first: the numbers of the dots of `scatter_figure`."""
+    return table[table["mIoU"].notna()].sort_values("mIoU", ascending=False, kind="stable")
 
 
 def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) -> Figure:
@@ -210,6 +262,49 @@ def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
     axes.tick_params(axis="y", colors=MUTED)
 
 
+def runs_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draws loss and learning rate of all trainings over iterations, one colour each, smoothed in every way.
+
+    Run and smoothing are parts of the chart, which the page's script shows and hides: "run-0", "smooth-medium".
+    """
+    with drawing():
+        figure = Figure(figsize=(8.2, 5.2), layout="constrained")
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        for run, log in enumerate(logs.values()):
+            train = losses(log)
+            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
+            style: dict[str, Any] = {"color": colour, "linewidth": 1.4}
+            style["linestyle"] = ("-", "--", ":", "-.")[run // len(RUN_COLOURS) % 4]
+            for name, share in SMOOTHING.items():
+                window = max(1, round(share * len(train)))
+                smooth = train["loss"].rolling(window, min_periods=1, center=True).mean() if len(train) else []
+                kept = np.unique(np.linspace(0, len(train) - 1, min(len(train), _POINTS)).round().astype(int))
+                positive = np.asarray(smooth, float)[kept]
+                top.plot(
+                    train["iter"].to_numpy()[kept],
+                    np.where(positive > 0, positive, np.nan),
+                    gid=f"{_PART}run-{run} smooth-{name}",
+                    **style,
+                )
+            if "lr" in train:
+                kept = np.unique(np.linspace(0, len(train) - 1, min(len(train), _POINTS)).round().astype(int))
+                below.plot(
+                    train["iter"].to_numpy()[kept], train["lr"].to_numpy()[kept], gid=f"{_PART}run-{run}", **style
+                )
+        top.set_ylabel("loss")
+        if logs and any(len(losses(log)) for log in logs.values()):
+            top.set_yscale("log")  # losses of two heads may differ tenfold
+            top.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+            top.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+            top.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        below.set_ylabel("learning rate")
+        below.set_xlabel("iteration")
+        for axes in (top, below):
+            axes.grid(color=RULE, linewidth=0.6)
+            axes.tick_params(axis="both", which="both", colors=MUTED)
+        return figure
+
+
 def write_png(path: str | os.PathLike, figure: Figure) -> None:
     """Writes a chart on white, 200 dots an inch."""
     with drawing(), atomic_path(path) as aside:
@@ -219,8 +314,15 @@ def write_png(path: str | os.PathLike, figure: Figure) -> None:
         )
 
 
-def svg_text(figure: Figure, *, name: str, title: str) -> str:
-    """Returns a chart as an `<svg>` element for a page that defines the CSS variables of `_CSS_NAME`."""
+def svg_text(figure: Figure, *, name: str, title: str, tips: Mapping[str, str] | None = None) -> str:
+    """Returns a chart as an `<svg>` element for a page that defines the CSS variables of `_CSS_NAME`.
+
+    Args:
+        figure: the chart.
+        name: of the chart, unique on the page.
+        title: what it shows, for a screen reader.
+        tips: plain text that a part of the chart shows when it is pointed at.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         FigureCanvasSVG(figure)
@@ -229,8 +331,19 @@ def svg_text(figure: Figure, *, name: str, title: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several charts share a page; their group names would clash
+    # Several charts share a page, where their group names would clash; the parts that a script looks for keep theirs.
+    text = re.sub(r'<g id="([^"]*)"( *>)?', lambda found: _group(*found.groups(""), tips or {}), text)
     for colour, css in _CSS_NAME.items():
         text = text.replace(colour, f"var(--{css})")
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+
+
+def _group(name: str, end: str, tips: Mapping[str, str]) -> str:
+    """Returns the start of a group of a chart, with its tip; hidden if it is of another smoothing than the default."""
+    if not name.startswith(_PART):
+        return f"<g{end}"
+    part = name.removeprefix(_PART)
+    smoothing = [word for word in part.split() if word.startswith("smooth-")]
+    hidden = ' display="none"' if smoothing and smoothing != [f"smooth-{SMOOTHED_BY_DEFAULT}"] else ""
+    tip = f"<title>{escape(tips[part])}</title>" if part in tips else ""
+    return f'<g data-part="{part}"{hidden}{end}{tip}'

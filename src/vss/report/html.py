@@ -5,13 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import pandas as pd
 
 from vss.core.images import data_url
-from vss.core.page import document, legend, resource, table
+from vss.core.page.document import document, legend, notice, resource, table
+from vss.report.lead import Remark
 from vss.report.overlays import FrameRow
 from vss.report.table import Column
+from vss.report.viewer import Video
 
 _JPEG_QUALITY = 90
 
@@ -26,34 +29,33 @@ class Section:
     content: str
 
 
-def page(*, title: str, lead: str, sections: Sequence[Section]) -> str:
+def page(*, title: str, remarks: Sequence[Remark], sections: Sequence[Section], data: str) -> str:
     """Returns the page.
 
     Args:
         title: plain text.
-        lead: HTML between the title and the links to the sections.
+        remarks: between the title and the links to the sections.
         sections: in order.
+        data: elements that the page's script reads.
     """
+    lead = "\n".join(
+        notice(remark.text) if remark.is_notice else f"<p>{html.escape(remark.text)}</p>" for remark in remarks
+    )
     links = "".join(f'<a href="#{part.anchor}">{html.escape(part.heading)}</a>' for part in sections)
     return report_document(
         title,
-        f"<h1>{html.escape(title)}</h1>\n{lead}\n<nav>{links}</nav>\n" + "\n".join(_section(part) for part in sections),
+        f"<h1>{html.escape(title)}</h1>\n{lead}\n<nav>{links}</nav>\n" + "\n".join([*map(_section, sections), data]),
     )
 
 
 def table_page(*, title: str, caption: str, scores: str) -> str:
     """Returns a page with the score table alone, for Snakemake's own report."""
-    return report_document(title, f'<p class="caption">{html.escape(caption)}</p>\n<div class="scroll">{scores}</div>')
+    return report_document(title, f'<p class="caption">{html.escape(caption)}</p>\n{scores}')
 
 
 def report_document(title: str, body: str) -> str:
     """Returns a whole page with the report's own style and script."""
-    return document(title, body, style=own("report.css"), script=own("report.js"))
-
-
-def own(name: str) -> str:
-    """Returns the text of a file of this package."""
-    return resource("vss.report", name)
+    return document(title, body, style=resource("vss.report", "report.css"), script=resource("vss.report", "report.js"))
 
 
 def _section(part: Section) -> str:
@@ -72,13 +74,25 @@ def chart(svg: str) -> str:
     return f"<figure>{svg}</figure>"
 
 
-def frames(rows: Sequence[FrameRow]) -> str:
-    """Returns the frame rows: panels side by side where there is room, else under each other."""
-    return "\n".join(_frame(row) for row in rows) or '<p class="note">No frame to show.</p>'
+def frames(rows: Sequence[FrameRow], videos: Sequence[Video]) -> str:
+    """Returns the frame rows: panels side by side where there is room, else under each other.
+
+    Args:
+        rows: in order.
+        videos: that the viewer holds, where a row's heading leads.
+    """
+    held = {(video.name, frame) for video in videos for frame in video.frames}
+    return (
+        "\n".join(_frame(row, (row.video, row.frame) in held) for row in rows)
+        or '<p class="note">No frame to show.</p>'
+    )
 
 
-def _frame(row: FrameRow) -> str:
+def _frame(row: FrameRow, is_held: bool) -> str:
     name = f"{row.video} / {row.frame}"
+    heading = html.escape(name)
+    if is_held:
+        heading = f'<a href="viewer.html#{urlencode({"video": row.video, "frame": row.frame})}">{heading}</a>'
     panels = "".join(
         f'<figure><span class="title">{html.escape(panel.title)}</span>'
         f'<img src="{data_url(panel.image, "jpeg", quality=_JPEG_QUALITY)}"'
@@ -88,7 +102,7 @@ def _frame(row: FrameRow) -> str:
         for panel in row.panels
     )
     note = f'<span class="note">{html.escape(row.note)}</span>' if row.note else ""
-    return f'<h3>{html.escape(name)}{note}</h3>\n<div class="frame">{panels}</div>\n{legend(row.legend)}'
+    return f'<h3>{heading}{note}</h3>\n<div class="frame">{panels}</div>\n{legend(row.legend)}'
 
 
 def meanings(columns: Sequence[Column]) -> str:

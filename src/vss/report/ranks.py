@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,31 @@ from vss.score.compare import difference
 _FIGURE = "mIoU"
 
 
-def ranks_table(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
-    """Returns one row per prediction, the highest mIoU first, as text; empty where there is nothing to rank.
+@dataclass(frozen=True)
+class Rank:
+    """The rank of a prediction.
+
+    Attributes:
+        prediction, title: of the prediction.
+        miou: in percent.
+        rank: 1 for the highest mIoU.
+        low, high: its ranks in 95% of the draws.
+        first: share of the draws in which it is first.
+        ahead: by how much it is ahead of the next, and whether that is noise; empty for the last.
+    """
+
+    prediction: str
+    title: str
+    miou: float
+    rank: int
+    low: int
+    high: int
+    first: float
+    ahead: str
+
+
+def rank_predictions(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> list[Rank]:
+    """Returns the predictions by their mIoU, the highest first; none where there is nothing to rank.
 
     Args:
         table: of `vss.report.table.score_table`.
@@ -31,26 +55,43 @@ def ranks_table(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> 
     mark = max(marks, key=marks.count, default=None)
     paired = {name: drawn for name, (found, drawn) in loaded.items() if found == mark and len(drawn)}
     if len(paired) < 2:
-        return pd.DataFrame()
+        return []
     values = np.nan_to_num(np.stack(list(paired.values())), nan=-1)  # [predictions, draws]
-    ranks = 1 + (values[:, None] < values[None]).sum(axis=1)
+    each = 1 + (values[:, None] < values[None]).sum(axis=1)
     shown = ranked.set_index("prediction")
-    names = list(paired)
-    rows = []
+    names, tail = list(paired), (1 - LEVEL) / 2
+    found = []
     for place, name in enumerate(names):
-        tail = (1 - LEVEL) / 2
-        low, high = np.quantile(ranks[place], (tail, 1 - tail), method="nearest")
-        rows.append(
-            {
-                "Prediction": shown["title"][name],
-                "mIoU": f"{shown[_FIGURE][name]:.2f}",
-                "rank": str(place + 1),
-                "95% of draws": str(low) if low == high else f"{low} to {high}",
-                "first in": f"{100 * (ranks[place] == 1).mean():.0f}%",
-                "ahead of the next": _lead(shown[_FIGURE], paired, names[place : place + 2]),
-            }
+        low, high = np.quantile(each[place], (tail, 1 - tail), method="nearest")
+        ahead = _lead(shown[_FIGURE], paired, names[place : place + 2])
+        found.append(
+            Rank(
+                prediction=name,
+                title=shown["title"][name],
+                miou=float(shown[_FIGURE][name]),
+                rank=place + 1,
+                low=int(low),
+                high=int(high),
+                first=float((each[place] == 1).mean()),
+                ahead=ahead,
+            )
         )
-    return pd.DataFrame(rows)
+    return found
+
+
+def ranks_table(ranks: Sequence[Rank]) -> pd.DataFrame:
+    """Returns one row per prediction as text."""
+    return pd.DataFrame(
+        {
+            "Prediction": rank.title,
+            "mIoU": f"{rank.miou:.2f}",
+            "rank": str(rank.rank),
+            "95% of draws": str(rank.low) if rank.low == rank.high else f"{rank.low} to {rank.high}",
+            "first in": f"{100 * rank.first:.0f}%",
+            "ahead of the next": rank.ahead,
+        }
+        for rank in ranks
+    )
 
 
 def _lead(percent: pd.Series, paired: Mapping[str, np.ndarray], names: list[str]) -> str:

@@ -1,82 +1,57 @@
-"""Writes the report of a run: tables, figures and one page."""
+"""Writes the report of a run: tables, figures, pages, and a machine-readable copy."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from html import escape
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from vss.configs.schema import read_section
 from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
-from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_text
+from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_json, write_text
 from vss.core.index import Card, read_dataset
-from vss.core.labels import IGNORE_INDEX
 from vss.core.log import log, one_line
-from vss.core.page import notice
 from vss.report import figures, html
-from vss.report.classes import classes_table
+from vss.report.content import Content
+from vss.report.costs import JobCost, prediction_seconds, read_jobs, stage_costs
+from vss.report.crate import crate
+from vss.report.lead import remarks
+from vss.report.made import what_was_run
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
-from vss.report.ranks import ranks_table
+from vss.report.paper import rows_not_run
+from vss.report.ranks import rank_predictions
+from vss.report.record import report_record
+from vss.report.refinement import refinements
+from vss.report.sections import CAPTIONS, page_data, page_sections
 from vss.report.sheet import overlay_sheet
-from vss.report.table import OTHER, PAPER, SCORES, ReportRow, html_table, known, markdown_table, score_table
-from vss.report.viewer import viewer_page
+from vss.report.table import ReportRow, html_table, markdown_table, score_table
+from vss.report.trainings import training_rows
+from vss.report.viewer import Video, places, read_videos, viewer_page
 
-CAPTIONS = {
-    "table": (
-        "Every prediction beside the row of the paper it stands for. VC is the official video consistency; the best of"
-        " our figures in each column is bold. In brackets: the 95% interval over videos drawn again, two figures whose"
-        " intervals overlap may still differ (vss compare pairs them). Click a heading to sort."
-    ),
-    "predictions": (
-        "mIoU by the challenge's rule, percent, on a scale that spans the figures. Where a prediction refines another"
-        " one, the open dot is the one it began with."
-    ),
-    "per_class": (
-        "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
-        " mIoU ({best}), the line is the range over all predictions."
-    ),
-    "ranks": (
-        "How far the order depends on which videos were filmed: videos are drawn again 2,000 times, the same ones for"
-        " every prediction, and the predictions are ranked by their mIoU each time."
-    ),
-    "members": (
-        "Ensembles whose weights were searched on val: mIoU there in percent, before the search and after; of each"
-        " member alone, and of the others without it. Chosen and scored on the same frames, such an ensemble's row"
-        " above flatters it."
-    ),
-    "curves": (
-        "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: its running"
-        " mean. The figure at the end is the mean over the last tenth."
-    ),
-    "overlays": (
-        "Frames spread evenly from the worst to the best by mIoU of the last prediction shown. Grey: no class in the"
-        " truth. Classes that cover less than 0.2% of a frame are left out of its legend."
-    ),
-    "protocol": "What was run, and what the columns mean.",
+# What the metadata say of each file.
+_HOLDS = {
+    "html": "the report",
+    "viewer": "videos with their truth and predictions",
+    "record": "all that the report shows, machine-readable",
+    "table_csv": "scores of all predictions, percent",
+    "table_md": "scores of all predictions",
+    "table_html": "scores of all predictions",
+    "predictions": "predictions by mIoU",
+    "per_class": "IoU of every class",
+    "curves": "training loss over iterations",
+    "overlays": "frames with their labels over them",
 }
-_PROTOCOL_WORDS = {
-    "paper": "paper: what the paper says",
-    "as_published": "as_published: what the authors' published code does, where it differs from the paper",
-}
-
-
-SEARCHED_SPLIT = "val"  # where weights are searched
-
-# The whole of VSPW_480p: a smaller set is said to be one.
-VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
-
-
-_VIEWER_LINK = '<p><a href="viewer.html">Play the videos, class by class and side by side</a></p>\n'
-MOST_NAMED = 5  # frames or videos that a notice names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +71,8 @@ class ReportSettings:
     titles: Mapping[str, str]
     shown: tuple[str, ...]
     trainings: tuple[str, ...]
+    members: Mapping[str, list[str]]
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,6 +85,8 @@ class ReportInputs:
         labels: by prediction shown, its shards.
         chosen: results of weight searches, by ensemble.
         draws: figures of drawn videos, by prediction.
+        fingerprints: of the weights in use, by "stage/model".
+        results: folder with the benchmark files, logs and results of all stages, whose cost is shown; None for none.
     """
 
     scores: Mapping[str, StrPath]
@@ -116,6 +95,8 @@ class ReportInputs:
     labels: Mapping[str, Sequence[StrPath]]
     chosen: Mapping[str, StrPath] = field(default_factory=dict)
     draws: Mapping[str, StrPath] = field(default_factory=dict)
+    fingerprints: Mapping[str, StrPath] = field(default_factory=dict)
+    results: StrPath | None = None
 
 
 def report(
@@ -126,53 +107,51 @@ def report(
     card: str | os.PathLike,
     out: Mapping[str, str | os.PathLike],
 ) -> None:
-    """Writes tables, figures and the page.
+    """Writes tables, figures and the pages.
 
     Args:
         settings: see `ReportSettings`.
         inputs: see `ReportInputs`.
         index, card: the prepared dataset.
-        out: files to write: `html`, `viewer` (plays videos), `table_csv`, `table_md`, `table_html`, `predictions`,
-            `per_class`, `curves`, `overlays` (the last four PNG).
+        out: files to write: `html`, `viewer` (plays videos), `record` (report.json), `crate` (RO-Crate metadata of the
+            folder), `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `curves`, `overlays` (the last
+            four PNG).
 
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
     given = read_section(ReportSettings, "report_job", settings, where="report")
     options, found = _with_plain_titles(given), ReportInputs(**inputs)
-
-    # Read what the run left.
     frames, dataset = read_dataset(index, card)
-    table = score_table(options.rows, found.scores)
-    names = [one_line(name) for name in dataset.classes]
-    classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
-    logs = {_training_title(key, options): figures.read_log(found.logs[key]) for key in options.trainings}
-    members = members_table(found.chosen, options.titles)
-    ranks = ranks_table(table, found.draws)
-
-    # Show label maps: some frames on the page, some videos in the viewer.
-    title = options.title or f"Video semantic segmentation on {dataset.name}"
     of_split = frames[frames["split"] == options.split]
     colours = class_colours(dataset.classes, options.colours, dataset.colours)
+
+    # Read what the run left, and show label maps: some frames on the page, some videos in the viewer.
     with _predictions(options, found.labels) as shown:
         rows = _frames(options, shown, of_split, dataset, colours)
-        viewer = viewer_page(
-            title=f"Videos: {title}",
+        videos = read_videos(
             rows=of_split,
             card=dataset,
             predictions=shown,
             shown=_videos(options.videos, of_split, rows),
+            megabytes=options.video_megabytes,
+        )
+        content = _content(options, found, dataset, rows, shown, videos)
+        viewer = viewer_page(
+            title=f"Videos: {content.title}",
+            card=dataset,
+            predictions=shown,
+            videos=videos,
             colours=colours,
             megabytes=options.video_megabytes,
         )
     write_text(out["viewer"], viewer)
-    best = _best(table)
 
-    # Draw the figures, each for itself and for the page.
+    # Draw the figures that are files of their own.
     charts = {
-        "predictions": figures.predictions_figure(table),
-        "per_class": figures.per_class_figure(classes, prediction=best),
-        "curves": figures.curves_figure(logs),
+        "predictions": figures.predictions_figure(content.table),
+        "per_class": figures.per_class_figure(content.per_class, prediction=content.best),
+        "curves": figures.curves_figure(content.logs),
     }
     for name, figure in charts.items():
         figures.write_png(out[name], figure)
@@ -180,16 +159,102 @@ def report(
         _, encoded = cv2.imencode(".png", cv2.cvtColor(overlay_sheet(rows), cv2.COLOR_RGB2BGR))
         aside.write_bytes(encoded.tobytes())
 
-    # Write the table by itself, and the page.
-    write_csv(out["table_csv"], table)
-    write_text(out["table_md"], markdown_table(table))
-    write_text(out["table_html"], html.table_page(title=title, caption=CAPTIONS["table"], scores=html_table(table)))
-    sections = _sections(options, table, charts, logs, members, rows, dataset, best, classes, ranks)
-    about = read_json(found.scores[best])["counts"] if best else {}
-    lead = _lead(options, table, dataset, about, best, found.chosen)
-    page = html.page(title=title, lead=lead, sections=sections)
+    # Write the table by itself, the page, and the copy for programs.
+    write_csv(out["table_csv"], content.table)
+    write_text(out["table_md"], markdown_table(content.table))
+    scores = html_table(content.table, not_run=content.not_run)
+    write_text(out["table_html"], html.table_page(title=content.title, caption=CAPTIONS["table"], scores=scores))
+    page = html.page(
+        title=content.title,
+        remarks=content.remarks,
+        sections=page_sections(content, charts),
+        data=page_data(content),
+    )
     write_text(out["html"], page)
-    log(f"report: {len(table)} predictions, {len(rows)} frames in {out['html']}")
+    write_json(out["record"], report_record(content))
+    _write_crate(content, out)
+    _log_sizes(page)
+    log(f"report: {len(content.table)} predictions, {len(rows)} frames in {out['html']}")
+
+
+def _content(
+    options: ReportSettings,
+    found: ReportInputs,
+    dataset: Card,
+    rows: Sequence[FrameRow],
+    shown: Sequence[Predictions],
+    videos: Sequence[Video],
+) -> Content:
+    """Returns all that the report shows, from what the run left."""
+    table = score_table(options.rows, found.scores)
+    best = _best(table)
+    counts = read_json(found.scores[best])["counts"]
+    names = [one_line(name) for name in dataset.classes]
+    classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
+    read = {key: figures.read_log(found.logs[key]) for key in options.trainings}
+    logs = {_training_title(key, options): log for key, log in read.items()}
+    jobs = [] if found.results is None else read_jobs(found.results, read)
+    return Content(
+        title=options.title or f"Video semantic segmentation on {dataset.name}",
+        split=options.split,
+        card=dataset,
+        remarks=remarks(
+            table, split=options.split, card=dataset, counts=counts, best=best, searched=found.chosen.keys()
+        ),
+        table=table,
+        not_run=rows_not_run(options.rows),
+        best=best,
+        ranks=rank_predictions(table, found.draws),
+        refinements=refinements(table, found.draws),
+        members=members_table(found.chosen, options.titles),
+        searches={name: read_json(path) for name, path in found.chosen.items()},
+        per_class=classes,
+        logs=logs,
+        trainings=training_rows(logs),
+        costs=[] if found.results is None else stage_costs(found.results, jobs),
+        seconds=_seconds_per_frame(options, jobs, counts["frames"]),
+        made=what_was_run(
+            protocol=options.protocol,
+            split=options.split,
+            card=dataset,
+            config=options.config,
+            fingerprints=found.fingerprints,
+        ),
+        frames=rows,
+        shown=options.shown,
+        videos=videos,
+        places=places(videos, dataset.classes, len(shown)),
+    )
+
+
+def _seconds_per_frame(options: ReportSettings, jobs: Sequence[JobCost], frames: int) -> dict[str, float]:
+    return {
+        row.name: prediction_seconds(row.name, jobs, split=options.split, members=options.members) / max(1, frames)
+        for row in options.rows
+    }
+
+
+def _write_crate(content: Content, out: Mapping[str, str | os.PathLike]) -> None:
+    """Writes the metadata of the folder; they are no sealed JSON, as their vocabulary has no checksum."""
+    files = {Path(out[key]).name: holds for key, holds in _HOLDS.items()}
+    metadata = crate(
+        title=content.title,
+        description=" ".join(remark.text for remark in content.remarks),
+        made=content.made,
+        files=files,
+        folder=Path(out["crate"]).parent,
+    )
+    write_text(out["crate"], json.dumps(metadata, indent=2) + "\n")
+
+
+def _log_sizes(page: str) -> None:
+    """Logs what the page's size is made of."""
+    charts = sum(len(chart) for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    pictures = sum(len(url) for url in re.findall(r"data:image/[^\"]*", page))
+    log(
+        f"report: the page takes {len(page) / 1e6:.1f} MB: charts {charts / 1e6:.1f} MB (SVG, drawn by matplotlib),"
+        f" pictures {pictures / 1e6:.1f} MB"
+    )
 
 
 def _with_plain_titles(settings: ReportSettings) -> ReportSettings:
@@ -254,151 +319,3 @@ def _videos(chosen: int | Sequence[str], rows: pd.DataFrame, frames: Sequence[Fr
             f"report.videos: {unknown[0]!r} is no video of the split; the first of it is {next(iter(middle), None)!r}"
         )
     return [(video, middle[video]) for video in chosen]
-
-
-def _lead(
-    settings: ReportSettings,
-    table: pd.DataFrame,
-    card: Card,
-    counts: Mapping[str, int],
-    best: str,
-    searched: Collection[str],
-) -> str:
-    """Returns what a reader must know before any figure: on what the scores stand."""
-    # How much was scored, and how well.
-    split = settings.split
-    row = table.set_index("prediction").loc[best]
-    said = [
-        f"{_many(len(table), 'prediction')} scored on the {split} split: {_many(counts['frames'], 'frame')} of"
-        f" {_many(counts['videos'], 'video')}, with {counts['classes_in_truth']} of {len(card.classes)} classes."
-    ]
-    if pd.notna(row["mIoU"]):
-        said.append(f"The highest mIoU is {row['mIoU']:.2f} ({row['title']}).")
-        others = table[[name.partition(".")[0] not in searched for name in table["prediction"]]]
-        if split == SEARCHED_SPLIT and best not in set(others["prediction"]):
-            said.append("Its weights were searched on these very frames, which flatters it.")
-            if others["mIoU"].notna().any():
-                honest = others.loc[others["mIoU"].idxmax()]
-                said.append(f"The highest of the others is {honest['mIoU']:.2f} ({honest['title']}).")
-    parts = [f"<p>{escape(' '.join(said))}</p>"]
-
-    # What takes from the figures: frames left out, drawn data, a part of VSPW.
-    if left_out := [item for item in card.left_out if item.split == split]:
-        names = [one_line("/".join(filter(None, (item.video, item.frame))) or split) for item in left_out]
-        named = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-        parts.append(
-            notice(
-                f"The scores are of fewer frames than the split lists: {_many(len(left_out), 'frame or video')} could"
-                f" not be used and {'was' if len(left_out) == 1 else 'were'} left out ({named})."
-            )
-        )
-    whole = VSPW_FRAMES.get(split)
-    if card.drawn:
-        parts.append(
-            notice(
-                "Drawn data. The videos were drawn by this project, so the scores show that every stage works and say"
-                " nothing about real video; the paper's figures stand beside them for orientation only."
-            )
-        )
-    elif card.name == "vspw" and whole is not None and counts["frames"] != whole:
-        parts.append(
-            notice(
-                f"Real video, but not the whole of VSPW: {counts['frames']:,} of its {whole:,} {split} frames. The"
-                " paper's figures are for the whole and stand here for orientation only."
-            )
-        )
-    return "\n".join(parts)
-
-
-def _sections(
-    settings: ReportSettings,
-    table: pd.DataFrame,
-    charts: Mapping[str, Figure],
-    logs: Mapping[str, pd.DataFrame],
-    members: pd.DataFrame,
-    rows: Sequence[FrameRow],
-    card: Card,
-    best: str,
-    classes: Mapping[str, pd.DataFrame],
-    ranks: pd.DataFrame,
-) -> list[html.Section]:
-    title = table.set_index("prediction")["title"][best]
-    captions = CAPTIONS | {"per_class": CAPTIONS["per_class"].format(best=title)}
-    headings = {"predictions": "Predictions", "per_class": "Classes", "curves": "Training"}
-    drawn = {
-        name: html.chart(figures.svg_text(figure, name=name, title=headings[name])) for name, figure in charts.items()
-    }
-    if logs:
-        drawn["curves"] += html.plain_table(_trainings(logs))
-    else:
-        drawn["curves"], captions["curves"] = '<p class="note">Nothing was trained in this run.</p>', ""
-    other = html_table(table, OTHER, with_titles=False)
-    below = f'<details><summary>Other rules</summary><div class="scroll">{other}</div></details>'
-    below += '<p><a href="#protocol">What the columns mean</a></p>'
-    drawn["per_class"] += (
-        "<details><summary>Every class of this prediction, and what its missed pixels are taken for</summary>"
-        f"{html.plain_table(classes_table(classes[best]))}</details>"
-    )
-    section = html.Section
-    parts = []
-    if not ranks.empty:
-        parts.append(section("ranks", "Ranks", captions["ranks"], html.plain_table(ranks)))
-    if not members.empty:
-        parts.append(section("members", "Members", captions["members"], html.plain_table(members)))
-    return [
-        section("table", "Scores", captions["table"], f'<div class="scroll">{html_table(table)}</div>{below}'),
-        section("predictions", "Predictions", captions["predictions"], drawn["predictions"]),
-        *parts,
-        section("frames", "Frames", captions["overlays"], _VIEWER_LINK + html.frames(rows)),
-        section("classes", "Classes", captions["per_class"], drawn["per_class"]),
-        section("training", "Training", captions["curves"], drawn["curves"]),
-        section("protocol", "Protocol", captions["protocol"], html.facts(_facts(settings, card)) + html.meanings(
-            known((*SCORES, *PAPER, *OTHER), table))),
-    ]  # fmt: skip
-
-
-def _facts(settings: ReportSettings, card: Card) -> dict[str, str]:
-    frames = ", ".join(f"{count:,} {split}" for split, count in sorted(card.frames.items()))
-    return {
-        "protocol": _PROTOCOL_WORDS[settings.protocol],
-        "data": f"{card.name}, {'drawn by this project' if card.drawn else 'real'}: {frames} frames",
-        "index": f"SHA-256 {card.sha256[:16]}",
-        "scored": f"split {settings.split}; masks as distributed: {_mask_values(card)}, all else is ignored",
-    }
-
-
-def _mask_values(card: Card) -> str:
-    """Returns which mask values are the classes, in words."""
-    if card.coding.values == "colours":
-        return f"{sum(train != IGNORE_INDEX for train in card.label_map)} colours are the {len(card.classes)} classes"
-    ids = [raw for raw, train in enumerate(card.label_map) if train != IGNORE_INDEX]
-    starts = [raw for raw in ids if raw - 1 not in ids]
-    ends = [raw for raw in ids if raw + 1 not in ids]
-    spans = [str(first) if first == last else f"{first}..{last}" for first, last in zip(starts, ends, strict=True)]
-    return f"{', '.join(spans)} are the {len(card.classes)} classes"
-
-
-def _trainings(logs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Returns one row per training, as text: iterations, loss over the last tenth, seconds per iteration, memory."""
-    rows = []
-    for title, history in logs.items():
-        train = figures.losses(history)
-        column = {name: train[name] if name in train else pd.Series(dtype=float) for name in ("seconds", "memory_mib")}
-        rows.append(
-            {
-                "Training": title,
-                "Iterations": f"{int(history['iter'].max()):,}" if len(history) else "0",
-                "Loss": _or_dash(figures.last_loss(history), ".3g"),
-                "s/iteration": _or_dash(column["seconds"].median(), ".2f"),
-                "Memory, MiB": _or_dash(column["memory_mib"].max(), ",.0f"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _or_dash(value: float, form: str) -> str:
-    return "\u2013" if pd.isna(value) else format(value, form)

@@ -25,47 +25,92 @@ class Column:
         key: in table.csv; the paper's begin with `paper_`.
         heading: short, for every rendering.
         meaning: one clause, shown where there is room.
+        convention: whose rule it follows, by which the table can be filtered.
         source: where the figure is in scores.json, dotted; `key` if empty.
     """
 
     key: str
     heading: str
     meaning: str
+    convention: str
     source: str = ""
 
 
 SCORES = (
-    Column("mIoU", "mIoU", "challenge rule: mean IoU over the classes that the truth has"),
-    Column("mIoU_mmseg", "mmseg mIoU", "MMSegmentation's rule, the paper's on val: a class only predicted counts as 0"),
-    Column("video_mIoU", "video mIoU", "mean over videos of the video's own mIoU"),
+    Column("mIoU", "mIoU", "challenge rule: mean IoU over the classes that the truth has", "official"),
     Column(
-        "VC8", "VC8", "official video consistency over 8 frames: the last window of a video is left out, void counts"
+        "mIoU_mmseg",
+        "mmseg mIoU",
+        "MMSegmentation's rule, the paper's on val: a class only predicted counts as 0",
+        "MMSegmentation",
     ),
-    Column("VC16", "VC16", "the same over 16 frames"),
+    Column("video_mIoU", "video mIoU", "mean over videos of the video's own mIoU", "video mean"),
+    Column(
+        "VC8",
+        "VC8",
+        "official video consistency over 8 frames: the last window of a video is left out, void counts",
+        "official",
+    ),
+    Column("VC16", "VC16", "the same over 16 frames", "official"),
 )
 PAPER = (
-    Column("paper_val", "paper val", "the paper's mIoU on val"),
-    Column("paper_test1", "paper test1", "the paper's mIoU on the challenge's first test set"),
-    Column("paper_test", "paper test", "the paper's mIoU on the final test set"),
+    Column("paper_val", "paper val", "the paper's mIoU on val", "paper"),
+    Column("paper_test1", "paper test1", "the paper's mIoU on the challenge's first test set", "paper"),
+    Column("paper_test", "paper test", "the paper's mIoU on the final test set", "paper"),
 )
 OTHER = (
-    Column("fwIoU", "fwIoU", "IoU weighted by the class's share of pixels"),
-    Column("pixel_acc", "pixel acc.", "share of pixels labelled right"),
-    Column("pixel_acc_class", "class acc.", "mean over classes of the share of their pixels labelled right"),
-    Column("video_fwIoU", "video fwIoU", "mean over videos of the video's own fwIoU"),
-    Column("VC8_strict", "strict VC8", "VC8 over all windows, without void", "strict.VC8"),
-    Column("VC16_strict", "strict VC16", "VC16 over all windows, without void", "strict.VC16"),
-    Column("VC8_correct", "correct VC8", "strict VC8 of pixels that are also labelled right", "strict.VC8_correct"),
-    Column("VC16_correct", "correct VC16", "strict VC16 of pixels that are also labelled right", "strict.VC16_correct"),
-    Column("mIoU_cffm", "CFFM mIoU", "mIoU as CFFM's script: videos of more than 16 frames only", "cffm_compat.mIoU"),
-    Column("VC8_cffm", "CFFM VC8", "VC8 as CFFM's script: others and void are one value", "cffm_compat.VC8"),
-    Column("VC16_cffm", "CFFM VC16", "VC16 as CFFM's script", "cffm_compat.VC16"),
-    Column("VC16_dvis", "DVIS++ VC16", "windows of 8 and of 16 frames pooled, as DVIS++, VidEoMT and PMT publish VC16"),
-    Column("VEC8", "VEC8", "video effective consistency over 8 frames: IoU of what keeps its class, mean over classes"),
-    Column("VEC16", "VEC16", "the same over 16 frames"),
-    Column("mBIoU", "mBIoU", "mean boundary IoU, the boundary 2% of the image's diagonal wide"),
-    Column("trimap_acc", "trimap acc.", "share labelled right within 5 pixels of a contour of the truth"),
-    Column("TC_dis", "TC (DIS)", "temporal consistency along DIS optical flow; not comparable with published TC"),
+    Column("fwIoU", "fwIoU", "IoU weighted by the class's share of pixels", "official"),
+    Column("pixel_acc", "pixel acc.", "share of pixels labelled right", "official"),
+    Column(
+        "pixel_acc_class", "class acc.", "mean over classes of the share of their pixels labelled right", "official"
+    ),
+    Column("video_fwIoU", "video fwIoU", "mean over videos of the video's own fwIoU", "video mean"),
+    Column("VC8_strict", "strict VC8", "VC8 over all windows, without void", "strict", "strict.VC8"),
+    Column("VC16_strict", "strict VC16", "VC16 over all windows, without void", "strict", "strict.VC16"),
+    Column(
+        "VC8_correct",
+        "correct VC8",
+        "strict VC8 of pixels that are also labelled right",
+        "strict",
+        "strict.VC8_correct",
+    ),
+    Column(
+        "VC16_correct",
+        "correct VC16",
+        "strict VC16 of pixels that are also labelled right",
+        "strict",
+        "strict.VC16_correct",
+    ),
+    Column(
+        "mIoU_cffm",
+        "CFFM mIoU",
+        "mIoU as CFFM's script: videos of more than 16 frames only",
+        "CFFM",
+        "cffm_compat.mIoU",
+    ),
+    Column("VC8_cffm", "CFFM VC8", "VC8 as CFFM's script: others and void are one value", "CFFM", "cffm_compat.VC8"),
+    Column("VC16_cffm", "CFFM VC16", "VC16 as CFFM's script", "CFFM", "cffm_compat.VC16"),
+    Column(
+        "VC16_dvis",
+        "DVIS++ VC16",
+        "windows of 8 and of 16 frames pooled, as DVIS++, VidEoMT and PMT publish VC16",
+        "DVIS++",
+    ),
+    Column(
+        "VEC8",
+        "VEC8",
+        "video effective consistency over 8 frames: IoU of what keeps its class, mean over classes",
+        "effective",
+    ),
+    Column("VEC16", "VEC16", "the same over 16 frames", "effective"),
+    Column("mBIoU", "mBIoU", "mean boundary IoU, the boundary 2% of the image's diagonal wide", "boundary"),
+    Column("trimap_acc", "trimap acc.", "share labelled right within 5 pixels of a contour of the truth", "boundary"),
+    Column(
+        "TC_dis",
+        "TC (DIS)",
+        "temporal consistency along DIS optical flow; not comparable with published TC",
+        "temporal",
+    ),
 )
 EDGES = ("low", "high")  # of the 95% interval of each of `SCORES`: table.csv has them as `mIoU_low`, `mIoU_high`
 _NONE = "\u2013"
@@ -176,49 +221,71 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))
 
 
-def html_table(table: pd.DataFrame, columns: Sequence[Column] = (*SCORES, *PAPER), *, with_titles: bool = True) -> str:
-    """Returns a `<table>`; clicking a heading sorts by it where the page has the script."""
-    columns, best = known(columns, table), best_cells(table)
-    lines = ['<table class="scores">', "<thead>", *_html_head(columns), "</thead>", "<tbody>"]
-    before = None
-    for position, row in enumerate(table.to_dict("records")):
-        group = _number(row["table"])
-        title = html.escape(row["title"]) if with_titles else ""
-        name = f"{title}<code>{html.escape(row['prediction'])}</code>"
-        first = ' class="first"' if before not in (None, group) else ""
-        lines.append(f'<tr{first}><td>{group}</td><th scope="row" class="name">{name}</th>')
-        for column in columns:
-            mark = _html_class("paper" * _from_paper(column), "best" * ((position, column.key) in best))
-            between = interval(row, column.key)
-            between = f' <span class="interval">{between}</span>' if between else ""
-            lines.append(f"<td{mark}>{figure(row[column.key])}{between}</td>")
-        lines.append("</tr>")
-        before = group
-    return "\n".join([*lines, "</tbody>", "</table>"])
+def html_table(table: pd.DataFrame, *, not_run: Sequence[ReportRow] = ()) -> str:
+    """Returns a `<table>` of all conventions, of which the headline figures are shown.
+
+    The page's script sorts it by the heading clicked, and shows other conventions and the rows searched for.
+
+    Args:
+        table: as `score_table` returns it.
+        not_run: rows of the paper that no prediction stands for.
+    """
+    columns, best = known((*SCORES, *PAPER, *OTHER), table), best_cells(table)
+    rows = [_html_row(row, columns, {key for place, key in best if place == position})
+            for position, row in enumerate(table.to_dict("records"))]  # fmt: skip
+    rows += [_html_row(_of_paper(row), columns, set()) for row in not_run]
+    body = [f"<tr>{cells}</tr>" for cells in rows]
+    head = ['<th scope="col" title="table of the paper">Table</th><th scope="col" class="name">Prediction</th>']
+    head += [f'<th scope="col"{_mark(column)} title="{html.escape(column.meaning)}">{html.escape(column.heading)}</th>'
+             for column in columns]  # fmt: skip
+    lines = ['<table class="scores sortable">', f"<thead><tr>{''.join(head)}</tr></thead>", "<tbody>", *body]
+    return "\n".join([_filters(columns), '<div class="scroll">', *lines, "</tbody>", "</table>", "</div>"])
 
 
-def _html_head(columns: Sequence[Column]) -> list[str]:
-    theirs = sum(map(_from_paper, columns))
-    lines = ['<tr class="groups"><td colspan="2"></td>']
-    lines.append(f'<th colspan="{len(columns) - theirs}" scope="colgroup">here, percent</th>')
-    if theirs:
-        lines.append(f'<th colspan="{theirs}" scope="colgroup">paper, mIoU, percent</th>')
-    lines.append('</tr>\n<tr><th scope="col" title="table of the paper">Table</th>')
-    lines.append('<th scope="col" class="name">Prediction</th>')
+def _filters(columns: Sequence[Column]) -> str:
+    """Returns the controls that choose a convention and search the rows."""
+    conventions = dict.fromkeys(column.convention for column in columns)
+    options = "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in conventions)
+    return (
+        '<div class="controls"><label>Convention <select class="convention"><option value="">headline figures</option>'
+        f'{options}<option value="*">all</option></select></label>'
+        '<label>Rows with <input type="search" class="search" placeholder="any text"></label></div>'
+        "<noscript><style>.scores [hidden] { display: table-cell; } .controls { display: none; }</style></noscript>"
+    )
+
+
+def _html_row(row: Mapping[Any, Any], columns: Sequence[Column], best: set[str]) -> str:
+    """Returns the cells of a row; one without a prediction is of the paper alone."""
+    name = html.escape(row["title"])
+    name += (
+        f"<code>{html.escape(row['prediction'])}</code>" if row["prediction"] else ' <span class="note">not run</span>'
+    )
+    cells = [f'<td>{_number(row["table"])}</td><th scope="row" class="name">{name}</th>']
     for column in columns:
-        mark = _html_class("paper" * _from_paper(column))
-        heading = html.escape(column.heading.removeprefix("paper "))
-        lines.append(f'<th scope="col"{mark} title="{html.escape(column.meaning)}">{heading}</th>')
-    return [*lines, "</tr>"]
+        between = interval(row, column.key)
+        between = f' <span class="interval">{between}</span>' if between else ""
+        mark = _mark(column, "best" if column.key in best else "")
+        cells.append(f"<td{mark}>{figure(row.get(column.key, math.nan))}{between}</td>")
+    return "".join(cells)
+
+
+def _of_paper(row: ReportRow) -> dict[str, Any]:
+    paper = {f"paper_{split}": value for split, value in row.paper.items()}
+    return {"prediction": "", "title": row.title, "table": row.table, **paper}
+
+
+def _mark(column: Column, *names: str) -> str:
+    """Returns the attributes of a column's cells: its convention, and whether it is shown only on demand."""
+    classes = " ".join(filter(None, ("paper" if _from_paper(column) else "", *names)))
+    return (
+        (f' class="{classes}"' if classes else "")
+        + f' data-convention="{html.escape(column.convention)}"'
+        + (" hidden" if column in OTHER else "")
+    )
 
 
 def _from_paper(column: Column) -> bool:
     return column.key.startswith("paper_")
-
-
-def _html_class(*names: str) -> str:
-    kept = " ".join(filter(None, names))
-    return f' class="{kept}"' if kept else ""
 
 
 def print_table(table_csv: str | os.PathLike) -> None:

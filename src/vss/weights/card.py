@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import vss
+from vss.core.checkout import checkout_commit
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, read_json, write_text
 
@@ -32,7 +32,6 @@ _TERMS = {
     "coco_stuff": "COCO-Stuff: annotations CC BY 4.0, images under their Flickr terms.",
 }
 _SCORES = ("mIoU", "fwIoU", "VC8", "VC16")
-_CHECKOUT = Path(vss.__file__).parents[2]
 
 
 def write_model_card(folder: str | os.PathLike, *, dataset_card: str | os.PathLike | None = None) -> None:
@@ -133,12 +132,5 @@ def _scores(folder: Path, scores: JsonObject, model: str) -> Iterator[str]:
 
 
 def _commit() -> str:
-    """Returns ", commit ..." where the code is a git checkout, else nothing."""
-    if not (_CHECKOUT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f", commit {done.stdout.strip()}"
+    found = checkout_commit()
+    return f", commit {found}" if found else ""

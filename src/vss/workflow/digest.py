@@ -41,8 +41,9 @@ ENTRY_MODULES = {
 
 _MARKED = 1 << 20  # bytes
 _PACKAGES = ("vss", "vss_ops")
-# What they do cannot change a result: messages, exceptions, and the page next to weights that describes them.
-_WITHOUT_EFFECT = ("vss.core.errors", "vss.core.log", "vss.weights.card")
+# What they do cannot change a result: messages, exceptions, and the pages next to weights and to an index that describe
+# them.
+_WITHOUT_EFFECT = ("vss.core.errors", "vss.core.log", "vss.prepare.page", "vss.weights.card")
 _DATA_SUFFIXES = (".css", ".html", ".js")
 # The operators' C++ and CUDA sources, which the module next to this folder compiles or loads.
 _NATIVE_FOLDER = "csrc"

@@ -16,6 +16,8 @@ from vss.workflow.settings import counted_settings, training_digest
 
 # How a report writes a dataset; another one by its name in the config.
 _DATASET_TITLES = {"vspw": "VSPW", "coco_stuff": "COCO-Stuff"}
+# What the report shows of the config: all that a result depends on.
+_SHOWN_OF_CONFIG = ("protocol", "data", "models", "tta", "ensembles", "refiners", "predictions")
 _PROVENANCE = {"settings", "row", "data", "init", "code"}
 
 # ---- training
@@ -182,6 +184,8 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         "rows": rows,
         "shown": plan.shown(),
         "trainings": plan.trainings(),
+        "members": {name: plan.members(name) for name in plan.ensembles},
+        "config": {key: plan.config[key] for key in _SHOWN_OF_CONFIG},
     }
 
 
@@ -193,6 +197,11 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
         "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
         "draws": {name: f"{results}/score/{name}/{split}/draws.npz" for name in plan.scored()},
         "logs": {name: f"{results}/{name}/log.jsonl" for name in plan.trainings()},
+        "fingerprints": {
+            f"finetune/{name}": f"{results}/finetune/{name}/fingerprint.json"
+            for name in dict.fromkeys(member.split(".")[0] for member in plan.inferred())
+        },
+        "results": results,
         "chosen": {name: f"{results}/ensemble/{name}/chosen.json" for name in plan.searched()},
         "labels": {
             name: [f"{results}/predictions/{name}/{split}/{shard}.labels.h5" for shard in plan.shards(split)]

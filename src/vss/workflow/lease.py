@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vss.core.errors import UserError
-from vss.core.log import log
+from vss.core.log import counted, log
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _TICKET = re.compile(r"ticket-([0-9]{12})")
@@ -60,6 +60,8 @@ def lease(gpus: int, command: Sequence[str]) -> NoReturn:
         # Card numbers may count from 0 in every SLURM job, so jobs of one machine must not share locks.
         folder = lock_folder().with_name(f"vss-gpu-leases-{slurm_job}")
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(acquire(gpus, folder=folder))
+    if gpus > 0:
+        log(f"lease: runs on {counted(gpus, 'GPU')}")  # the report counts GPU-hours by this line
     try:
         os.execvpe(words[0], words, environment)
     except FileNotFoundError:

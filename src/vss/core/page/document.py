@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -26,7 +27,7 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>
-{resource("vss.core", "page.css")}{style}</style>
+{resource("vss.core.page", "page.css")}{style}</style>
 </head>
 <body>
 {body}
@@ -39,6 +40,14 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 def resource(package: str, name: str) -> str:
     """Returns the text of a file of a package."""
     return (importlib.resources.files(package) / name).read_text(encoding="utf-8")
+
+
+def json_script(name: str, content: Any) -> str:
+    """Returns an element that holds data for the page's script, which finds it by its id `name`; NaN is refused."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    # A script element ends at the first "</": no name may write one.
+    text = text.replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
 
 
 def notice(text: str) -> str:

@@ -1,0 +1,220 @@
+"""The parts of the report's page."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vss.core.page.document import json_script
+from vss.report import figures, html
+from vss.report.classes import classes_table, comparison
+from vss.report.content import Content
+from vss.report.costs import costs_table
+from vss.report.figures import RUN_COLOURS, SMOOTHED_BY_DEFAULT, SMOOTHING, by_miou
+from vss.report.html import Section, plain_table
+from vss.report.made import facts, weights_table
+from vss.report.ranks import ranks_table
+from vss.report.refinement import refinements_table
+from vss.report.table import OTHER, PAPER, SCORES, html_table, known
+from vss.report.trainings import trainings_table
+
+CAPTIONS = {
+    "table": (
+        "Every prediction beside the row of the paper it stands for. VC is the official video consistency; the best of"
+        " our figures in each column is bold. In brackets: the 95% interval over videos drawn again, two figures whose"
+        " intervals overlap may still differ (vss compare pairs them). Click a heading to sort. Rows of the paper that"
+        " this run has no prediction for stand last."
+    ),
+    "predictions": (
+        "mIoU by the challenge's rule, percent, on a scale that spans the figures. Where a prediction refines another"
+        " one, the open dot is the one it began with."
+    ),
+    "per_class": (
+        "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
+        " mIoU ({best}), the line is the range over all predictions."
+    ),
+    "ranks": (
+        "How far the order depends on which videos were filmed: videos are drawn again 2,000 times, the same ones for"
+        " every prediction, and the predictions are ranked by their mIoU each time."
+    ),
+    "members": (
+        "Ensembles whose weights were searched on val: mIoU there in percent, before the search and after; of each"
+        " member alone, and of the others without it. Chosen and scored on the same frames, such an ensemble's row"
+        " above flatters it."
+    ),
+    "curves": (
+        "Training loss over iterations, each training on its own scale from zero. Thin: as logged. Thick: its running"
+        " mean. The figure at the end is the mean over the last tenth."
+    ),
+    "overlays": (
+        "Frames spread evenly from the worst to the best by mIoU of the last prediction shown. Grey: no class in the"
+        " truth. Classes that cover less than 0.2% of a frame are left out of its legend."
+    ),
+    "protocol": "What was run, and what the columns mean.",
+    "scatter": (
+        "mIoU against video consistency and, where it was measured, against what a frame costs: all jobs that the"
+        " prediction is made of, on the machine they ran on. The numbers are those of the list."
+    ),
+    "refinement": "What each refinement changed: every figure before and after, percent.",
+    "compare": "Any prediction against any other: IoU of each class in percent, and what missed pixels are taken for.",
+    "confusions": (
+        "What is taken for what: the largest confusions of a prediction, by pixels. A click shows them in the videos,"
+        " where a frame that is held has them."
+    ),
+    "runs": (
+        "All trainings over each other: the loss, on a logarithmic scale, and the learning rate. A smoothed line is a"
+        " running mean over 2, 10 or 30 percent of the training."
+    ),
+    "costs": (
+        "What the run took, by Snakemake's benchmark files: the last time each job ran, and of a training all its"
+        " iterations. A rerun of a stage repeats all that is made of its results."
+    ),
+}
+
+_VIEWER_LINK = '<p><a href="viewer.html">Play the videos, class by class and side by side</a></p>\n'
+
+
+def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
+    """Returns the sections in order; those without anything to show are left out.
+
+    Args:
+        content: of the report.
+        charts: drawn for files of their own too: `predictions` and `per_class`.
+    """
+    sections = [
+        Section("table", "Scores", CAPTIONS["table"], _scores(content)),
+        Section("predictions", "Predictions", CAPTIONS["predictions"], _chart(charts["predictions"], "predictions")),
+        _scatter(content),
+        _tabular("ranks", "Ranks", ranks_table(content.ranks)),
+        _tabular("refinement", "Refinement", refinements_table(content.refinements)),
+        _tabular("members", "Members", content.members),
+        Section("frames", "Frames", CAPTIONS["overlays"], _VIEWER_LINK + html.frames(content.frames, content.videos)),
+        _classes(content, charts["per_class"]),
+        Section("compare", "Class by class", CAPTIONS["compare"], _COMPARE),
+        Section("confusions", "Confusions", CAPTIONS["confusions"], _CONFUSIONS),
+        _training(content),
+        _tabular("costs", "Cost", costs_table(content.costs)),
+        Section("protocol", "What was run", CAPTIONS["protocol"], _made(content)),
+    ]
+    return [part for part in sections if part.content]
+
+
+def page_data(content: Content) -> str:
+    """Returns the element with the data that the page's script compares classes by."""
+    titles = dict(zip(content.table["prediction"], content.table["title"], strict=True))
+    compared = comparison(
+        content.per_class,
+        titles=titles,
+        classes=content.card.classes,
+        shown=content.shown,
+        where=content.places,
+    )
+    return json_script("compared", compared)
+
+
+# The script fills in predictions and rows.
+_COMPARE = """<div class="controls">
+<label>Prediction <select id="first"></select></label>
+<label>against <select id="second"></select></label>
+<label>Classes with <input type="search" id="classes-with" placeholder="any text"></label>
+</div>
+<div class="scroll"><table class="sortable" id="class-by-class">
+<thead><tr><th scope="col" class="name">Class</th><th scope="col">pixels, truth</th><th scope="col">first</th>
+<th scope="col">second</th><th scope="col">difference</th><th scope="col" class="words">first takes it for</th>
+<th scope="col" class="words">second takes it for</th></tr></thead>
+<tbody></tbody></table></div>
+<noscript><p class="notice">A script, which this browser does not run, fills this table.</p></noscript>"""
+_CONFUSIONS = """<div class="controls">
+<label>Prediction <select id="confused"></select></label>
+<label>Show <select id="confusions-shown"><option>20</option><option>60</option><option>400</option></select></label>
+</div>
+<div class="scroll"><table class="sortable" id="what-for-what">
+<thead><tr><th scope="col" class="name">Truth</th><th scope="col" class="words">is taken for</th>
+<th scope="col">pixels</th><th scope="col">of the class</th><th scope="col" class="bars"></th></tr></thead>
+<tbody></tbody></table></div>
+<noscript><p class="notice">A script, which this browser does not run, fills this table.</p></noscript>"""
+
+
+def _scores(content: Content) -> str:
+    return html_table(content.table, not_run=content.not_run) + '<p><a href="#protocol">What the columns mean</a></p>'
+
+
+def _chart(figure: Figure, name: str, tips: dict[str, str] | None = None) -> str:
+    return html.chart(figures.svg_text(figure, name=name, title=_TITLES[name], tips=tips))
+
+
+_TITLES = {
+    "predictions": "Predictions by mIoU",
+    "scatter": "mIoU against video consistency and cost",
+    "per_class": "Classes by IoU",
+    "runs": "Loss and learning rate of all trainings",
+    "curves": "Training loss, one chart per training",
+}
+
+
+def _tabular(anchor: str, heading: str, table: pd.DataFrame) -> Section:
+    return Section(anchor, heading, CAPTIONS[anchor], "" if table.empty else plain_table(table))
+
+
+def _scatter(content: Content) -> Section:
+    """Returns the dots with the list of what their numbers are."""
+    shown = by_miou(content.table)
+    if len(shown) < 2:
+        return Section("scatter", "Consistency and cost", "", "")
+    titles = list(shown["title"])
+    tips = {f"dot-{place}": f"{place + 1}. {title}" for place, title in enumerate(titles)}
+    chart = _chart(figures.scatter_figure(content.table, content.seconds), "scatter", tips)
+    items = "".join(f'<li data-dot="{place}">{escape(title)}</li>' for place, title in enumerate(titles))
+    return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{chart}<ol class="dots">{items}</ol>')
+
+
+def _classes(content: Content, chart: Figure) -> Section:
+    title = content.table.set_index("prediction")["title"][content.best]
+    table = plain_table(classes_table(content.per_class[content.best]))
+    summary = "Every class of this prediction, and what its missed pixels are taken for"
+    drawn = _chart(chart, "per_class") + f"<details><summary>{summary}</summary>{table}</details>"
+    return Section("classes", "Classes", CAPTIONS["per_class"].format(best=title), drawn)
+
+
+def _training(content: Content) -> Section:
+    """Returns all curves over each other with what chooses among them, those of each training, and their figures."""
+    if not content.logs:
+        return Section("training", "Training", "", '<p class="note">Nothing was trained in this run.</p>')
+    runs = "".join(
+        f'<label><input type="checkbox" checked data-run="{run}"><i style="background:{RUN_COLOURS[run % 8]}"></i>'
+        f"{escape(title)}</label>"
+        for run, title in enumerate(content.logs)
+    )
+    options = "".join(
+        f"<option{' selected' if name == SMOOTHED_BY_DEFAULT else ''}>{name}</option>" for name in SMOOTHING
+    )
+    controls = f'<div class="controls"><label>Smoothing <select id="smoothing">{options}</select></label></div>'
+    tips = {f"run-{run} smooth-{name}": title for run, title in enumerate(content.logs) for name in SMOOTHING}
+    tips |= {f"run-{run}": title for run, title in enumerate(content.logs)}
+    chart = _chart(figures.runs_figure(content.logs), "runs", tips)
+    single = _chart(figures.curves_figure(content.logs), "curves")
+    single = (
+        f'<details><summary>Each training on its own scale</summary><p class="caption">{escape(CAPTIONS["curves"])}</p>'
+        f"{single}</details>"
+    )
+    table = plain_table(trainings_table(content.trainings))
+    return Section(
+        "training",
+        "Training",
+        CAPTIONS["runs"],
+        f'{controls}<fieldset class="runs"><legend>Trainings</legend>{runs}</fieldset>{chart}{table}{single}',
+    )
+
+
+def _made(content: Content) -> str:
+    columns = known((*SCORES, *PAPER, *OTHER), content.table)
+    weights = plain_table(weights_table(content.made)) if content.made["weights"] else ""
+    config = json.dumps(content.made["config"], indent=2, ensure_ascii=False)
+    parts = [html.facts(facts(content.made)), weights]
+    if content.made["config"]:
+        parts.append(f"<details><summary>The config</summary><pre>{escape(config)}</pre></details>")
+    parts.append("<h3>Columns</h3>" + html.meanings(columns))
+    return "\n".join(parts)
