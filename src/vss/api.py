@@ -10,6 +10,7 @@ import numpy as np
 
 from vss.configs.resolved import ViewSettings, read_model_config
 from vss.core.errors import UserError
+from vss.core.files import JsonObject
 from vss.core.images import read_image
 from vss.core.video import VideoFrame, open_video
 from vss.infer.engine import Engine
@@ -121,11 +122,12 @@ def score(
     split: str = "val",
     layout: str | None = None,
     ids: str | None = None,
+    data: JsonObject | None = None,
 ) -> dict[str, Any]:
     """Returns the scores of a folder of predictions, as in `scores.json`; see `vss.score.folders.score_folder`."""
     from vss.score.folders import score_folder
 
-    return score_folder(predicted, dataset, split=split, layout=layout, ids=ids)
+    return score_folder(predicted, dataset, split=split, layout=layout, ids=ids, data=data)
 
 
 def _image(frame: Frame) -> np.ndarray:

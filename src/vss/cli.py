@@ -75,11 +75,12 @@ PEOPLE = (
     Command(
         "score",
         "vss.score.folders:print_scores",
-        "Score a folder of label maps, of any system, against a dataset of VSPW's layout.",
+        "Score a folder of label maps, of any system, against a dataset.",
         (
             option("predicted", type=Path, metavar="PREDICTED", help="folder, or a path with {video} and {frame}"),
-            option("dataset_root", type=Path, metavar="DATASET_FOLDER"),
+            option("dataset_root", type=Path, metavar="DATASET_FOLDER", help="raw, or results/prepare/NAME"),
             SCORED_SPLIT,
+            option("--data", help="the dataset as a row of the config's data (default: VSPW's format)", **JSON),
             option("--layout", help="vspw, dvis, videomt, pmt, mmseg, ... (default: vspw, or our own files)"),
             option("--ids", help="train, raw, or a class table, a CSV file (default: the layout's)"),
             *files("out", required=False, help="write all scores there as JSON"),

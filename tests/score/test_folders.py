@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny_dataset import write_labels
 from vss.cli import main
 from vss.core.errors import UserError
 from vss.core.files import read_json, write_json
+from vss.prepare.run import prepare
 from vss.score.compare import compare, print_comparison
 from vss.score.folders import score_folder
 
@@ -174,3 +176,52 @@ def test_other_frames_are_not_compared(tmp_path, results, videos, labels, score)
         compare(*results)
     with pytest.raises(UserError, match=r"has no counts of split 'val'"):
         compare(tmp_path, results[0] / "score" / "net")
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> tuple[Path, Path]:
+    """A dataset in folders of its own, every second frame with a mask in colours, and a prediction of those frames."""
+    root, predicted, rng = tmp_path / "street", tmp_path / "of-street", np.random.default_rng(6)
+    for video in ("a", "b"):
+        for at in range(4):
+            truth = rng.integers(0, 3, SHAPE)
+            found = np.where(rng.random(SHAPE) < 0.2, 0, np.minimum(truth, 1)).astype(np.uint8)
+            colours = np.array([(10, 0, 0), (20, 0, 0), (30, 0, 0)], np.uint8)[truth]
+            files = {f"images/{video}/{at}.jpg": np.full((*SHAPE, 3), 9, np.uint8)}
+            if at % 2 == 0:
+                files |= {f"masks/{video}/{at}.png": colours[..., ::-1], f"../of-street/{video}/{at}.png": found}
+            for name, picture in files.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(root / name), picture)
+    (root / "classes.csv").write_text("colour,name,train_name\n#0a0000,road,road\n#140000,car,car\n#1e0000,void,\n")
+    return root, predicted
+
+
+def test_any_dataset_is_scored_by_its_row_or_by_its_index(tmp_path: Path, street: tuple[Path, Path], capsys) -> None:
+    root, predicted = street
+    row = {
+        "images": "images/{video}/{frame}.jpg",
+        "masks": "masks/{video}/{frame}.png",
+        "classes": "classes.csv",
+        "splits": {"val": 1},
+    }
+    found = score_folder(predicted, root, data=row)
+    assert found["dataset"] == "data" and found["counts"]["frames"] == 4 and 0.5 < found["mIoU"] < 1
+    # The pixels of the third colour are ignored: what is predicted there counts for nothing.
+    words = ["score", str(predicted), str(root), "--data", json.dumps(row), "--out", str(tmp_path / "scores.json")]
+    assert main(words) == 0 and "4 frames of 2 videos" in capsys.readouterr().out
+    prepared = tmp_path / "prepare" / "street"
+    prepare(
+        dataset="street",
+        settings={"root": str(root), **row},
+        index=prepared / "index.csv",
+        card=prepared / "dataset.json",
+        check=prepared / "check.json",
+        workers=1,
+    )
+    by_index = score_folder(predicted, prepared)
+    assert by_index == {**found, "dataset": "street"} == {**read_json(tmp_path / "scores.json"), "dataset": "street"}
+    with pytest.raises(UserError, match="no such folder of the dataset"):
+        score_folder(predicted, tmp_path / "absent")
+    with pytest.raises(UserError, match=r"val\.txt: No such file"):
+        score_folder(predicted, root)

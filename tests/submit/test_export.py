@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny_dataset import TinyDataset, write_dataset, write_labels
 
 from vss.cli import main
 from vss.core.errors import UserError
+from vss.core.index import read_card, write_card
 from vss.core.labels import VSPW, submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.exchange.run import import_prediction
@@ -97,6 +100,39 @@ def test_a_submission_comes_back(tmp_path, labels, dataset, prediction) -> None:
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     imported_again(tmp_path, dataset, labels, labels=str(tmp_path / "unpacked"), layout="vspw")
+
+
+def test_a_dataset_of_its_own_is_exported_in_its_colours(tmp_path: Path) -> None:
+    """The dataset is found by the index that the prediction was made with, or by its classes."""
+    labels = {"a": [np.array([[0, 1, 255]], np.uint8)]}
+    made = write_dataset(tmp_path / "results" / "prepare" / "street", {"a": [np.ones((1, 3), np.uint8)]}, split="test")
+    card = replace(read_card(made.card), name="street", classes=["road", "car"], colours=("#804080", "#00008e"))
+    write_card(made.card, replace(card, label_map=[255, 0, 1] + [255] * 253))
+    folder = tmp_path / "results" / "predictions" / "net.single" / "test"
+    for provenance in ({"index_sha256": card.sha256}, {}):
+        write_labels(folder / "00.labels.h5", labels, classes=card.classes, provenance=provenance)
+        for form in ("png", "coco-panoptic", "submission"):
+            target = tmp_path / f"{form}-{len(provenance)}"
+            if form == "submission":  # a submission has a class for every pixel
+                whole = {"a": [np.array([[0, 1, 1]], np.uint8)]}
+                write_labels(folder / "00.labels.h5", whole, classes=card.classes, provenance=provenance)
+            export_prediction(prediction=folder, form=form, out=target)
+            if form == "coco-panoptic":
+                categories = json.loads((target / "panoptic.json").read_text())["categories"]
+                assert [(each["name"], each["color"]) for each in categories] == [
+                    ("road", [128, 64, 128]),
+                    ("car", [0, 0, 142]),
+                ]
+                continue
+            png = target / "a" / "00000000.png"
+            if form == "submission":
+                with zipfile.ZipFile(target) as archive:
+                    png = io.BytesIO(archive.read("a/00000000.png"))
+            with Image.open(png) as image:
+                assert image.getpalette()[:6] == [128, 64, 128, 0, 0, 142]
+    made.card.unlink()
+    with pytest.raises(UserError, match=r"no dataset in .*prepare has its classes"):
+        export_prediction(prediction=folder, form="submission", out=tmp_path / "none.zip")
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, labels, dataset, prediction) -> None:

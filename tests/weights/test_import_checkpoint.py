@@ -99,6 +99,24 @@ def test_imported_weights_can_be_imported_again(old_file, tmp_path):
     assert sha256_of_file(tmp_path / "weights") == sha256_of_file(tmp_path / "again" / "weights")
 
 
+def test_weights_of_a_datasets_own_classes(tmp_path):
+    """Those of a model that was trained elsewhere on the user's classes; what predicts them is taken as it is."""
+    heads = mask2former_config("internimage-nano-h", num_classes=3, size="nano")
+    model = build_segmentor(segmentor_config("internimage-nano-h", heads))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "own.pth")
+    space = {"name": "street", "classes": ["road", "car", "sky"], "colours": ["#804080", "", ""]}
+    assert run(tmp_path / "own.pth", tmp_path, {"config": ROW, "label_space": space}, *OUTPUTS) == 0
+    config, audit = read_json(tmp_path / "config"), read_json(tmp_path / "audit")
+    assert (config["dataset"], config["classes"], config["colours"]) == ("street", space["classes"], space["colours"])
+    assert (audit["new"], audit["resized"], audit["unused"]) == ([], {}, {})
+    tensors = load_file(tmp_path / "weights")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in model.state_dict().items())
+    assert tensors["decode_head.cls_embed.weight"].shape[0] == 4
+    # The same file is refused for other classes: a head of 124 outputs would be drawn at random.
+    with pytest.raises(AssertionError):
+        assert run(tmp_path / "own.pth", tmp_path, {"config": ROW}, *OUTPUTS) == 0
+
+
 def refiner_state(golden_tables: Path, table: str) -> dict[str, Tensor]:
     shapes = json.loads((golden_tables / "keys" / f"{table}.json").read_text())
     return {name: torch.zeros(1).expand(shape) if shape else torch.tensor(0) for name, shape in shapes.items()}

@@ -628,6 +628,20 @@ def test_the_predicted_dataset_is_the_one_whose_classes_the_models_have(config: 
     assert plan_of(config).dataset == "street"
 
 
+def test_imported_weights_have_the_classes_of_the_dataset_that_they_name(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = tmp_path / "own.pth"
+    weights.touch()
+    config["data"]["street"] = STREET
+    config["models"] = {"own": {"weights": str(weights), "config": "upernet_swin-l_vspw", "data": "street"}}
+    config["predictions"] = {"own.single": {}}
+    config["ensembles"] = {}
+    plan = plan_of(config)
+    assert plan.dataset == "street" and plan.space_of_model("own").name == "street"
+    assert plan.import_settings("own")["label_space"]["classes"][:2] == ["road", "ground"]
+
+
 def test_models_of_other_classes_are_not_scored_together(config: dict[str, Any]) -> None:
     config["data"]["street"] = STREET
     config["models"]["a"]["finetune"]["data"] = "street"

@@ -100,10 +100,12 @@ class PanopticWriter:
     Args:
         folder: where to write; is made.
         classes: class names, position = train id.
+        palette: colours of the categories in the JSON [256, 3] uint8, by train id; None = the overlays' own.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], palette: np.ndarray | None = None) -> None:
         self._folder, self._classes = folder, classes
+        self._palette = overlay_palette() if palette is None else palette
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         # A colour is a segment: the PNGs show ids, not the classes' own colours.
@@ -126,9 +128,8 @@ class PanopticWriter:
 
     def finish(self) -> None:
         """Writes the JSON, last: where it is, every PNG is."""
-        palette = overlay_palette()
         categories = [
-            {"id": at + 1, "name": name, "supercategory": name, "isthing": 0, "color": palette[at].tolist()}
+            {"id": at + 1, "name": name, "supercategory": name, "isthing": 0, "color": self._palette[at].tolist()}
             for at, name in enumerate(self._classes)
         ]
         content = {"images": self._images, "annotations": self._annotations, "categories": categories}

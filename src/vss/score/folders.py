@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vss.configs.datasets import read_dataset_row
+from vss.configs.datasets import Dataset, read_dataset_row
 from vss.configs.layouts import OUR_LABELS, import_source
 from vss.core.errors import UserError
-from vss.core.files import write_json
-from vss.core.index import INDEX_COLUMNS, Card
+from vss.core.files import JsonObject, write_json
+from vss.core.index import INDEX_COLUMNS, Card, read_dataset
 from vss.core.labels import VSPW
 from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
@@ -30,16 +31,19 @@ def score_folder(
     split: str = "val",
     layout: str | None = None,
     ids: str | None = None,
+    data: JsonObject | None = None,
 ) -> dict[str, Any]:
-    """Returns the scores of a folder of predictions against a dataset of VSPW_480p's layout.
+    """Returns the scores of a folder of predictions against a dataset on disk.
 
     Args:
-        predicted: folder of `<video>/<frame>.png` (one byte per pixel: train ids 0..123, 255 = no class), as in a
-            submission; of our `*.labels.h5` files; in another `layout`; or a path with {video} and {frame}.
-        dataset_root: folder with `data/<video>/origin`, `data/<video>/mask` and `<split>.txt`.
+        predicted: folder of `<video>/<frame>.png` (one byte per pixel: train ids, 255 = no class), as in a submission;
+            of our `*.labels.h5` files; in another `layout`; or a path with {video} and {frame}.
+        dataset_root: folder of the dataset, in VSPW_480p's layout unless `data` says otherwise; or one that `prepare`
+            wrote, with `index.csv` and `dataset.json`.
         split: "train" or "val": the split needs masks.
         layout: row of `vss.configs.layouts.LAYOUTS`.
         ids: what the stored values are: "train", "raw", or a class table (CSV); None = the layout's.
+        data: the dataset as a row of the config's `data`, such as {"format": "cityscapes"}; its root is `dataset_root`.
 
     Returns:
         The figures of `scores.json` (`vss.score.summary.overall_scores`, `intervals`), None where undefined.
@@ -48,8 +52,11 @@ def score_folder(
         UserError: a folder or list is missing or damaged; a frame of the split has no mask or no prediction, or one of
             another size, or with a value that is no id.
     """
-    counts = count_folder(Path(predicted), Path(dataset_root), split=split, layout=layout, ids=ids)
-    return null_for_nan({"dataset": VSPW.name, **scores_with_intervals(counts, drawn_figures(counts), left_out=0)})
+    truth = _truth(Path(dataset_root), split, data)
+    counts = _count_folder(Path(predicted), truth, split=split, layout=layout, ids=ids)
+    return null_for_nan(
+        {"dataset": truth.card.name, **scores_with_intervals(counts, drawn_figures(counts), left_out=0)}
+    )
 
 
 def print_scores(
@@ -59,6 +66,7 @@ def print_scores(
     split: str = "val",
     layout: str | None = None,
     ids: str | None = None,
+    data: JsonObject | None = None,
     out: str | os.PathLike | None = None,
 ) -> None:
     """Prints the headline figures of `score_folder` in percent with their intervals; writes all as JSON to `out`.
@@ -66,7 +74,7 @@ def print_scores(
     Raises:
         UserError: see `score_folder`.
     """
-    scores = score_folder(predicted, dataset_root, split=split, layout=layout, ids=ids)
+    scores = score_folder(predicted, dataset_root, split=split, layout=layout, ids=ids, data=data)
     if out is not None:
         write_json(out, scores)
     counts = scores["counts"]
@@ -78,31 +86,36 @@ def print_scores(
             show(f"{name:<16}{100 * scores[name]:6.2f}{shown}")
 
 
-def count_folder(
-    predicted: Path, dataset_root: Path, *, split: str = "val", layout: str | None = None, ids: str | None = None
+@dataclass(frozen=True)
+class _Truth:
+    """A dataset's card and the index rows of the split that is scored; of a dataset without an index, sizes are 0."""
+
+    card: Card
+    rows: pd.DataFrame
+
+
+def _count_folder(
+    predicted: Path, truth: _Truth, *, split: str = "val", layout: str | None = None, ids: str | None = None
 ) -> Counts:
     """Counts a folder of predictions as `score_folder` scores it."""
-    if split not in ("train", "val"):
-        raise UserError(f"split: is {split!r}, only 'train' and 'val' have masks to score against")
-    for folder, what in ((predicted, "predictions"), (dataset_root, "the dataset")):
-        if not folder.is_dir() and "{" not in str(folder):  # a pattern
-            raise UserError(f"{folder}: no such folder of {what}")
-    rows = _listed(dataset_root, split)
+    if not predicted.is_dir() and "{" not in str(predicted):  # a pattern
+        raise UserError(f"{predicted}: no such folder of predictions")
     if layout is None and next(predicted.glob(f"*{OUR_LABELS}"), None):
         layout = "vss"
     given = {"labels": str(predicted), "layout": layout, "ids": ids}
     source = import_source({key: value for key, value in given.items() if value is not None}, where="score")
-    dataset = _card(dataset_root)
-    with open_reader(source, dataset, split=split) as reader:
-        refuse_missing(reader, zip(rows["video"], rows["frame"], strict=True), what=f"score {predicted} {split}")
-        videos = list(rows.groupby("video", sort=True))
+    labelled = truth.rows[truth.rows["mask"] != ""]
+    with open_reader(source, truth.card, split=split) as reader:
+        keys = zip(labelled["video"], labelled["frame"], strict=True)
+        refuse_missing(reader, keys, what=f"score {predicted} {split}")
+        videos = [(name, of_video) for name, of_video in truth.rows.groupby("video") if of_video["mask"].any()]
         return merge_counts(
             [
                 count_videos(
                     track(videos, what=f"score {predicted} {split}", unit="video"),
                     lambda video, frame: reader.labels((video, frame)),
                     predicted,
-                    dataset=dataset,
+                    dataset=truth.card,
                     split=split,
                     shard=0,
                     shards=1,
@@ -111,22 +124,55 @@ def count_folder(
         )
 
 
-def _card(root: Path) -> Card:
-    """Returns the card of a VSPW folder without an index."""
-    label_map = VSPW.raw_to_train().tolist()
-    return Card(VSPW.name, str(root), list(VSPW.classes), label_map, drawn=False, frames={}, sha256="")
+def _truth(root: Path, split: str, data: JsonObject | None) -> _Truth:
+    """Returns the dataset of a folder: one that `prepare` wrote, or a raw one.
+
+    Raises:
+        UserError: see `score_folder`.
+    """
+    if split not in ("train", "val"):
+        raise UserError(f"split: is {split!r}, only 'train' and 'val' have masks to score against")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of the dataset")
+    if data is None and (root / "dataset.json").is_file():
+        table, card = read_dataset(root / "index.csv", root / "dataset.json")
+        truth = _Truth(card, table[table["split"] == split])
+    else:
+        row = {"format": VSPW.name} if data is None else dict(data)
+        dataset = read_dataset_row(row.get("format") or "data", {**row, "root": str(root)})
+        truth = _Truth(_card(dataset, root), _listed(dataset, root, split))
+    if not (truth.rows["mask"] != "").any():
+        raise UserError(f"{root}: no frame of split {split!r} has a mask")
+    return truth
 
 
-def _listed(root: Path, split: str) -> pd.DataFrame:
+def _card(dataset: Dataset, root: Path) -> Card:
+    """Returns the card of a dataset without an index."""
+    return Card(
+        name=dataset.name,
+        root=str(root),
+        classes=list(dataset.space.classes),
+        label_map=dataset.space.raw_to_train().tolist(),
+        drawn=False,
+        frames={},
+        sha256="",
+        space=dataset.space.name,
+        colours=dataset.space.colours,
+        coding=dataset.coding,
+        ignored=dataset.space.ignored,
+    )
+
+
+def _listed(dataset: Dataset, root: Path, split: str) -> pd.DataFrame:
     """Returns index rows of a split; sizes are 0, which nothing here reads."""
-    listing = list_dataset(read_dataset_row(VSPW.name, {"root": str(root)}).layout, root)
+    listing = list_dataset(dataset.layout, root)
     # What is wrong in this split stops: a score of fewer frames would look like that of all.
     for problem in listing.problems:
-        if problem.file == f"{split}.txt" and problem.kind == "list_missing":
-            raise UserError(f"{root / problem.file}: {problem.found}")
         if problem.left_out and problem.left_out.split == split:
-            raise UserError(f"{root / problem.file}: {problem.kind}: {problem.found}")
+            named = "" if problem.kind == "list_missing" else f"{problem.kind}: "
+            raise UserError(f"{root / problem.file}: {named}{problem.found}")
     rows = [(f.video, f.frame, f.split, f.image, f.mask, 0, 0) for f in listing.frames if f.split == split]
     if not rows:
-        raise UserError(f"{root / split}.txt: lists no frame of split {split!r}")
+        source = dataset.layout.list_file(split) if split in dataset.layout.splits else None
+        raise UserError(f"{root / (source or '.')}: lists no frame of split {split!r}")
     return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))

@@ -130,6 +130,9 @@ def _count_video(
     flow_total = np.zeros((num_classes, num_classes + 1), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
+        if not row.mask and flow is None:
+            counter.skip()
+            continue
         predicted = read(row.video, row.frame)
         if row.mask:
             raw = dataset.read_raw_mask(row.mask)

@@ -8,14 +8,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
-from vss.core.labels import submission_palette
+from vss.core.index import Card, read_card
+from vss.core.labels import VSPW, overlay_palette, submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.order import natural_key
 from vss.exchange.panoptic import PanopticWriter
-from vss.submit.png import entry_name, png_of_labels
+from vss.submit.png import entry_name, palette_of, png_of_labels
 from vss.submit.run import reader_of_frame, submit
 
 _LABELS = "*.labels.h5"
@@ -26,14 +29,17 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
 
     Args:
         prediction: folder of a split, `results/predictions/<name>/<split>`.
-        form: "png" writes `<video>/<frame>.png` of train ids with VSPW's palette, and `classes.csv`; "coco-panoptic"
-            `panoptic.json` and `panoptic/<video>/<frame>.png`, one segment per class; "submission" the zip of
-            `vss.submit.run.submit`, whose dataset is that of the results folder.
+        form: "png" writes `<video>/<frame>.png` of train ids with the dataset's palette (VSPW's official one), and
+            `classes.csv`; "coco-panoptic" `panoptic.json` and `panoptic/<video>/<frame>.png`, one segment per class;
+            "submission" the zip of `vss.submit.run.submit`.
         out: folder to make; for a submission the zip.
+
+    The dataset is the one prepared in the same results folder whose index the prediction was made with, or that has
+    its classes; only a submission cannot do without.
 
     Raises:
         UserError: there is no prediction, two of its files hold one frame or have other classes, the folder exists and
-            is not empty, an id cannot be a file name; for a submission, what `submit` refuses.
+            is not empty, an id cannot be a file name; for a submission, what `submit` refuses, or there is no dataset.
     """
     # Which files the prediction has.
     folder, target = Path(prediction), Path(out)
@@ -43,16 +49,15 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
         inside = f"; name one of the splits in it: {', '.join(dict.fromkeys(found))}" if found else ""
         raise UserError(f"{folder}: no {_LABELS} files there{inside}")
 
-    # The challenge's zip has a writer of its own, which needs the dataset of the results folder.
+    # The challenge's zip has a writer of its own, which needs the dataset.
     if form == "submission":
-        prepared = folder.resolve().parents[2] / "prepare" / "vspw"
-        submit(
-            labels=files,
-            index=prepared / "index.csv",
-            card=prepared / "dataset.json",
-            out=target,
-            split=folder.resolve().name,
-        )
+        with LabelsReader(files[0]) as first:
+            prepared = _prepared_for(folder, first)
+        if prepared is None:
+            where = folder.resolve().parents[2] / "prepare"
+            raise UserError(f"{folder}: no dataset in {where} has its classes; a submission needs its index")
+        split = folder.resolve().name
+        submit(labels=files, index=prepared / "index.csv", card=prepared / "dataset.json", out=target, split=split)
         return
 
     # The others are written frame by frame into a folder that holds nothing else.
@@ -63,19 +68,40 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
         classes = _classes(readers)
         reader_of = reader_of_frame(readers)
         keys = sorted(reader_of, key=lambda key: (natural_key(key[0]), natural_key(key[1])))
-        panoptic = PanopticWriter(target, classes) if form == "coco-panoptic" else None
+        prepared = _prepared_for(folder, readers[0])
+        card = None if prepared is None else read_card(prepared / "dataset.json")
+        palette = _palette(classes, card)
+        panoptic = PanopticWriter(target, classes, palette) if form == "coco-panoptic" else None
         for video, frame in track(keys, what=f"export {folder}", total=len(keys)):
             labels, name = reader_of[video, frame].read(video, frame), entry_name(video, frame)
             if panoptic:
                 panoptic.write(video, frame, labels)
             else:
                 with atomic_path(target / name) as aside:
-                    aside.write_bytes(png_of_labels(labels, submission_palette()))
+                    aside.write_bytes(png_of_labels(labels, palette))
         if panoptic:
             panoptic.finish()
         else:
             _write_classes(target / "classes.csv", classes)
     log(f"export {folder}: {len(keys)} frames in {target}")
+
+
+def _prepared_for(folder: Path, reader: LabelsReader) -> Path | None:
+    """Returns the folder of the prepared dataset that a prediction is of, None where the results folder has none."""
+    cards = (
+        sorted(folder.resolve().parents[2].glob("prepare/*/dataset.json")) if len(folder.resolve().parents) > 2 else []
+    )
+    datasets = [(path.parent, read_card(path)) for path in cards]
+    made_with = [place for place, card in datasets if card.sha256 == reader.provenance.get("index_sha256")]
+    of_classes = [place for place, card in datasets if card.classes == reader.classes]
+    return next(iter([*made_with, *of_classes]), None)
+
+
+def _palette(classes: Sequence[str], dataset: Card | None) -> np.ndarray:
+    """Returns the palette [256, 3] uint8 of a dataset, or where none is known of these classes."""
+    if dataset is not None and dataset.classes == classes:
+        return palette_of(dataset)
+    return submission_palette() if tuple(classes) == VSPW.classes else overlay_palette()
 
 
 def _classes(readers: Sequence[LabelsReader]) -> list[str]:
