@@ -634,7 +634,7 @@ def test_imported_weights_have_the_classes_of_the_dataset_that_they_name(
     weights = tmp_path / "own.pth"
     weights.touch()
     config["data"]["street"] = STREET
-    config["models"] = {"own": {"weights": str(weights), "config": "upernet_swin-l_vspw", "data": "street"}}
+    config["models"] = {"own": {"weights": str(weights), "config": "upernet_small", "data": "street"}}
     config["predictions"] = {"own.single": {}}
     config["ensembles"] = {}
     plan = plan_of(config)
