@@ -45,7 +45,12 @@ def test_the_table_has_a_line_for_every_row_and_every_further_file():
 def test_the_committed_counts_are_those_of_the_rows():
     rows = {row.row: row for row in model_rows()}
     assert list(rows) == configs.names()
-    for name in ("upernet_swin-nano_vspw", "mask2former_internimage-nano-h_vspw", "upernet_convnext-xl_vspw"):
+    for name in (
+        "upernet_swin-nano_vspw",
+        "mask2former_internimage-nano-h_vspw",
+        "upernet_convnext-xl_vspw",
+        "eomt_dinov2-l_vspw",
+    ):
         assert describe(name) == rows[name], "count again: python -m vss.configs.table"
     for name, row in rows.items():
         raw = Config.fromfile(configs.FOLDER / f"{name}.py")

@@ -18,7 +18,7 @@ from vss.configs.resolve import published_settings, resolve
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.export import run
-from vss.export.graph import trace
+from vss.export.graph import FrameToProbabilities, trace
 from vss.models.build import build_segmentor
 from vss.weights.tensor_files import save_tensors
 
@@ -99,6 +99,17 @@ def test_a_file_runs_without_the_project(file_format, programs, tmp_path, monkey
     assert (facts["model"], facts["row"], facts["size"], len(facts["classes"])) == ("a model", ROW, list(SIZE), 124)
     expected = load(folder, device="cpu").probabilities(image)
     np.testing.assert_allclose(np.load(tmp_path / "found.npy")[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", ["eomt_dinov2-nano_vspw", "pmt_dinov3-nano_vspw"])
+def test_a_plain_vision_transformer_can_be_recorded(row):
+    segmentor = build_segmentor(resolve({"config": row}).model).eval()
+    segmentor.decode_head.anneal(1.0)
+    graph = FrameToProbabilities(segmentor, mean=[0.0] * 3, std=[1.0] * 3, padded=(48, 80), protocol="paper").eval()
+    images = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        found = trace(graph, SIZE, name=row).module()(images)
+        torch.testing.assert_close(found, graph(images), atol=1e-6, rtol=1e-5)
 
 
 def test_a_file_that_predicts_something_else_is_not_kept(nano_model, tmp_path, monkeypatch):

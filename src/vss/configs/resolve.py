@@ -19,6 +19,7 @@ from vss.configs.resolved import RowSettings, TrainingSettings, read_training
 from vss.configs.schema import PROTOCOLS
 from vss.core.errors import UserError, did_you_mean
 from vss.core.labels import LABEL_SPACES
+from vss.models import rows
 from vss.models.config_types import NetworkConfig, check_types
 
 # Keys of a row that a user has no reason to change.
@@ -45,6 +46,7 @@ CONSTRUCTORS = {
     None: _OF_MMENGINE,
     "DefaultOptimWrapperConstructor": _OF_MMENGINE,
     "InternImageLayerDecay": ("depths", "decay_rate", "head_embeddings"),
+    "ViTLayerDecay": ("decay_rate",),
     "LearningRateDecayOptimizerConstructor": ("decay_rate", "decay_type", "num_layers"),
 }
 _CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach")
@@ -71,11 +73,11 @@ def load(
     Raises:
         UserError: unknown row, protocol or key, or a value that is not allowed.
     """
-    if name not in configs.names():
+    if not configs.is_row(name):
         raise UserError(f"row {name!r} is unknown{did_you_mean(name, configs.names())}; `vss models` lists them all")
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: found {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
-    config = Config.fromfile(configs.FOLDER / f"{name}.py")
+    config = _row_file(name)
     if protocol == "as_published":
         config.merge_from_dict(config.as_published.to_dict())
     config.classes, config.colours = list(LABEL_SPACES[config.dataset].classes), []
@@ -104,6 +106,17 @@ def load(
     for key in ("as_published", "paper_miou", "published_weights"):
         config.pop(key)
     _size_model(config, training)
+    return config
+
+
+def _row_file(name: str) -> Config:
+    """Returns a row as its file has it; `timm:NAME` has none of its own."""
+    if not name.startswith(configs.TIMM):
+        return Config.fromfile(configs.FOLDER / f"{name}.py")
+    config = Config.fromfile(configs.FOLDER / "_base_" / "timm.py")
+    classes = LABEL_SPACES[config.dataset].num_classes
+    heads = rows.timm_config(name.removeprefix(configs.TIMM), num_classes=classes)
+    config.model = rows.segmentor_config(None, heads)
     return config
 
 

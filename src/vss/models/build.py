@@ -18,11 +18,14 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch.overrides import TorchFunctionMode
 
+import vss.models.eomt_head
 import vss.models.intern_image
-import vss.models.mask2former_head  # noqa: F401
+import vss.models.mask2former_head
+import vss.models.vit  # noqa: F401
 from vss.core.errors import UserError
 from vss.models.config_types import NetworkConfig, check_types
 from vss.models.segmentor import Segmentor
+from vss.models.timm_backbone import TimmBackbone
 
 
 def build_segmentor(config: NetworkConfig) -> Segmentor:
@@ -66,6 +69,8 @@ def _build(config: NetworkConfig) -> Segmentor:
     config = {"type": "Segmentor"} | copy.deepcopy(dict(config))
     if not (dist.is_available() and dist.is_initialized()):
         config = _plain_batch_norm(config)
+    if config.get("backbone", {}).get("type") == "TimmBackbone":
+        config = _with_timm_channels(config)
     if str(config.get("backbone", {}).get("type")).startswith("mmpretrain."):
         importlib.import_module("mmpretrain.models")  # registers ConvNeXt; seconds, which no other model need wait for
     try:
@@ -75,6 +80,20 @@ def _build(config: NetworkConfig) -> Segmentor:
     except (KeyError, TypeError) as error:
         message = str(error.args[0] if error.args else error)
         raise UserError(f"model config: {' '.join(message.split())}") from error
+
+
+def _with_timm_channels(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config whose heads have the channels of the backbone's feature maps where they name none."""
+    heads = {name: config[name] for name in ("decode_head", "auxiliary_head") if name in config}
+    options = {key: value for key, value in config["backbone"].items() if key != "type"}
+    with torch.device("meta"):
+        channels = TimmBackbone(**options).channels
+    for name, head in heads.items():
+        if head.get("in_channels") is None:
+            index = head["in_index"]
+            found = [channels[i] for i in index] if isinstance(index, (list, tuple)) else channels[index]
+            config = {**config, name: {**head, "in_channels": found}}
+    return config
 
 
 def _plain_batch_norm(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 MMEngine's registry imports whatever dotted name stands under `type` and calls it with the entries next to it, so a
 config from elsewhere could run any function. Listed are this project's modules and those of MMSegmentation and MMCV
-that compute and nothing else; those that read files or take code from other packages (`TIMMBackbone`, `VPD`,
-`CLIPTextEncoder`, initialisation from a checkpoint) are not. Torch is not imported.
+that compute and nothing else; those that read files or take code from other packages (MMSegmentation's `TIMMBackbone`,
+`VPD`, `CLIPTextEncoder`, initialisation from a checkpoint) are not. Torch is not imported.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ MODEL_TYPES = frozenset(
         *("Segmentor", "SegDataPreProcessor", "OHEMPixelSampler"),
         # Backbones.
         *("InternImage", "SwinTransformer", "mmpretrain.ConvNeXt", "BEiT", "HRNet", "MixVisionTransformer", "MSCAN"),
+        *("EomtEncoder", "FrozenEncoder", "TimmBackbone"),
         *("PCPVT", "ResNeSt", "ResNeXt", "ResNet", "ResNetV1c", "ResNetV1d", "SVT", "UNet", "VisionTransformer"),
         # Necks.
         *("FPN", "Feature2Pyramid", "JPU", "MLANeck", "MultiLevelNeck"),
         # Heads.
-        *("Mask2FormerHead", "UPerHead", "FCNHead", "ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DMHead"),
+        *("Mask2FormerHead", "EomtHead", "PlainMaskHead"),
+        *("UPerHead", "FCNHead", "ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DMHead"),
         *("DNLHead", "DPTHead", "DepthwiseSeparableASPPHead", "DepthwiseSeparableFCNHead", "EMAHead", "EncHead"),
         *("FPNHead", "GCHead", "ISAHead", "LRASPPHead", "LightHamHead", "NLHead", "PSAHead", "PSPHead"),
         *("SETRMLAHead", "SETRUPHead", "SegformerHead", "SegmenterMaskTransformerHead"),

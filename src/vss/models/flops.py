@@ -47,6 +47,8 @@ def count_flops(segmentor: Segmentor, *, height: int, width: int) -> int:
         height, width: of the image in pixels.
     """
     segmentor.eval().requires_grad_(False)
+    if hasattr(segmentor.decode_head, "anneal"):
+        segmentor.decode_head.anneal(1.0)  # as the end of a training leaves it
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         segmentor.class_logits(torch.empty(1, 3, height, width, device="meta"))
     return counter.get_total_flops()

@@ -9,25 +9,20 @@ from collections.abc import Iterator, Sequence
 import mmseg.models  # noqa: F401  registers the class of the same name that is replaced below
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from vss.models.attention import sine_position
-from vss.models.layers import at_least_float32, without_autocast
+from vss.models.mask_classification import MaskClassificationHead
 from vss.models.pixel_decoder import PixelDecoder
-from vss.models.set_loss import Denominators, SetLoss, Targets
 from vss.models.transformer_decoder import TransformerDecoder
 
 _NUM_LEVELS = 3
-# Far below any real score; only keeps 0 / 0 and log 0 away where every query's mask underflows.
-_SMALLEST_SCORE = 1e-30
 
 
 # MMSegmentation's own class of this name is a shell around mmdet, which this project does not need.
 @MODELS.register_module(force=True)
-class Mask2FormerHead(BaseModule):
+class Mask2FormerHead(MaskClassificationHead):
     """Mask2Former head: Q queries, each a class distribution and a mask (arXiv 2112.01527, figure 2).
 
     The pixel decoder gives memories at strides 32, 16, 8 and mask features at stride 4. A prediction is made from the
@@ -81,9 +76,20 @@ class Mask2FormerHead(BaseModule):
         ignore_index: int = 255,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.in_channels, self.num_classes, self.out_channels = list(in_channels), num_classes, num_classes
-        self.align_corners, self.ignore_index = align_corners, ignore_index
+        super().__init__(
+            num_classes=num_classes,
+            num_queries=num_queries,
+            num_points=num_points,
+            oversample_ratio=oversample_ratio,
+            importance_sample_ratio=importance_sample_ratio,
+            loss_weights=loss_weights,
+            no_object_weight=no_object_weight,
+            class_weight=class_weight,
+            align_corners=align_corners,
+            ignore_index=ignore_index,
+            init_cfg=init_cfg,
+        )
+        self.in_channels = list(in_channels)
         self.pixel_decoder = PixelDecoder(
             in_channels=in_channels,
             channels=feat_channels,
@@ -110,21 +116,6 @@ class Mask2FormerHead(BaseModule):
             nn.ReLU(inplace=True),
             nn.Linear(feat_channels, feat_channels),
         )
-        self._denominators: list[Denominators] = []  # of the micro-batches to come, where gradients are accumulated
-        self.set_loss = SetLoss(
-            num_classes=num_classes,
-            num_points=num_points,
-            oversample_ratio=oversample_ratio,
-            importance_sample_ratio=importance_sample_ratio,
-            weights=loss_weights,
-            no_object_weight=no_object_weight,
-            class_weight=class_weight,
-        )
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns the class logits and the mask logits of every prediction, the last one last."""
-        class_logits, mask_logits = zip(*self._predictions(features), strict=True)
-        return list(class_logits), list(mask_logits)
 
     def _predictions(self, features: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (class logits, mask logits) before the first and after every decoder layer."""
@@ -152,56 +143,6 @@ class Mask2FormerHead(BaseModule):
     def _predict(self, query: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
         query = self.transformer_decoder.post_norm(query)
         return self.cls_embed(query), torch.einsum("nqc,nchw->nqhw", self.mask_embed(query), mask_features)
-
-    def class_logits(self, features: Sequence[Tensor]) -> Tensor:
-        """Returns class scores [N, C, H / 4, W / 4] >= 0: sum over queries of class probability times mask probability.
-
-        arXiv 2112.01527, section 3.1 ("semantic inference" of MaskFormer); "no object" is left out.
-        """
-        for class_logits, mask_logits in self._predictions(features):  # noqa: B007  only the last is used
-            pass
-        scores = at_least_float32(class_logits).softmax(-1)[..., :-1]
-        with without_autocast(mask_logits.device):
-            return torch.einsum("nqc,nqhw->nchw", scores, at_least_float32(mask_logits).sigmoid())
-
-    def probabilities(self, resized: Tensor, protocol: str) -> Tensor:
-        """Returns probabilities [N, C, H, W] from resized class scores.
-
-        "paper" divides by the sum over classes. "as_published" softmaxes the scores, although they are probabilities
-        already: the distribution becomes nearly flat.
-        """
-        if protocol == "as_published":
-            return resized.float().softmax(1)
-        scores = resized.float().clamp_min(_SMALLEST_SCORE)
-        return scores / scores.sum(1, keepdim=True)
-
-    def loss(self, features: Sequence[Tensor], data_samples: SampleList, train_cfg: dict) -> dict[str, Tensor]:
-        """Returns the losses of every prediction (`SetLoss`) for data samples with `gt_sem_seg` [1, H, W]."""
-        targets = [
-            Targets.from_label_map(sample.gt_sem_seg.data[0], ignore_index=self.ignore_index) for sample in data_samples
-        ]
-        denominators = self._denominators.pop() if self._denominators else None
-        class_logits, mask_logits = self(features)
-        return self.set_loss(class_logits, mask_logits, targets, denominators)
-
-    def share_denominators(self, data_samples: SampleList, micro_batches: int) -> None:
-        """Makes the losses of the micro-batches of a batch add up to the batch's, whatever classes are in which.
-
-        Args:
-            data_samples: all of the batch; with several processes, of this one's share.
-            micro_batches: number of equal parts of it, whose losses come next and are averaged.
-        """
-        found = (sample.gt_sem_seg.data.unique() for sample in data_samples)
-        present = [labels[labels != self.ignore_index] for labels in found]
-        device = self.query_feat.weight.device
-        whole = self.set_loss.denominators(present, self.query_feat.num_embeddings, device)
-        share = Denominators(whole.masks / micro_batches, whole.class_weight / micro_batches)
-        self._denominators = [share] * micro_batches
-
-    def predict(self, features: Sequence[Tensor], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:
-        """Returns class scores [N, C, H, W] at the size of the network's input, as MMSegmentation's heads do."""
-        size = batch_img_metas[0].get("pad_shape", batch_img_metas[0]["img_shape"])[:2]
-        return F.interpolate(self.class_logits(features), size=size, mode="bilinear", align_corners=False)
 
 
 def _blocked(mask_logits: Tensor, size: Sequence[int]) -> Tensor:

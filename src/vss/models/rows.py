@@ -114,6 +114,41 @@ BACKBONES: dict[str, Config] = {
     ),
 }
 
+
+def _vit(architecture: str, *, width: int, layers: int, heads: int, patch: int, registers: int) -> Config:
+    return dict(
+        architecture=architecture,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        patch_size=patch,
+        num_register_tokens=registers,
+    )
+
+
+# Vision transformers: DINOv2 (arXiv 2304.07193; without registers, as its published files) and DINOv3 (2508.10104).
+VIT_ENCODERS: dict[str, Config] = {
+    "dinov2-s": _vit("dinov2", width=384, layers=12, heads=6, patch=14, registers=0),
+    "dinov2-b": _vit("dinov2", width=768, layers=12, heads=12, patch=14, registers=0),
+    "dinov2-l": _vit("dinov2", width=1024, layers=24, heads=16, patch=14, registers=0),
+    "dinov2-nano": _vit("dinov2", width=48, layers=6, heads=3, patch=14, registers=0),
+    "dinov3-s": _vit("dinov3", width=384, layers=12, heads=6, patch=16, registers=4),
+    "dinov3-b": _vit("dinov3", width=768, layers=12, heads=12, patch=16, registers=4),
+    "dinov3-l": _vit("dinov3", width=1024, layers=24, heads=16, patch=16, registers=4),
+    "dinov3-nano": _vit("dinov3", width=64, layers=6, heads=4, patch=16, registers=4),
+}
+
+# Queries and the layers that they are in; "large" are tue-mps's numbers for semantic segmentation.
+EOMT_SIZES: dict[str, Config] = {
+    "large": dict(num_queries=100, num_layers=4, num_points=12544),
+    "nano": dict(num_queries=24, num_layers=2, num_points=1024),
+}
+# The same of the decoder on a frozen encoder, and how wide its feed-forward networks are.
+PLAIN_MASK_SIZES: dict[str, Config] = {
+    "large": dict(num_queries=100, num_layers=6, num_points=12544, intermediate_size=1024),
+    "nano": dict(num_queries=24, num_layers=2, num_points=1024, intermediate_size=128),
+}
+
 UPERNET_SIZES: dict[str, Config] = {
     "full": dict(channels=512, auxiliary_channels=256),
     "nano": dict(channels=64, auxiliary_channels=32),
@@ -264,6 +299,66 @@ def mask2former_config(
     return dict(decode_head=head | overrides)
 
 
+def eomt_config(encoder: str, *, num_classes: int, size: str = "large", **overrides: Any) -> Config:
+    """Returns {backbone, decode_head} of an EoMT: a vision transformer whose last layers hold the queries.
+
+    Patches have 16 pixels whatever the encoder's own are, and there are four registers, as in EoMT's published models.
+
+    Args:
+        encoder: key of `VIT_ENCODERS`.
+        num_classes: number of train ids.
+        size: key of `EOMT_SIZES`.
+        overrides: constructor arguments of the head.
+    """
+    vit = _row(VIT_ENCODERS, encoder, "encoder") | dict(patch_size=16, num_register_tokens=4)
+    head = _row(EOMT_SIZES, size, "EoMT size") | overrides
+    shared = {key: vit[key] for key in ("architecture", "hidden_size", "num_heads", "patch_size")}
+    backbone = dict(type="EomtEncoder", **vit | dict(num_layers=vit["num_layers"] - head["num_layers"]))
+    return dict(
+        backbone=backbone,
+        decode_head=dict(type="EomtHead", num_classes=num_classes, **shared, **head, with_cp=False),
+    )
+
+
+def plain_mask_config(
+    encoder: str, *, num_classes: int, size: str = "large", norm: str | None = "SyncBN", **overrides: Any
+) -> Config:
+    """Returns {backbone, decode_head}: a frozen encoder, four layers of which a light decoder with queries reads.
+
+    Args:
+        encoder: key of `VIT_ENCODERS`.
+        num_classes: number of train ids.
+        size: key of `PLAIN_MASK_SIZES`.
+        norm: MMEngine norm of every layer that is read; None = none.
+        overrides: constructor arguments of the head.
+    """
+    vit, head = _row(VIT_ENCODERS, encoder, "encoder"), _row(PLAIN_MASK_SIZES, size, "decoder size")
+    layers = vit["num_layers"]
+    out_layers = [layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+    shared = {key: vit[key] for key in ("hidden_size", "num_heads", "patch_size")}
+    decode_head = dict(
+        type="PlainMaskHead",
+        num_classes=num_classes,
+        num_inputs=len(out_layers),
+        norm_cfg=None if norm is None else dict(type=norm, requires_grad=True),
+        **shared,
+        **head,
+        with_cp=False,
+    )
+    return dict(backbone=dict(type="FrozenEncoder", **vit, out_layers=out_layers), decode_head=decode_head | overrides)
+
+
+def timm_config(name: str, *, num_classes: int) -> Config:
+    """Returns {backbone, decode_head, auxiliary_head}: a backbone of timm under UperNet.
+
+    The heads' `in_channels` are None, which `vss.models.build` fills in: only timm knows them.
+    """
+    heads = upernet_config("swin-l", num_classes=num_classes)
+    for head in heads.values():
+        head["in_channels"] = None
+    return dict(backbone=dict(type="TimmBackbone", name=name), **heads)
+
+
 def data_preprocessor_config(*, crop_size: tuple[int, int] | None = None) -> Config:
     """Returns the training preprocessor: BGR uint8 -> normalised RGB, padded to `crop_size` (h, w); labels by 255."""
     return dict(
@@ -278,7 +373,7 @@ def data_preprocessor_config(*, crop_size: tuple[int, int] | None = None) -> Con
 
 
 def segmentor_config(
-    backbone: str,
+    backbone: str | None,
     heads: Config,
     *,
     crop_size: tuple[int, int] | None = None,
@@ -288,8 +383,8 @@ def segmentor_config(
     """Returns the whole `model` entry of a config.
 
     Args:
-        backbone: row name.
-        heads: what `upernet_config` or `mask2former_config` returned.
+        backbone: row name; None where `heads` hold the backbone as well.
+        heads: what `upernet_config`, `mask2former_config` and so on returned.
         crop_size: (h, w) of training crops.
         protocol: how class scores become probabilities in `predict`, see `Segmentor.probabilities`.
         backbone_overrides: constructor arguments of the backbone, such as `with_cp` or `drop_path_rate`.
@@ -297,7 +392,7 @@ def segmentor_config(
     return dict(
         type="Segmentor",
         data_preprocessor=data_preprocessor_config(crop_size=crop_size),
-        backbone=backbone_config(backbone, **backbone_overrides),
+        **({} if backbone is None else {"backbone": backbone_config(backbone, **backbone_overrides)}),
         **heads,
         train_cfg=dict(),
         test_cfg=dict(mode="whole", protocol=protocol),

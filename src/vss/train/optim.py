@@ -17,6 +17,7 @@ from torch import nn
 
 _BLOCK = re.compile(r"backbone\.levels\.(\d+)\.(?:blocks|post_norms)\.(\d+)\.")
 _STAGE_END = re.compile(r"backbone\.levels\.(\d+)\.(?:downsample|norm)\.")
+_VIT_LAYER = re.compile(r"(backbone|decode_head)\.layers\.(\d+)\.")
 # Parameters of the Mask2Former head that InternImage's constructor takes for embeddings of the input.
 _HEAD_EMBEDDINGS = ("mask_embed", "cls_embed", "level_embed", "query_embed", "query_feat")
 _NO_DECAY = ("norm", "relative_position", "sampling_offsets")
@@ -49,31 +50,84 @@ def internimage_layer(name: str, depths: tuple[int, ...], *, head_embeddings: st
     return last
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class InternImageLayerDecay(DefaultOptimWrapperConstructor):
-    """Multiplies the learning rate by decay_rate^(last layer - layer); see `internimage_layer`.
+def vit_layer(name: str, depths: tuple[int, int]) -> int:
+    """Returns the layer 0..sum(depths)-1 that a parameter of an EoMT counts as; deeper layers learn faster.
 
-    No weight decay for one-dimensional parameters, biases, and names with norm, relative_position, sampling_offsets.
-    `paramwise_cfg` holds depths, decay_rate and head_embeddings ("last" or "first").
+    The embeddings count as layer 0, and all that is no layer of the transformer as the last one, as in tue-mps/eomt.
+
+    Args:
+        name: parameter name in the segmentor.
+        depths: layers in the backbone, and in the head.
     """
+    if name.startswith("backbone.embeddings."):
+        return 0
+    if match := _VIT_LAYER.match(name):
+        return int(match[2]) + (0 if match[1] == "backbone" else depths[0])
+    return sum(depths) - 1
+
+
+class _LayerDecay(DefaultOptimWrapperConstructor):
+    """Multiplies the learning rate by decay_rate^(last layer - layer), in one group per (layer, decay or not)."""
+
+    def _layer(self, name: str) -> int:
+        raise NotImplementedError
+
+    def _last_layer(self) -> int:
+        raise NotImplementedError
+
+    def _decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return True
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: object) -> None:
-        """Appends one group for every (layer, decay or not) to `params`."""
-        depths, rate = tuple(self.paramwise_cfg["depths"]), self.paramwise_cfg["decay_rate"]
+        """Appends one group for every (layer, decay or not) to `params`; parameters that are not trained have none."""
+        rate, last = self.paramwise_cfg["decay_rate"], self._last_layer()
         groups: dict[tuple[int, bool], dict] = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            layer = internimage_layer(name, depths, head_embeddings=self.paramwise_cfg["head_embeddings"])
-            decays = parameter.ndim > 1 and not name.endswith(".bias") and not any(word in name for word in _NO_DECAY)
+            layer, decays = self._layer(name), self._decays(name, parameter)
             if (layer, decays) not in groups:
                 groups[layer, decays] = {
                     "params": [],
-                    "lr": self.base_lr * rate ** (sum(depths) + 1 - layer),
+                    "lr": self.base_lr * rate ** (last - layer),
                     "weight_decay": self.base_wd if decays else 0.0,
                 }
             groups[layer, decays]["params"].append(parameter)
         params.extend(groups.values())
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class InternImageLayerDecay(_LayerDecay):
+    """The rates of `internimage_layer`; `paramwise_cfg` holds depths, decay_rate and head_embeddings.
+
+    No weight decay for one-dimensional parameters, biases, and names with norm, relative_position, sampling_offsets.
+    """
+
+    def _layer(self, name: str) -> int:
+        depths = tuple(self.paramwise_cfg["depths"])
+        return internimage_layer(name, depths, head_embeddings=self.paramwise_cfg["head_embeddings"])
+
+    def _last_layer(self) -> int:
+        return sum(self.paramwise_cfg["depths"]) + 1
+
+    def _decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim > 1 and not name.endswith(".bias") and not any(word in name for word in _NO_DECAY)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ViTLayerDecay(_LayerDecay):
+    """The rates of `vit_layer`; `paramwise_cfg` holds decay_rate."""
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs: object) -> None:
+        """Appends the groups of an EoMT; see `_LayerDecay`."""
+        self._depths = len(module.backbone.layers), len(module.decode_head.layers)
+        super().add_params(params, module, **kwargs)
+
+    def _layer(self, name: str) -> int:
+        return vit_layer(name, self._depths)
+
+    def _last_layer(self) -> int:
+        return sum(self._depths) - 1
 
 
 @OPTIM_WRAPPERS.register_module()

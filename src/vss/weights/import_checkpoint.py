@@ -16,7 +16,7 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, StrPath, sha256_of_file, write_json
 from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
-from vss.models.rows import BACKBONES, mask2former_config, segmentor_config, upernet_config
+from vss.models.rows import BACKBONES, VIT_ENCODERS, mask2former_config, segmentor_config, upernet_config
 from vss.weights.audit import Audit
 from vss.weights.card import write_model_card
 from vss.weights.fingerprint import Fingerprint, write_fingerprint
@@ -127,6 +127,8 @@ def described_model(kind: Kind, *, where: StrPath) -> dict[str, Tensor]:
     """
     if kind.is_refiner:
         return _described_refiner(kind, where)
+    if kind.name in VIT_ENCODERS:
+        raise UserError(f"{where}: holds {kind}, which several rows can start from; name one by --settings")
     if kind.name not in BACKBONES or (kind.family == "segmentor" and kind.head_size is None):
         raise UserError(f"{where}: holds {kind}; no model row has these sizes; pass --settings")
     num_classes, size = kind.num_classes or 1, kind.head_size or "nano"  # of a backbone's file any head

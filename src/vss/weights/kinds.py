@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vss.models.rows import BACKBONES, MASK2FORMER_SIZES, UPERNET_SIZES
+from vss.models.rows import BACKBONES, EOMT_SIZES, MASK2FORMER_SIZES, PLAIN_MASK_SIZES, UPERNET_SIZES, VIT_ENCODERS
 
 _SAM_VARIANTS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 _FAMILIES = {"InternImage": "InternImage", "SwinTransformer": "Swin", "mmpretrain.ConvNeXt": "ConvNeXt"}
@@ -20,13 +20,14 @@ class Kind:
 
     Attributes:
         family: "segmentor", "backbone" (a classifier's, say), "sam" or "cascadepsp".
-        name: of the backbone: a key of `rows.BACKBONES` where the sizes are those of a row, else the sizes spelt out;
+        name: of the backbone: a key of `rows.BACKBONES` or `rows.VIT_ENCODERS` where the sizes are those of a row, else
+            the sizes spelt out;
             of SAM: "vit_b", "vit_l", "vit_h" or its width.
-        architecture: "InternImage", "Swin", "ConvNeXt"; "" for SAM and CascadePSP.
-        head: "UperNet", "Mask2Former" or "" (backbone only).
-        head_size: key of `rows.UPERNET_SIZES` or `rows.MASK2FORMER_SIZES`, or None.
+        architecture: "InternImage", "Swin", "ConvNeXt", "DINOv2", "DINOv3"; "" for SAM and CascadePSP.
+        head: "UperNet", "Mask2Former", "EoMT", "PMT" (on a frozen encoder) or "" (backbone only).
+        head_size: key of the head's table of sizes in `rows`, or None.
         num_classes: of the head, or None.
-        width, queries: channels of the head and number of queries (Mask2Former), or None.
+        width, queries: channels of the head and number of queries (all but UperNet), or None.
         naming: whose names the tensors have in the file, in words; "" where they are our own.
     """
 
@@ -60,7 +61,7 @@ class Kind:
     @property
     def backbone_title(self) -> str:
         """Returns the backbone's usual name, such as "InternImage-H"."""
-        size = self.name.partition("-")[2] if self.name in BACKBONES else self.name
+        size = self.name.partition("-")[2] if self.name in {*BACKBONES, *VIT_ENCODERS} else self.name
         return f"{self.architecture}-{size.upper() if len(size) <= 2 else size}"
 
 
@@ -80,6 +81,13 @@ def kind_of(tensors: Mapping[str, Tensor], *, naming: str = "") -> Kind | None:
     if backbone is None:
         return None
     architecture, name = backbone
+    if "decode_head.query.weight" in tensors:
+        queries, width = tensors["decode_head.query.weight"].shape
+        classes = tensors["decode_head.class_predictor.weight"].shape[0] - 1
+        on_frozen = "decode_head.projections.0.0.weight" in tensors
+        size = _size(PLAIN_MASK_SIZES if on_frozen else EOMT_SIZES, num_queries=queries)
+        head = "PMT" if on_frozen else "EoMT"
+        return Kind("segmentor", name, architecture, head, size, classes, width, queries, naming)
     if "decode_head.query_feat.weight" in tensors:
         queries, width = tensors["decode_head.query_feat.weight"].shape
         classes = tensors["decode_head.cls_embed.weight"].shape[0] - 1
@@ -98,10 +106,10 @@ def _size(table: Mapping[str, Mapping[str, int]], **numbers: int) -> str | None:
 
 def _backbone(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Returns architecture and name of the backbone in tensors with current names."""
-    facts = _intern_image(tensors) or _swin(tensors) or _convnext(tensors)
+    facts = _intern_image(tensors) or _swin(tensors) or _convnext(tensors) or _vit(tensors)
     if facts is None:
         return None
-    for name, row in BACKBONES.items():
+    for name, row in {**BACKBONES, **VIT_ENCODERS}.items():
         if _row_facts(row) == facts:
             return facts[0], name
     architecture, channels, depths, *groups = facts
@@ -110,6 +118,8 @@ def _backbone(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
 
 
 def _row_facts(row: Mapping) -> tuple:
+    if "architecture" in row:
+        return row["architecture"].replace("dino", "DINO"), row["hidden_size"], (row["num_layers"],)
     if row["type"] == "InternImage":
         return "InternImage", row["channels"], tuple(row["depths"]), row["groups"][0]
     if row["type"] == "SwinTransformer":
@@ -139,11 +149,21 @@ def _convnext(tensors: Mapping[str, Tensor]) -> tuple | None:
     return "ConvNeXt", tensors[stem].shape[0], _depths(tensors, r"backbone\.stages\.(\d+)\.(\d+)\.")
 
 
+def _vit(tensors: Mapping[str, Tensor]) -> tuple | None:
+    token = "backbone.embeddings.cls_token"
+    if token not in tensors:
+        return None
+    layers = _depths(tensors, r"backbone\.(layers)\.(\d+)\.")[0]
+    if "decode_head.query.weight" in tensors and "decode_head.projections.0.0.weight" not in tensors:
+        layers += _depths(tensors, r"decode_head\.(layers)\.(\d+)\.")[0]  # a published EoMT has them in one list
+    is_dinov2 = any(name.startswith("backbone.embeddings.position_embeddings") for name in tensors)
+    return "DINOv2" if is_dinov2 else "DINOv3", tensors[token].shape[-1], (layers,)
+
+
 def _depths(tensors: Mapping[str, Tensor], pattern: str) -> tuple[int, ...]:
-    """Returns the number of blocks of every stage."""
-    blocks: dict[int, int] = {}
+    """Returns the number of blocks of every stage; the pattern's groups are the stage and the block."""
+    blocks: dict[str, int] = {}
     for name in tensors:
         if found := re.match(pattern, name):
-            stage, block = int(found[1]), int(found[2])
-            blocks[stage] = max(blocks.get(stage, 0), block + 1)
-    return tuple(blocks.get(stage, 0) for stage in range(len(blocks)))
+            blocks[found[1]] = max(blocks.get(found[1], 0), int(found[2]) + 1)
+    return tuple(blocks[stage] for stage in sorted(blocks, key=lambda stage: (len(stage), stage))) or (0,)

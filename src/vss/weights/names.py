@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from vss.weights.vit import is_vit, vit_names
+
 _Rules = tuple[tuple[str, str], ...]
 
 _WRAPPERS: _Rules = (
@@ -48,6 +50,7 @@ _NAMINGS = (
     (_IS_OFFICIAL_SWIN, "names of the Swin authors"),
     (_IS_OFFICIAL_CONVNEXT, "names of the ConvNeXt authors"),
     (re.compile(r"^model\.(patch_embed|levels)\."), "Hugging Face names"),
+    (re.compile(r"(^|\.)embeddings\.cls_token$"), "names of transformers"),
     (re.compile(r"^(module\.)?backbone\."), ""),
 )
 
@@ -58,6 +61,8 @@ _IGNORABLE = (
     (r"^(backbone\.)?norm\.", "final norm of the classifier; the segmentor has its own norms"),
     (r"\.attn_mask$", "mask of shifted windows, recomputed"),
     (r"^auxiliary_head\.", "auxiliary head, which only training uses"),
+    (r"^backbone\.embeddings\.mask_token$", "stands for hidden patches in the encoder's own training"),
+    (r"^criterion\.", "weights of the classes in the loss"),
 )
 
 
@@ -67,6 +72,8 @@ def to_current_names(names: Iterable[str]) -> dict[str, str]:
     All are needed at once because the official Swin and ConvNeXt files share names with different meanings.
     """
     names = list(names)
+    if is_vit(names):
+        return vit_names(names)
     official: _Rules = ()
     if is_official_swin(names):
         official = _OFFICIAL_SWIN

@@ -11,7 +11,7 @@ from torch import Tensor
 from vss.core.errors import UserError
 from vss.weights.class_names import matching_classes
 
-_CLASS_LAYER = re.compile(r"(decode_head|auxiliary_head)\.(conv_seg|cls_embed)\.(weight|bias)$")
+_CLASS_LAYER = re.compile(r"(decode_head|auxiliary_head)\.(conv_seg|cls_embed|class_predictor)\.(weight|bias)$")
 
 
 def is_class_layer(name: str) -> bool:
@@ -45,7 +45,7 @@ class ClassRows:
         shapes = _shapes(source, fresh)
         if source.shape[1:] != fresh.shape[1:]:
             return None, f"shape {shapes}"
-        no_object = int(".cls_embed." in name)  # the last row of Mask2Former is "no object"
+        no_object = int(".conv_seg." not in name)  # the last row of mask classification is "no object"
         num_classes = len(fresh) - no_object
         if self.moved and num_classes != len(self._classes):
             raise UserError(f"{name} has {num_classes} classes, {len(self._classes)} class names were given")
@@ -75,7 +75,7 @@ def resize(name: str, source: Tensor, target: Tensor) -> tuple[Tensor | None, st
         return _resize_bias_table(source, target.shape[0]), f"{shapes}: bicubic"
     if name.endswith("relative_position_index"):
         return None, "rebuilt for the model's window"
-    if re.search(r"query_(embed|feat)\.weight$", name) and source.shape[1:] == target.shape[1:]:
+    if re.search(r"query(_embed|_feat)?\.weight$", name) and source.shape[1:] == target.shape[1:]:
         repeats = -(-target.shape[0] // source.shape[0])
         how = "repeated" if repeats > 1 else "cut"
         return source.repeat(repeats, 1)[: target.shape[0]], f"{shapes}: {how}"

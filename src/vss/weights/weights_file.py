@@ -23,13 +23,15 @@ from vss.weights.kinds import Kind, kind_of
 from vss.weights.names import in_unfold_order, is_official_swin, naming, to_current_names, why_ignorable
 from vss.weights.shapes import ClassRows, is_class_layer, resize
 from vss.weights.tensor_files import TensorFile, read_tensor_file
+from vss.weights.vit import fit, is_vit
 
 _LOWEST_BACKBONE_SHARE = 0.99
 # Rebuilt by the model, or counters that only training reads: their absence is no loss.
 _DERIVED = ("relative_position_index", "num_batches_tracked")
 _NO_PLACE = "the model has no such tensor"
 # A classifier has no norms after its stages; the segmentor's start fresh, as they did in the published trainings.
-_ABSENT_IN_CLASSIFIERS = re.compile(r"^backbone\.norm[0-3]\.")
+# DINOv2's published files have no registers.
+_ABSENT_IN_CLASSIFIERS = re.compile(r"^backbone\.(norm[0-3]\.|embeddings\.register_tokens$)")
 
 
 def read_weights(path: str | os.PathLike) -> WeightsFile:
@@ -141,13 +143,20 @@ class WeightsFile:
                 `whole`, lacks a tensor or has one of another shape.
         """
         self._check_family(kind_of(target))
+        tensors, names, changed = self.tensors, self.names, dict[str, str]()
+        if is_vit(tensors) and not self.is_ours:
+            fitted = fit(tensors, names, target)
+            tensors, names, changed = fitted.tensors, fitted.names, fitted.changed
         rows = self._class_rows(classes, source_classes)
         audit = Audit(source=Path(self.path).name, kind=str(self.kind or ""))
         filled: dict[str, Tensor] = {}
-        for name, tensor in self.tensors.items():
-            old = self.names[name]
+        for name, tensor in tensors.items():
+            old = names[name]
             if name not in target:
                 audit.unused[old] = why_ignorable(name) or _NO_PLACE
+                continue
+            if name in changed:
+                filled[name], audit.resized[name] = tensor, changed[name]
                 continue
             of_classes = is_class_layer(name)
             # The usual case: the tensor as it is. Rows of other classes move even where the shapes agree.

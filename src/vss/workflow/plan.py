@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vss.configs import is_row
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, import_keys, import_source
 from vss.configs.schema import section_schema
@@ -437,7 +438,7 @@ class Plan:
                         f"config: models.{name}.soup: no trained model {part!r}{did_you_mean(part, self.models)}"
                     )
             for key, row in self._rows_of(model):
-                if row not in row_names:
+                if row not in row_names and not is_row(row):
                     raise UserError(
                         f"config: models.{name}.{key}: no row {row!r}{did_you_mean(row, row_names)};"
                         " `vss models` lists them"
