@@ -42,7 +42,7 @@ def test_a_row_agrees_with_its_name_and_dataset(name: str, protocol: str) -> Non
     assert config.model.decode_head.type == HEADS[name.split("_")[0]]
     assert tuple(config.model.data_preprocessor.size) == tuple(config.crop_size)
     assert config.model.test_cfg.protocol == protocol
-    paramwise = config.optim_wrapper.paramwise_cfg
+    paramwise = config.optim_wrapper.get("paramwise_cfg") or {}
     if "depths" in paramwise:
         assert tuple(paramwise.depths) == tuple(config.model.backbone.depths)
     published = published_settings(config)
