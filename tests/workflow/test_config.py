@@ -636,6 +636,7 @@ def test_imported_weights_have_the_classes_of_the_dataset_that_they_name(
     config["data"]["street"] = STREET
     config["models"] = {"own": {"weights": str(weights), "config": "upernet_small", "data": "street"}}
     config["predictions"] = {"own.single": {}}
+    config["targets"] = {}
     config["ensembles"] = {}
     plan = plan_of(config)
     assert plan.dataset == "street" and plan.space_of_model("own").name == "street"
