@@ -31,7 +31,7 @@ from vss.refine.cascadepsp import (
     to_working_size,
 )
 from vss.refine.network import NETWORKS, build_network, load_network
-from vss.refine.parts import expanded_box, merge_parts, split_classes, split_components
+from vss.refine.parts import around_uncertain, expanded_box, merge_parts, split_classes, split_components
 from vss.refine.settings import CascadePspSettings
 
 PROCEDURES = {
@@ -392,3 +392,53 @@ def test_real_images_of_any_size(real_data, golden_network):
     output = single_pass(golden_network, [image_tensor(image)], [mask_tensor(mask)], L=96)[0]
     assert output.shape == (1, 1, *mask.shape)
     assert 0 <= float(output.min()) < float(output.max()) <= 1
+
+
+def test_only_crops_around_uncertain_pixels_are_left():
+    labels = np.full((200, 240), 1, np.uint8)
+    labels[60:140, 80:160] = 2
+    parts = split_classes(labels, min_area=0)
+    uncertain = np.zeros(labels.shape, bool)
+    assert around_uncertain(parts, uncertain) == []
+    uncertain[100, 120] = True  # in the middle of a part: it cannot change
+    assert around_uncertain(parts, uncertain) == []
+    uncertain[60, 81], uncertain[139, 158] = True, True
+    found = around_uncertain(parts, uncertain, reach=2, context=10)
+    assert [(part.label, part.box) for part in found] == [
+        (label, box) for label in (1, 2) for box in ((50, 74, 71, 95), (129, 153, 148, 172))
+    ]
+    whole = around_uncertain(parts[:1], np.ones(labels.shape, bool), reach=2, context=200)
+    assert [part.box for part in whole] == [(0, 200, 0, 240)]
+
+
+def test_certain_pixels_stay_as_they_are():
+    """A network that takes everything for its part: only what is uncertain changes."""
+    network = build_network("cascadepsp-mini").eval()
+    torch.nn.init.constant_(network.final_21.bias, 50)
+    labels = np.full((64, 64), 1, np.uint8)
+    labels[:, 32:] = 2
+    certainty = np.full(labels.shape, 255, np.uint8)
+    certainty[20:30, 28:34] = 128
+    given = read_section(CascadePspSettings, "cascadepsp", {"only_uncertain": 0.9, "min_area": 0}, where="refine")
+    refiner = CascadePSP(network, given, suits=NETWORKS["cascadepsp-mini"], classes=["a", "b", "c"])
+    image = np.zeros((64, 64, 3), np.uint8)
+    found = refiner.refine_parts(image, labels, refiner.parts_of(labels), certainty)
+    np.testing.assert_array_equal(found[certainty == 255], labels[certainty == 255])
+    assert (found[certainty < 255] == 1).all()
+    everywhere = np.full(labels.shape, 255, np.uint8)
+    assert refiner.refine_parts(image, labels, refiner.parts_of(labels), everywhere) is labels
+
+
+def test_a_cpu_without_bfloat16_uses_float32(monkeypatch, capsys):
+    given = read_section(CascadePspSettings, "cascadepsp", {"precision": "bfloat16", "min_area": 0}, where="refine")
+    network, seen = build_network("cascadepsp-mini").eval(), []
+    network.feats.register_forward_hook(lambda *call: seen.append(torch.is_autocast_enabled("cpu")))
+    rng = np.random.default_rng(0)
+    image, truth = scene(rng, 48, 64)
+    for supported in (True, False):
+        monkeypatch.setattr("vss.refine.cascadepsp.has_bfloat16", lambda supported=supported: supported)
+        refiner = CascadePSP(network, given, suits=NETWORKS["cascadepsp-mini"], classes=VSPW.classes)
+        seen.clear()
+        refiner.refine(image, truth)
+        assert set(seen) == {supported}
+    assert "this CPU has no bfloat16" in capsys.readouterr().err

@@ -197,6 +197,25 @@ def test_a_prediction_of_another_size_is_named(dataset):
         refine_val(dataset, {"method": "ssa"}, labels=dataset.folder / "small.h5", proposals=propose_val(dataset))
 
 
+def test_cascadepsp_leaves_alone_what_neighbouring_frames_agree_on(dataset, tmp_path):
+    """Without class scores their agreement, along the flow, is what labels are certain by."""
+    network = build_network("cascadepsp-mini")
+    torch.nn.init.constant_(network.final_21.bias, 50)  # every part would take its whole crop
+    save_file(network.state_dict(), tmp_path / "mini.safetensors")
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+    flow(method="dis", out=dataset.folder / "flow.h5", **common)
+    made_of = {"weights": tmp_path / "mini.safetensors", "flow": dataset.folder / "flow.h5"}
+    changed = {}
+    for only_uncertain in (None, 0.9):
+        options = {"only_uncertain": only_uncertain, "min_area": 50, "dilate": 0}
+        refined = read_all(refine_val(dataset, {"method": "cascadepsp", "settings": options}, **made_of))
+        changed[only_uncertain] = sum((refined[key] != dataset.predictions[key]).sum() for key in refined)
+    assert 0 < changed[0.9] < 0.2 * changed[None]
+    del made_of["flow"]
+    with pytest.raises(UserError, match="no flow file"):
+        refine_val(dataset, {"method": "cascadepsp", "settings": options}, **made_of)
+
+
 def test_an_unknown_device_is_named(dataset, tmp_path):
     torch.manual_seed(0)
     save_file(build_network("cascadepsp-mini").state_dict(), tmp_path / "mini.safetensors")

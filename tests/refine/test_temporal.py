@@ -16,7 +16,7 @@ from vss.refine import temporal
 from vss.refine.flow import cell_means
 from vss.refine.flow_file import FlowReader, FlowWriter
 from vss.refine.soft_labels import SoftLabels
-from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
+from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
 
 HEIGHT, WIDTH = 96, 128
 GROUND, THING, POLE = 3, 7, 11
@@ -219,3 +219,18 @@ def test_flow_is_stored_to_half_a_pixel(tmp_path):
         assert found[0][0, 0].tolist() == [16383.5, 16383.5]  # nowhere in a frame
         with pytest.raises(UserError, match="no flow for frame '2'"):
             reader.read("v", "2")
+
+
+def test_frames_agree_where_their_labels_are_the_same():
+    """Five still frames; in a block the middle one differs from the others, which alone are of one class there."""
+    image, labels = texture(0, 20, 220), np.full((HEIGHT, WIDTH), 1, np.uint8)
+    labels[:, 70:] = 5
+    other = labels.copy()
+    other[8:18, 8:18] = 2
+    frames = [PredictedFrame("v", other if n == 2 else labels, image, STILL) for n in range(5)]
+    found = list(agreement(frames, chosen(decay=1.0)))
+    elsewhere = labels == other
+    assert (found[2][elsewhere] == 255).all()  # along the edge too, where cells are of two classes
+    assert (found[2][~elsewhere] == 51).all()  # its own vote, one of five
+    assert (found[0][~elsewhere] == 204).all()
+    assert (next(iter(agreement(frames[2:3], chosen()))) == 255).all()

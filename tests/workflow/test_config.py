@@ -215,6 +215,7 @@ def test_scores_are_stored_for_a_refiner_that_needs_them(config: dict[str, Any])
     assert plan.with_scores() == ["a.single"]
     assert plan.reads_scores("a.single", "temporal") and plan.reads_scores("a.single", "either")
     assert not plan.reads_scores("b.single", "either") and not plan.reads_scores("a.single", "ssa")
+    assert plan.reads_flow("a.single", "temporal") and not plan.reads_flow("a.single", "ssa")
     config["predictions"] = {"both.temporal": {}}
     with pytest.raises(UserError, match=r"both.temporal.*settings\.votes is 'scores'"):
         plan_of(config)

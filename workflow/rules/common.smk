@@ -183,8 +183,10 @@ def chosen_weights(wildcards):
 
 
 def refiner_inputs(wildcards):
-    """Class scores, and what a refiner's method works with."""
+    """Class scores, optical flow, and what else a refiner's method works with."""
     inputs = method_inputs(wildcards)
+    if plan.reads_flow(wildcards.prediction, wildcards.refiner):
+        inputs["flow"] = expand(rules.flow.output, flow="dis", **wildcards)
     if plan.reads_scores(wildcards.prediction, wildcards.refiner):
         pattern = LABELS.replace(".labels.h5", ".scores.h5")
         inputs["scores"] = expand(pattern, **wildcards)
@@ -192,7 +194,7 @@ def refiner_inputs(wildcards):
 
 
 def method_inputs(wildcards):
-    """Mask proposals, optical flow, or the weights of the small network, which are followed by their fingerprint."""
+    """Mask proposals, or the weights of the small network, which are followed by their fingerprint."""
     name = wildcards.refiner
     if plan.trains_refiner(name):
         return {
@@ -201,9 +203,7 @@ def method_inputs(wildcards):
             ),
             "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
         }
-    if plan.refiners[name]["method"] == "cascadepsp":
+    if plan.refiners[name]["method"] != "ssa":
         return {}
-    if plan.refiners[name]["method"] == "temporal":
-        return {"flow": expand(rules.flow.output, flow="dis", **wildcards)}
     proposals = plan.proposal_set(name)
     return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}

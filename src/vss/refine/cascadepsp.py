@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from vss.core.batch_size import BatchSize
 from vss.core.errors import UserError
+from vss.core.log import log
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
 from vss.refine.network import NETWORKS, NetworkRow, load_network
-from vss.refine.parts import Part, merge_parts, split_classes, split_components
+from vss.refine.parts import Part, around_uncertain, merge_parts, split_classes, split_components
 from vss.refine.settings import MODES, CascadePspSettings, Procedure
 
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
@@ -56,6 +57,10 @@ class CascadePSP:
         self._background = _ids(shared if settings.background is None else settings.background, classes, "background")
         self.device = next(network.parameters()).device
         self._crops_at_once = BatchSize("refine cascadepsp", "crops")
+        self._dtype = getattr(torch, settings.precision)
+        if self.device.type == "cpu" and settings.precision == "bfloat16" and not has_bfloat16():
+            log("refine cascadepsp: this CPU has no bfloat16, which it would have to imitate; float32 is used")
+            self._dtype = torch.float32
 
     @classmethod
     def load(
@@ -83,16 +88,27 @@ class CascadePSP:
         return [part for part in self._split(labels) if not self._too_pure(part)]
 
     @torch.inference_mode()
-    def refine_parts(self, image: np.ndarray, labels: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+    def refine_parts(
+        self, image: np.ndarray, labels: np.ndarray, parts: Sequence[Part], certainty: np.ndarray | None = None
+    ) -> np.ndarray:
         """Returns the label map with some of its parts refined; see `refine` and `parts_of`.
+
+        Args:
+            image, labels: as of `refine`.
+            parts: of the labels.
+            certainty: [H, W] uint8 in 255ths how certain the labels are, for `only_uncertain`: only pixels that are
+                less certain than that change.
 
         Raises:
             UserError: one crop does not fit into the GPU's memory.
         """
+        uncertain = None
+        if certainty is not None and self._settings.only_uncertain is not None:
+            uncertain = certainty < self._settings.only_uncertain * 255
+            parts = around_uncertain(parts, uncertain)
         if not parts:
             return labels
-        dtype = getattr(torch, self._settings.precision)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype is not torch.float32):
             refined = self._refine_parts(image, parts)
         merged, _ = merge_parts(
             labels,
@@ -100,7 +116,7 @@ class CascadePSP:
             background=self._background,
             background_weight=self._settings.background_weight,
         )
-        return merged
+        return merged if uncertain is None else np.where(uncertain, merged, labels)
 
     def _split(self, labels: np.ndarray) -> list[Part]:
         s = self._settings
@@ -134,6 +150,11 @@ class CascadePSP:
                 " or use precision bfloat16"
             ) from error
         return [probability[0, 0].float().cpu().numpy() for probability in refined]
+
+
+def has_bfloat16() -> bool:
+    """Returns whether the CPU calculates in bfloat16; where it does not, float32 is many times as fast."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def procedure_for(settings: CascadePspSettings, suits: NetworkRow) -> Procedure:

@@ -6,7 +6,7 @@ eval_post_ade.py (merge).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vss.core.labels import IGNORE_INDEX
+
+UNCERTAIN_REACH, UNCERTAIN_CONTEXT = 8, 32
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,51 @@ def _enlarged(first: int, last: int, margin: float, size: int) -> tuple[int, int
     grow = margin * (last - first) / 2
     start, stop = int(max(0, first - grow)), int(min(size - 1, last + grow))
     return start, max(start, stop)
+
+
+def around_uncertain(
+    parts: Iterable[Part], uncertain: np.ndarray, *, reach: int = UNCERTAIN_REACH, context: int = UNCERTAIN_CONTEXT
+) -> list[Part]:
+    """Narrows parts to crops around the uncertain pixels near their boundaries; drops those that have none.
+
+    A part with uncertain pixels in several places becomes several parts of the same mask, unless their crops would
+    together be as large as the one before.
+
+    Args:
+        parts: of one label map.
+        uncertain: [H, W] bool.
+        reach: pixels; an uncertain pixel this near to a part's boundary may become or leave the part.
+        context: pixels that a crop shows around such pixels; places closer than twice that are one crop.
+    """
+    narrowed = []
+    near, wide = (np.ones((2 * radius + 1, 2 * radius + 1), np.uint8) for radius in (reach, context))
+    for part in parts:
+        mask = part.crop(part.mask).astype(np.uint8)
+        places = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, near) & part.crop(uncertain)
+        if not places.any():
+            continue
+        _, _, statistics, _ = cv2.connectedComponentsWithStats(cv2.dilate(places, wide), connectivity=8)
+        boxes = [_to_multiple(box, part.box) for box in statistics[1:, :4].tolist()]
+        if sum(_area(box) for box in boxes) >= _area(part.box):
+            boxes = [part.box]
+        narrowed += [Part(part.label, part.mask, box) for box in boxes]
+    return narrowed
+
+
+def _to_multiple(found: Sequence[int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Returns the box of (left, top, width, height) within another one, its sides grown to multiples of 8 if they fit.
+
+    The network pads other sides.
+    """
+    top, bottom, left, right = box
+    x, y, width, height = found
+    width, height = min(-(-width // 8) * 8, right - left), min(-(-height // 8) * 8, bottom - top)
+    x, y = min(left + x, right - width), min(top + y, bottom - height)
+    return y, y + height, x, x + width
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
 
 
 def merge_parts(

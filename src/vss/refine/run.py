@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import CascadePspSettings
 from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import SsaSettings, vote_proposals
-from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
+from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
 from vss.weights.fingerprint import sha256_of_weights
 
 
@@ -58,6 +59,7 @@ class RefinerResources:
         weights: of a network, or None.
         proposals: mask proposals of the shard, or None.
         flow: optical flow of the shard, or None.
+        has_scores: whether the frames come with class scores.
         classes: class names of the prediction, position = train id.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -65,6 +67,7 @@ class RefinerResources:
     weights: str | os.PathLike | None
     proposals: str | os.PathLike | None
     flow: str | os.PathLike | None
+    has_scores: bool
     classes: list[str]
     device: str
 
@@ -117,10 +120,39 @@ def cascadepsp(settings: CascadePspSettings, resources: RefinerResources) -> Ite
     def image_and_parts(frame: RefinerInput) -> tuple[np.ndarray, list[Part]]:
         return read_image(frame.image), refiner.parts_of(frame.labels)
 
-    def refined(frames: Iterable[tuple[RefinerInput, tuple[np.ndarray, list[Part]]]]) -> Iterator[np.ndarray]:
-        return (refiner.refine_parts(image, frame.labels, parts) for frame, (image, parts) in frames)
+    if settings.only_uncertain is None or resources.has_scores:
 
-    yield Refiner(image_and_parts, refined, str(refiner.device))
+        def refined(frames: Iterable[tuple[RefinerInput, tuple[np.ndarray, list[Part]]]]) -> Iterator[np.ndarray]:
+            for frame, (image, parts) in frames:
+                certainty = None if frame.scores is None else frame.scores.top
+                yield refiner.refine_parts(image, frame.labels, parts, certainty)
+
+        yield Refiner(image_and_parts, refined, str(refiner.device))
+        return
+
+    # Without class scores, labels are certain where neighbouring frames agree on them.
+    if resources.flow is None:
+        raise UserError("refine cascadepsp: only_uncertain: no scores file and no flow file, run flow first")
+    with FlowReader(resources.flow) as reader:
+        vote = read_section(TemporalSettings, "temporal", {}, where="refine temporal")
+
+        def with_flow(frame: RefinerInput) -> tuple[np.ndarray, list[Part], PredictedFrame]:
+            image, parts = image_and_parts(frame)
+            return image, parts, _predicted(frame, image, reader)
+
+        def refined_where_they_differ(frames: Iterable[tuple[RefinerInput, Any]]) -> Iterator[np.ndarray]:
+            waiting: deque[tuple[RefinerInput, Any]] = deque()
+
+            def predicted() -> Iterator[PredictedFrame]:
+                for pair in frames:
+                    waiting.append(pair)
+                    yield pair[1][2]
+
+            for certainty in agreement(predicted(), vote):
+                frame, (image, parts, _) = waiting.popleft()
+                yield refiner.refine_parts(image, frame.labels, parts, certainty)
+
+        yield Refiner(with_flow, refined_where_they_differ, str(refiner.device), frame_by_frame=False)
 
 
 @contextlib.contextmanager
@@ -131,12 +163,16 @@ def temporal(settings: TemporalSettings, resources: RefinerResources) -> Iterato
     with FlowReader(resources.flow) as reader:
 
         def predicted(frame: RefinerInput) -> PredictedFrame:
-            grey = cv2.cvtColor(read_image(frame.image), cv2.COLOR_RGB2GRAY)
-            key = (frame.video, frame.frame)
-            flow = reader.read(*key) if key in reader else None
-            return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow, scores=frame.scores)
+            return _predicted(frame, read_image(frame.image), reader)
 
         yield Refiner(predicted, lambda frames: smooth((ahead for _, ahead in frames), settings), frame_by_frame=False)
+
+
+def _predicted(frame: RefinerInput, image: np.ndarray, reader: FlowReader) -> PredictedFrame:
+    key = (frame.video, frame.frame)
+    flow = reader.read(*key) if key in reader else None
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow, scores=frame.scores)
 
 
 @dataclass(frozen=True)
@@ -193,7 +229,7 @@ def refine(
         weights: of the refinement network (cascadepsp).
         proposals: mask proposals of this shard (ssa).
         flow: optical flow of this shard (temporal).
-        scores: class scores of the prediction on this shard (ssa and temporal, unless their `votes` is labels).
+        scores: class scores of the prediction on this shard (not where `votes` is labels).
         out: the refined prediction, same frames and sizes.
         device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -207,7 +243,7 @@ def refine(
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {given.method} {split} shard {shard}"
-    votes = getattr(options, "votes", "labels")
+    votes = getattr(options, "votes", None)
     if votes == "scores" and scores is None:
         raise UserError(f"refine {given.method}: votes: is 'scores', and no scores file is given; add --scores")
 
@@ -216,7 +252,12 @@ def refine(
         reader = stack.enter_context(LabelsReader(labels))
         soft = None if scores is None or votes == "labels" else stack.enter_context(ScoresReader(scores))
         resources = RefinerResources(
-            weights=weights, proposals=proposals, flow=flow, classes=reader.classes, device=device
+            weights=weights,
+            proposals=proposals,
+            flow=flow,
+            has_scores=soft is not None,
+            classes=reader.classes,
+            device=device,
         )
         refiner = stack.enter_context(method.opened(options, resources))
         log(f"{what}: {len(rows)} frames on {refiner.device}")

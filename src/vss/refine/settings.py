@@ -28,6 +28,7 @@ class CascadePspSettings:
     margin: float
     classes: tuple[str, ...] | None
     max_purity: float | None
+    only_uncertain: float | None
     background: tuple[str, ...] | None
     background_weight: float
     batch_size: int

@@ -14,7 +14,7 @@ of 4 x 4 pixels, as in the flow file; votes are counted per pixel, and only wher
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -102,25 +102,46 @@ def smooth(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iter
         frames: videos one after another, each in the order of time.
         settings: of the vote.
     """
+    return _in_windows(frames, settings, _vote)
+
+
+def agreement(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iterator[np.ndarray]:
+    """Yields for every frame [H, W] uint8 in 255ths which share of the votes its own labels have; 255 where alone.
+
+    Args:
+        frames, settings: as of `smooth`.
+    """
+    return _in_windows(frames, settings, _agreement)
+
+
+def _in_windows(
+    frames: Iterable[PredictedFrame],
+    settings: TemporalSettings,
+    question: Callable[[_Frame, list[_Neighbour], TemporalSettings], np.ndarray],
+) -> Iterator[np.ndarray]:
+    """Yields the answer to a question about every frame and its neighbours, in the frames' order."""
     window: deque[_Frame] = deque()
     video, at = None, 0  # position in the window of the frame whose turn it is
+
+    def answer(here: int) -> np.ndarray:
+        neighbours = [*_follow(window, here, _AHEAD, settings), *_follow(window, here, _BACK, settings)]
+        return question(window[here], neighbours, settings)
+
     for frame in frames:
         if frame.video != video:
-            for here in range(at, len(window)):
-                yield _vote(window, here, settings)
+            yield from map(answer, range(at, len(window)))
             window.clear()
             video, at = frame.video, 0
         window.append(_Frame(frame))
         if len(window) > 1:
             _link(window[-2], window[-1], settings)
         if len(window) - at > settings.window:
-            yield _vote(window, at, settings)
+            yield answer(at)
             at += 1
         if at > settings.window:
             window.popleft()
             at -= 1
-    for here in range(at, len(window)):
-        yield _vote(window, here, settings)
+    yield from map(answer, range(at, len(window)))
 
 
 def _link(first: _Frame, second: _Frame, settings: TemporalSettings) -> None:
@@ -171,34 +192,91 @@ def _likeness(settings: TemporalSettings) -> np.ndarray:
     return np.exp(-np.square(np.arange(256) / settings.photometric)).astype(np.float32)
 
 
-def _vote(window: deque[_Frame], at: int, settings: TemporalSettings) -> np.ndarray:
-    """Returns the label map of the frame at position `at` of the window after its neighbours have voted."""
-    frame = window[at]
-    neighbours = [*_follow(window, at, _AHEAD, settings), *_follow(window, at, _BACK, settings)]
+def _vote(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
+    """Returns the label map of a frame after its neighbours have voted."""
     # Most cells are of one class, as are all that vote on them, or those that are not weigh less than the cell itself.
+    against, _ = _dissent(frame, neighbours)
     own = frame.uniform[::CELL, ::CELL]
-    against = np.zeros(own.shape, np.float32)
-    for neighbour, goal, weight in neighbours:
-        cv2.accumulate(weight, against, cv2.compare(_look_up(neighbour.uniform, goal), own, cv2.CMP_NE))
-    certain = 1 if frame.scores is None else 0
     refined = frame.labels.copy()
-    cells = np.flatnonzero((against > certain) | (own == IGNORE_INDEX))
-    for start in range(0, len(cells), _AT_ONCE):
-        _vote_in_cells(refined, frame, neighbours, cells[start : start + _AT_ONCE], settings)
+    for cells in _some(np.flatnonzero((against > (1 if frame.scores is None else 0)) | (own == IGNORE_INDEX))):
+        poll = _poll(frame, neighbours, cells, settings)
+        # Where the own class has more than half, no other has as much; a hundredth is more than rounding takes.
+        chosen = np.flatnonzero((np.float32(1.01) * poll.total > 2 * poll.kept) & poll.inside)
+        if not len(chosen):
+            continue
+        classes, votes = _count(poll.ballots, chosen)
+
+        # A pixel changes where another class has more votes than its own; what nobody knows stays as it is.
+        own = poll.ballots[0].labels.take(chosen)
+        slot = np.full(256, len(classes))
+        slot[classes] = np.arange(len(classes))
+        best = votes[:-1].argmax(axis=0)
+        number = np.arange(len(chosen))
+        wins = votes[best, number] > votes[slot[own], number]
+        x, y = _pairs(poll.ballots[0].place, chosen).T
+        refined[y, x] = np.where(wins, classes.take(best), own)
     return refined
 
 
-def _vote_in_cells(
-    refined: np.ndarray, frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings
-) -> None:
-    """Writes into `refined` what the voters elect in some cells, given by their flat positions [m]."""
-    # The pixels of the cells: (x, y) [16, m, 2], the cells' first ones, then their second ones, and so on.
+def _agreement(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
+    """Returns [H, W] uint8 in 255ths which share of the votes the frame's own labels have."""
+    # Cells of one class by cells; the others, along boundaries, by pixels.
+    against, everybody = _dissent(frame, neighbours)
+    share = _in_255ths(1 - against / everybody).repeat(CELL, axis=0).repeat(CELL, axis=1)
+    share = np.ascontiguousarray(share[: frame.labels.shape[0], : frame.labels.shape[1]])
+    for cells in _some(np.flatnonzero(frame.uniform[::CELL, ::CELL] == IGNORE_INDEX)):
+        poll = _poll(frame, neighbours, cells, settings)
+        chosen = np.flatnonzero(poll.inside)
+        x, y = _pairs(poll.ballots[0].place, chosen).T
+        share[y, x] = _in_255ths(poll.kept.take(chosen) / np.maximum(poll.total.take(chosen), 1e-6))
+    return share
+
+
+def _in_255ths(share: np.ndarray) -> np.ndarray:
+    return np.rint(share * 255).astype(np.uint8)
+
+
+def _some(cells: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields flat positions of cells, a few at a time."""
+    return (cells[start : start + _AT_ONCE] for start in range(0, len(cells), _AT_ONCE))
+
+
+def _dissent(frame: _Frame, neighbours: Sequence[_Neighbour]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns [h, w] float32 what the neighbours weigh that are not wholly of a cell's class, and all voters."""
+    own = frame.uniform[::CELL, ::CELL]
+    against, everybody = np.zeros(own.shape, np.float32), np.ones(own.shape, np.float32)
+    for neighbour, goal, weight in neighbours:
+        cv2.accumulate(weight, against, cv2.compare(_look_up(neighbour.uniform, goal), own, cv2.CMP_NE))
+        everybody += weight
+    return against, everybody
+
+
+@dataclass(frozen=True)
+class _Poll:
+    """How some cells of a frame are voted on; all arrays are [16, m]: the cells' first pixels, their second ones, ...
+
+    Attributes:
+        ballots: the frame's own, and its neighbours'.
+        total: float32 what all votes weigh.
+        kept: float32 what of it goes to the pixel's own class at least.
+        inside: bool, False where a cell reaches over the frame's edge.
+    """
+
+    ballots: list[_Ballot]
+    total: np.ndarray
+    kept: np.ndarray
+    inside: np.ndarray
+
+
+def _poll(frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings) -> _Poll:
+    """Returns how some cells, given by their flat positions [m], are voted on."""
+    # The cells' pixels as (x, y) [16, m, 2].
     inner = np.stack(np.divmod(np.arange(CELL * CELL, dtype=np.int16), CELL)[::-1], axis=1)
     inner = np.repeat(inner[:, None], len(cells), axis=1)
     row, column = np.divmod(cells, -(-frame.labels.shape[1] // CELL))
     home = (CELL * np.stack([column, row], axis=1)).astype(np.int16) + inner
 
-    # Every voter's label and weight, and of what they weigh together, what goes to the pixel's own class at least.
+    # Every voter's label and weight.
     mine, grey = _look_up(frame.labels, home), _look_up(frame.image, home, cv2.BORDER_REPLICATE)
     likeness = _likeness(settings)
     ballots = [_Ballot(frame, home, mine, np.ones(mine.shape, np.float32))]
@@ -211,23 +289,8 @@ def _vote_in_cells(
         known = cv2.compare(ballot.labels, IGNORE_INDEX, cv2.CMP_NE)
         cv2.accumulate(ballot.weight, total, known)
         cv2.accumulate(ballot.surely(), kept, cv2.bitwise_and(known, cv2.compare(ballot.labels, mine, cv2.CMP_EQ)))
-
-    # Where the own class has more than half, no other has as much; a hundredth is more than rounding takes.
     inside = (home[..., 0] < frame.labels.shape[1]) & (home[..., 1] < frame.labels.shape[0])
-    chosen = np.flatnonzero((np.float32(1.01) * total > 2 * kept) & inside)
-    if not len(chosen):
-        return
-    classes, votes = _count(ballots, chosen)
-
-    # A pixel changes where another class has more votes than its own; what nobody knows stays as it is.
-    own = mine.take(chosen)
-    slot = np.full(256, len(classes))
-    slot[classes] = np.arange(len(classes))
-    best = votes[:-1].argmax(axis=0)
-    number = np.arange(len(chosen))
-    wins = votes[best, number] > votes[slot[own], number]
-    x, y = _pairs(home, chosen).T
-    refined[y, x] = np.where(wins, classes.take(best), own)
+    return _Poll(ballots, total, kept, inside)
 
 
 def _count(ballots: Sequence[_Ballot], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

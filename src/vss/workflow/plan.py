@@ -299,9 +299,19 @@ class Plan:
         chosen = self.refiners[refiner]
         schema = section_schema(chosen["method"])["properties"].get("votes")
         if schema is None:
-            return False
+            return None if self._only_uncertain(refiner) else False
         votes = chosen["settings"].get("votes", schema["default"])
         return None if votes is None else votes == "scores"
+
+    def _only_uncertain(self, refiner: str) -> bool:
+        """Returns whether a refiner looks only at what the prediction is uncertain of."""
+        return self.refiners[refiner]["settings"].get("only_uncertain") is not None
+
+    def reads_flow(self, prediction: str, refiner: str) -> bool:
+        """Returns whether a refiner reads optical flow."""
+        if self._only_uncertain(refiner):
+            return not self.reads_scores(prediction, refiner)
+        return self.refiners[refiner]["method"] == "temporal"
 
     def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
         """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
