@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check check-python docs format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
+.PHONY: help demo test fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ test: $(READY)  ## run the whole test suite
 
 fuzz: $(READY)  ## random configs, tables, masks, stored files and checkpoints, for minutes (FUZZ_EXAMPLES=3000)
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),3000) $(RUN)/python -m pytest --numprocesses $(CORES) tests/fuzz
+
+storm: $(READY)  ## kill every stage at random moments, then compare with an undisturbed run (KILLS=5 per stage; an hour)
+	$(RUN)/python -m tests.workflow.storm --kills $(or $(KILLS),5) $(STORM)
 
 check: check-python  ## ruff, mypy, snakefmt, snakemake --lint
 	$(RUN)/snakefmt --check Snakefile workflow

@@ -1,0 +1,134 @@
+"""Kills every stage at random moments, and compares what the run ends with to a run that was left alone: `make storm`.
+
+    python -m tests.workflow.storm [--kills 5] [--seed 0] [--stages finetune infer] [--folder DIR]
+
+Takes about as many runs of the tiny config as there are kills per stage, so that it is no test of the suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.workflow.conftest import Project
+from tests.workflow.test_killed import JOBS
+from vss.core.log import log
+
+# What the tests' own config has no job of.
+STAGES = {
+    **JOBS,
+    "search": ("ensemble/searched/chosen.json", "ensemble/searched.search.log"),
+    "propose": ("predictions/both.ssa/val/00.labels.h5", "propose/*.val.00.log"),
+    "flow": ("flow/dis/val/00.h5", "flow/dis.val.00.log"),
+    "train_refiner": ("refine/cascadepsp/fingerprint.json", "refine/cascadepsp.train.log"),
+}
+# Files that hold times, memory or when they were written: two undisturbed runs differ in them.
+_TIMED = ("logs", "benchmarks", "report")
+_TIMED_KEYS = {"seconds", "data_seconds", "memory_mib", "checksum"}
+
+
+def more_stages(config: dict) -> None:
+    """Adds an ensemble whose weights are searched, and a refiner along optical flow."""
+    config["ensembles"]["searched"] = {**config["ensembles"]["both"], "search_weights": True}
+    config["refiners"]["temporal"] = {"method": "temporal"}
+    config["predictions"] |= {"searched": {}, "both.temporal": {}}
+
+
+def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest: float) -> bool:
+    """Starts Snakemake for one stage, kills it and its jobs a random time after that stage's job began.
+
+    Returns:
+        Whether it was still running.
+    """
+    output, log_name = STAGES[stage]
+    folder = project.folder / "results" / "logs"
+
+    def written() -> list[int]:
+        return [path.stat().st_mtime_ns for path in sorted(folder.glob(log_name))]
+
+    before = written()
+    run = subprocess.Popen(
+        project.command(f"results/{output}"),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while written() == before and run.poll() is None:
+        time.sleep(0.02)
+    end = time.monotonic() + draw.uniform(0, longest)
+    while time.monotonic() < end and run.poll() is None:
+        time.sleep(0.01)
+    at_work = run.poll() is None
+    if at_work:
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    project.snakemake("--unlock")
+    return at_work
+
+
+def content_of(path: Path) -> object:
+    """Returns what is compared of a file: its bytes, or its lines without times."""
+    if path.name != "log.jsonl":
+        return path.read_bytes()
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key not in _TIMED_KEYS} for line in lines]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Returns the files of two results folders that only one has, or that differ."""
+    names = {
+        path.relative_to(folder)
+        for folder in (one, other)
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in _TIMED
+    }
+    pairs = {str(name): (one / name, other / name) for name in names}
+    return sorted(
+        name
+        for name, (first, second) in pairs.items()
+        if not (first.is_file() and second.is_file() and content_of(first) == content_of(second))
+    )
+
+
+def main() -> int:
+    """Runs the storm; returns 1 where a file differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=5, help="per stage")
+    parser.add_argument("--longest", type=float, default=8.0, help="seconds after a job began")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--folder", type=Path, help="where the two projects are; by default a temporary folder")
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    # The targets of the stages requested, and where all are, everything.
+    targets = [] if set(options.stages) == set(STAGES) else [f"results/{STAGES[stage][0]}" for stage in options.stages]
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        calm, stormy = Project(Path(folder, "calm")), Project(Path(folder, "stormy"))
+        kills = 0
+        with calm.changed_config(more_stages), stormy.changed_config(more_stages):
+            for stage in options.stages:
+                hits = sum(kill_at_random(stormy, stage, draw, longest=options.longest) for _ in range(options.kills))
+                log(f"storm: {stage}: killed {hits} times")
+                kills += hits
+            for project in (stormy, calm):
+                project.snakemake(*targets)
+            left = stormy.planned(*targets)
+        found = differences(calm.folder / "results", stormy.folder / "results")
+        found += [str(path) for path in stormy.folder.glob("results/**/.*-*") if path.is_file()]
+    log(f"storm: {kills} kills (seed {options.seed}), {len(found)} files differ, {sum(left.values())} jobs left")
+    for name in found:
+        log(f"  {name}")
+    return int(bool(found or left))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
