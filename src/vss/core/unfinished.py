@@ -97,6 +97,7 @@ class UnfinishedFrames:
         """
         if self._waiting:
             try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self._path, "ab") as file:
                     file.write(b"".join(self._waiting))
                     file.flush()

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file, write_json, write_text
 from vss.core.index import INDEX_COLUMNS, Card, LeftOut, write_card, write_index
 from vss.core.log import log
+from vss.core.unfinished import UnfinishedFrames
 from vss.prepare.checks import CheckedFrame, MaskLabels, check_frames, check_labels, check_sizes
 from vss.prepare.class_counts import ClassCounts
 from vss.prepare.drawn import draw as drawn
@@ -24,6 +26,7 @@ from vss.prepare.folders import check_masks_found, list_dataset
 from vss.prepare.frame_counts import FrameCounts
 from vss.prepare.listing import PROBLEM_KINDS, Problem
 from vss.prepare.page import check_page
+from vss.prepare.resume import checked_again
 
 _SHOWN = 3
 
@@ -62,7 +65,13 @@ def prepare(
     check_masks_found(row.layout, root, listing)
     labels = MaskLabels(row.name, row.space, row.coding, Path(row.settings.classes or "the class table").name)
     counts, of_frames, checked = ClassCounts(row.space), FrameCounts(), []
-    for item in check_frames(listing.frames, root=root, labels=labels, checks=row.settings.checks, workers=workers):
+    check_all = partial(check_frames, root=root, labels=labels, checks=row.settings.checks, workers=workers)
+    found, unfinished = check_all(listing.frames), None
+    if content and row.settings.checks == "full":  # may take an hour; a fast one takes a minute or two
+        made_of = {"settings": {**settings, "on_problem": None}, "root": str(root), "content": content}
+        unfinished = UnfinishedFrames(Path(check), made_of, made_of=())
+        found = checked_again(listing.frames, unfinished, check_all, what=f"prepare {dataset}")
+    for item in found:
         counts.add(item)
         of_frames.add(item)
         checked.append(replace(item, values=(), digest=b""))
@@ -79,6 +88,8 @@ def prepare(
     of_frames.write(index, sha256=written.sha256, content=content)
     write_card(card, written)
     _write_report(check, report)
+    if unfinished is not None:
+        unfinished.remove()
     for stopped in (stopped_report(check), stopped_report(check).with_suffix(".html")):
         stopped.unlink(missing_ok=True)
     for line in report["warnings"]:
