@@ -15,6 +15,7 @@ from vss.core.class_table import SHIPPED_MAPS, read_class_map, shipped_space
 from vss.core.errors import UserError
 from vss.core.shards import shard_of
 from vss.workflow import jobs
+from vss.workflow import plan as plan_module
 from vss.workflow.config import check_command_line, check_files, load_config, read_config
 from vss.workflow.plan import Plan, any_of
 from vss.workflow.settings import check_soups, check_views, counted_settings, resolved_rows, training_digest
@@ -455,6 +456,25 @@ def test_only_the_shard_of_a_changed_file_is_imported_again(config: dict[str, An
     assert with_table != after[other]
     (tmp_path / "ids.csv").write_text("id,name\n0,door\n")
     assert plan_of(config).import_content("peer", "val", other) != with_table
+
+
+def test_job_arrays_are_refused() -> None:
+    with pytest.raises(SystemExit, match=r"^--slurm-array-jobs: waits for ever [^\n]*; leave it out$"):
+        check_command_line(["--cores", "2", "--slurm-array-jobs", "all"])
+
+
+def test_no_shard_looks_at_all_shards_or_videos(config: dict[str, Any], peer: Path, monkeypatch: Any) -> None:
+    """What every job asks is worked out once: 1,000 shards of 100 predictions would take it a million times."""
+    config["predictions"]["peer"] = {"labels": str(peer)}
+    config["data"]["vspw"]["shards"] = {"val": 1000}
+    asked: list[str] = []
+    monkeypatch.setattr(plan_module, "shard_of", lambda video, shards: asked.append(video) or shard_of(video, shards))
+    plan = plan_of(config)
+    contents = [plan.import_content("peer", "val", shard) for shard in plan.shards("val")]
+    videos = {folder.name for folder in peer.iterdir() if folder.is_dir()}
+    assert sorted(asked) == sorted(videos)
+    assert len({content["files"] for content in contents}) == 1 + len({shard_of(video, 1000) for video in videos})
+    assert plan.shards("val") is plan.shards("val") and len(plan.shards("val")) == 1000
 
 
 IMPORT_MISTAKES = [

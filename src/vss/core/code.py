@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import itertools
+from collections.abc import Iterator
 from typing import Any
+
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # fields that hold statements
 
 
 def code_without_prose(source: str) -> str:
@@ -14,13 +17,23 @@ def code_without_prose(source: str) -> str:
 
 def tree_without_prose(tree: ast.Module) -> str:
     """Returns the dump of a syntax tree, out of which the docstrings are taken."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:]
     return _dump(tree)
+
+
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yields a module and every statement of it, and what else holds statements, such as handlers; no expressions."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in _BLOCKS:
+            todo.extend(getattr(node, name, ()))
 
 
 def _dump(node: Any) -> str:

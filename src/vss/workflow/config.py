@@ -66,15 +66,20 @@ def check_files(files: Iterable[str | Path]) -> None:
 
 
 def check_command_line(words: Sequence[str]) -> None:
-    """Checks the files of --configfile on Snakemake's command line, and exits with one line at the first mistake.
+    """Checks --configfile and --slurm-array-jobs on Snakemake's command line; exits with one line at the first mistake.
 
     A profile calls it, since Snakemake reads these files before the Snakefile.
     """
     options = argparse.ArgumentParser(prog="snakemake", add_help=False)
     options.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
     options.add_argument("--config", "-C", nargs="*")  # else it would be taken for short for the other
+    options.add_argument("--slurm-array-jobs")
+    given = options.parse_known_args(words)[0]
+    if given.slurm_array_jobs is not None:
+        # github.com/snakemake/snakemake-executor-plugin-slurm/issues/473
+        sys.exit("--slurm-array-jobs: waits for ever where fewer jobs are ready than an array takes; leave it out")
     try:
-        check_files(options.parse_known_args(words)[0].configfile)
+        check_files(given.configfile)
     except UserError as mistake:
         sys.exit(printable(str(mistake)))
 

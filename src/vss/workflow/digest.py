@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from vss.core.code import tree_without_prose
+from vss.core.code import statements, tree_without_prose
 
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
@@ -75,7 +75,7 @@ def modules_of(stage: str) -> tuple[str, ...]:
 def imports_of(module: str) -> frozenset[str]:
     """Returns the project's modules that a module's source imports, wherever in it the import stands."""
     found: set[str] = set()
-    for node in ast.walk(_tree(_source_of(module))):
+    for node in statements(_tree(_source_of(module))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Plan:
         self.split: str = config["targets"]["score_split"]
         self._marks: dict[str, str] = {}
         self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-        self._import_contents: dict[tuple[str, str], dict[str, str]] = {}
+        self._import_contents: dict[tuple[str, str], list[dict[str, str]]] = {}
+        self._shards: dict[str, list[str]] = {}
         self.imports: dict[str, ImportSource] = {
             name: import_source(row, where=f"config: predictions.{name}")
             for name, row in self.predictions.items()
@@ -251,8 +252,10 @@ class Plan:
 
     def shards(self, split: str) -> list[str]:
         """Returns the shard names of a split: "00", "01", ..., with three digits where there are more than 100."""
-        count = self.config["data"][self.dataset]["shards"][split]
-        return [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
+        if split not in self._shards:  # every job asks, and a list of 1,000 names takes 0.1 ms
+            count = self.config["data"][self.dataset]["shards"][split]
+            self._shards[split] = [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
+        return self._shards[split]
 
     def members(self, ensemble: str) -> list[str]:
         """Returns the members of an ensemble: `model.tta`, or the name of an imported prediction."""
@@ -333,9 +336,9 @@ class Plan:
         files = source.files.filled(split=split)
         video_is_known = files.has_part_of_its_own("video")
         if (name, split) not in self._import_contents:
-            self._import_contents[name, split] = files.contents("video" if video_is_known else "")
-        found, shards = self._import_contents[name, split], len(self.shards(split))
-        mine = {video: digest for video, digest in found.items() if not video or shard_of(video, shards) == int(shard)}
+            found = files.contents("video" if video_is_known else "")
+            self._import_contents[name, split] = _dealt(found, len(self.shards(split)))
+        mine = self._import_contents[name, split][int(shard)]
         tables = [source.ids] if source.ids.endswith(".csv") else []
         tables += [] if source.segments is None else [source.segments.path(split=split)]
         marks = [str(self.content_of(table)) for table in tables]
@@ -653,6 +656,15 @@ class Plan:
     def _check_report(self) -> None:
         for name in self.config["report"]["colours"]:
             self._check_class("report.colours", name)
+
+
+def _dealt(digests: Mapping[str, str], shards: int) -> list[dict[str, str]]:
+    """Returns the digests of every shard's videos; one of no video is every shard's."""
+    dealt: list[dict[str, str]] = [{} for _ in range(shards)]
+    for video, digest in digests.items():
+        for shard in [shard_of(video, shards)] if video else range(shards):
+            dealt[shard][video] = digest
+    return dealt
 
 
 def any_of(names: Iterable[str]) -> str:
