@@ -216,6 +216,12 @@ WORKFLOW = (
         (MODEL, *files("parts", "configs", nargs="+"), *MODEL_FILES),
     ),
     Command(
+        "soup-of-run",
+        "vss.train.soup:soup_of_run",
+        "Average the last weights of one training.",
+        (MODEL, *files("part", "part-config", "work-dir"), *DATA, *MODEL_FILES, SETTINGS, DEVICE),
+    ),
+    Command(
         "infer",
         "vss.infer.run:infer",
         "Run a model over a shard of videos.",

@@ -155,7 +155,7 @@ def pretrained(wildcards):
 
 
 def soup_parts(pattern):
-    return lambda wildcards: expand(pattern, model=plan.models[wildcards.model]["soup"])
+    return lambda wildcards: expand(pattern, model=plan.soup_parts(wildcards.model))
 
 
 def of_model(pattern):

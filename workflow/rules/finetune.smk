@@ -76,7 +76,7 @@ rule soup:
     log:
         "<results>/logs/finetune/{model}.log",
     wildcard_constraints:
-        model=any_of(plan.soups()),
+        model=any_of(set(plan.soups()) - set(plan.soups_of_runs())),
     conda:
         "../../envs/vss.yaml"
     params:
@@ -87,3 +87,44 @@ rule soup:
         "vss soup --model {wildcards.model} --parts {input.weights:q} --configs {input.configs:q}"
         " --weights {output.weights:q} --config {output.config:q} --audit {output.audit:q}"
         " --fingerprint {output.fingerprint:q} > {log:q} 2>&1"
+
+
+# The last weights of one training, of which its work folder keeps all but the published ones.
+rule soup_of_run:
+    input:
+        fingerprint=soup_parts(rules.finetune.output.fingerprint),
+        config=soup_parts(rules.finetune.output.config),
+        weights=lambda wildcards: ancient(
+            soup_parts(rules.finetune.output.weights)(wildcards)
+        ),
+        index=lambda wildcards: expand(
+            rules.prepare.output.index, dataset=plan.soup_dataset(wildcards.model)
+        ),
+        card=lambda wildcards: expand(
+            rules.check_masks.output,
+            dataset=plan.soup_dataset(wildcards.model),
+            split="val",
+        ),
+    output:
+        **weights_of("finetune"),
+    log:
+        "<results>/logs/finetune/{model}.log",
+    wildcard_constraints:
+        model=any_of(plan.soups_of_runs()),
+    conda:
+        "../../envs/vss.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=asked(plan.soup_settings, "model"),
+        work_dir=uncompared(
+            lambda model: work_dir(f"finetune/{plan.soup_parts(model)[0]}"), "model"
+        ),
+        code=stage_digest("soup_of_run"),
+    message:
+        "Average the last weights of {wildcards.model}"
+    shell:
+        "vss lease {resources.gpu} -- vss soup-of-run --model {wildcards.model} --settings {params.settings:q}"
+        " --part {input.weights:q} --part-config {input.config:q} --work-dir {params.work_dir:q}"
+        " --index {input.index:q} --card {input.card:q} --weights {output.weights:q} --config {output.config:q}"
+        " --audit {output.audit:q} --fingerprint {output.fingerprint:q} > {log:q} 2>&1"

@@ -57,6 +57,7 @@ class TrainingSettings:
     init_classes: str
     checkpoint_interval: int
     keep_checkpoints: int
+    keep_weights: int
     log_interval: int
     val_interval: int
     val_frames: int

@@ -16,6 +16,7 @@ _NOT_IN_HASH = (
     "fsdp",
     "checkpoint_interval",
     "keep_checkpoints",
+    "keep_weights",
     "log_interval",
     "grad_checkpoint",
 )

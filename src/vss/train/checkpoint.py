@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves_with_path
 from vss.core.errors import UserError
 from vss.core.log import log
 from vss.train import whole
-from vss.train.sharding import own_part, read_shards, shards_are_whole, write_shards
+from vss.train.sharding import Parts, own_part, read_shards, shards_are_whole, write_shards
 from vss.train.workdir import BEST
 
 _NAME = re.compile(r"iter_(\d+)(\.pth)?")
@@ -160,6 +160,12 @@ class ResumableCheckpointHook(Hook):
         runner.optim_wrapper.load_state_dict(_own_optimizer_state(runner.optim_wrapper, checkpoint["optimizer"]))
         for scheduler, state in zip(runner.param_schedulers, checkpoint["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
+
+
+def checkpoint_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the weights in a checkpoint, whole where they were sharded; averaged ones, where averaged."""
+    state = (read_shards(path) if path.is_dir() else _load(path))["state_dict"]
+    return {name: value.joined() if isinstance(value, Parts) else value for name, value in state.items()}
 
 
 def _load(path: Path) -> dict[str, Any]:

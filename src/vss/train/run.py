@@ -160,11 +160,21 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     else:
         work(job)
 
-    # Resumable state goes only after the marker is there.
+    # Weights of the last checkpoints stay for a soup; resumable state goes only after the marker is there.
+    _keep_weights(folder, training.keep_weights)
     workdir.mark_finished(folder, {**_digests(folder), "code": code})
     for path in checkpoints(folder).values():
         remove(path)
     remove(folder / BEST)
+
+
+def _keep_weights(folder: Path, count: int) -> None:
+    """Writes the weights of the newest `count` checkpoints as safetensors."""
+    from vss.train.checkpoint import checkpoint_weights, checkpoints
+    from vss.weights.tensor_files import save_tensors
+
+    for iteration, path in list(checkpoints(folder).items())[-count:] if count else ():
+        save_tensors(checkpoint_weights(path), folder / workdir.kept_name(iteration))
 
 
 def _even_share(gpus: int, batch_size: int) -> int:

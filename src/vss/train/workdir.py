@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vss.core.log import log
 
 # Next to weights.safetensors and config.json (`vss.infer.model_files`).
 BEST, AUDIT, LOG = "best.safetensors", "audit.json", "log.jsonl"
+_KEPT = re.compile(r"weights_(\d+)\.safetensors")
 _FINISHED, _CONTENT = "finished.json", "content.json"
 
 
@@ -72,6 +74,29 @@ def locked(folder: Path) -> Iterator[None]:
                 "write to one folder; put `work` on a file system that can, or mount it with locks"
             ) from None
         yield
+
+
+def finished_folder(work_dir: str | os.PathLike, sha256: str) -> Path:
+    """Returns the work folder in which a training made weights of this digest.
+
+    Raises:
+        UserError: there is none: it was deleted, or the weights were made elsewhere.
+    """
+    for folder in sorted(Path(work_dir).glob("*/")):
+        if is_finished(folder) and finished_facts(folder)["weights"] == sha256:
+            return folder
+    raise UserError(f"{work_dir}: holds no training of weights {sha256[:12]}; delete its results to train it again")
+
+
+def kept_weights(folder: Path) -> list[Path]:
+    """Returns the weights of the last checkpoints that a finished training kept (`keep_weights`), oldest first."""
+    found = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
+    return [found[iteration] for iteration in sorted(found)]
+
+
+def kept_name(iteration: int) -> str:
+    """Returns the file name of weights that are kept."""
+    return f"weights_{iteration}.safetensors"
 
 
 def is_finished(folder: Path) -> bool:

@@ -217,7 +217,7 @@ def _hooks(job: TrainingJob) -> list[dict[str, Any]]:
             type="ResumableCheckpointHook",
             folder=str(folder),
             interval=training.checkpoint_interval,
-            keep=training.keep_checkpoints,
+            keep=max(training.keep_checkpoints, training.keep_weights),
         ),
         dict(type="StopOnSignalHook"),
     ]

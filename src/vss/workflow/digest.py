@@ -25,6 +25,7 @@ ENTRY_MODULES = {
     "finetune": ("vss.train.run",),
     "import": ("vss.weights.import_checkpoint",),
     "soup": ("vss.weights.average",),
+    "soup_of_run": ("vss.train.soup",),
     "infer": ("vss.infer.run",),
     "import_prediction": ("vss.exchange.run",),
     "search": ("vss.ensemble.search",),

@@ -86,11 +86,35 @@ class Plan:
         """Returns the models that are averages of other models' weights."""
         return [name for name, model in self.models.items() if "soup" in model]
 
+    def soup_parts(self, model: str) -> list[str]:
+        """Returns the models whose weights a soup averages; a single one where it is of one training."""
+        soup = self.models[model]["soup"]
+        return soup if isinstance(soup, list) else [soup["of"]]
+
+    def soups_of_runs(self) -> list[str]:
+        """Returns the soups of the last weights of one training."""
+        return [name for name in self.soups() if isinstance(self.models[name]["soup"], dict)]
+
+    def soup_dataset(self, model: str) -> str:
+        """Returns the dataset that a soup of one training is chosen on."""
+        return self.trained_on("finetune", self.soup_parts(model)[0])
+
+    def soup_settings(self, model: str) -> dict[str, Any]:
+        """Returns the settings of a soup of one training."""
+        return self.models[model]["soup"]
+
+    def _kept_for_soups(self, model: str) -> dict[str, Any]:
+        """Returns how many checkpoints' weights a training keeps; nothing where no soup is made of them."""
+        soups = [self.models[name]["soup"] for name in self.soups_of_runs()]
+        last = max((soup["last"] for soup in soups if soup["of"] == model), default=1)
+        return {"keep_weights": last - 1} if last > 1 else {}
+
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns a training's settings as its job takes them; GPUs are not part of them."""
         left_out = ("init", "gpus", "data")
         settings = {key: value for key, value in self.models[model][stage].items() if key not in left_out}
-        settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **settings["cfg_options"]}
+        kept = self._kept_for_soups(model) if stage == "finetune" else {}
+        settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **kept, **settings["cfg_options"]}
         added = {**self._label_space(stage, model), **self._mix_settings(stage, model)}
         return {**settings, **added, "protocol": self.config["protocol"]}
 
@@ -132,7 +156,7 @@ class Plan:
     def space_of_model(self, model: str) -> LabelSpace:
         """Returns the label space of a model's predictions."""
         if "soup" in self.models[model]:
-            return self.space_of_model(self.models[model]["soup"][0])
+            return self.space_of_model(self.soup_parts(model)[0])
         return self.datasets[self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)].space
 
     def training_gpus(self, stage: str, model: str) -> int:
@@ -445,8 +469,9 @@ class Plan:
                 raise UserError(f"config: models.{name}.config: allowed only next to weights; name the row in finetune")
             if "pretrain" in model and "init" in model["finetune"]:
                 raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
-            for part in model.get("soup", []):
-                if part not in self.models or "soup" in self.models[part]:
+            for part in self.soup_parts(name) if "soup" in model else []:
+                untrained = isinstance(model["soup"], dict) and "finetune" not in self.models.get(part, {})
+                if part not in self.models or "soup" in self.models[part] or untrained:
                     raise UserError(
                         f"config: models.{name}.soup: no trained model {part!r}{did_you_mean(part, self.models)}"
                     )
@@ -605,7 +630,7 @@ class Plan:
     def _dataset_of_classes(self, model: str) -> str:
         """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
         while "soup" in self.models[model]:
-            model = self.models[model]["soup"][0]
+            model = self.soup_parts(model)[0]
         trained_on = self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)
         target = self.datasets[trained_on].settings.map
         if target is None:

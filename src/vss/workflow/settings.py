@@ -71,7 +71,7 @@ def check_soups(plan: Plan) -> None:
 
     rows = {model: result_config(row) for model, row in _rows_by_model(plan).items()}
     for soup in plan.soups():
-        first, *others = plan.models[soup]["soup"]
+        first, *others = plan.soup_parts(soup)
         for other in others:
             for key in ("model", "classes", "normalisation"):
                 if where := _difference(rows[first][key], rows[other][key], key):
@@ -100,7 +100,7 @@ def check_views(plan: Plan) -> None:
     rows = _rows_by_model(plan)
     for member in plan.inferred():
         model, tta = member.split(".")
-        row = rows[plan.models[model].get("soup", [model])[0]]
+        row = rows[plan.soup_parts(model)[0] if model in plan.soups() else model]
         views = {**row["test"], **plan.views(model, tta)}
         try:
             parse_tta(views)

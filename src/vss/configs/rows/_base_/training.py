@@ -33,6 +33,7 @@ init_classes = "new"  # rows of class layers: "new", or "copy" from the classes 
 # ---- keeping track
 checkpoint_interval = 1000  # iterations between resumable checkpoints; changes no result
 keep_checkpoints = 2
+keep_weights = 0  # of the last checkpoints, whose weights are kept for a soup when the training is done
 log_interval = 50
 val_interval = 0  # iterations between validations on `val_frames` frames, single scale; 0: none
 val_frames = 100
