@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ from PIL import Image
 
 from tests.exchange.conftest import SHAPE, Labels, assert_same, labels_of
 from tests.exchange.test_layouts import as_coco_panoptic, as_vspw, save
+from vss.configs.layouts import import_source
+from vss.core import unfinished
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.index import shard_of
 from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader
 from vss.core.scores_file import ScoresReader, ScoresWriter
+from vss.exchange import run
 from vss.exchange.run import import_prediction
 
 PATTERN = "{video}/{frame}.png"
@@ -311,6 +316,57 @@ def test_an_image_of_16_bits_or_colours_is_named(peer, imported) -> None:
     path = first_file(peer)
     Image.fromarray(np.zeros((*SHAPE, 3), np.uint8)).save(path)
     refused(str(path), imported, labels=str(peer))
+
+
+def test_a_zip_is_read_like_the_folder_in_it(peer, labels, imported, tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "peer.zip", "w") as archive:
+        for file in sorted(peer.glob("*/*.png")):
+            archive.write(file, f"result/{file.parent.name}/{file.name}")
+    folder = imported("config.json", labels=f"{tmp_path}/peer.zip/result")
+    assert_same(labels_of(folder / "00.labels.h5"), labels)
+    assert read_json(folder / "00.config.json")["imported"]["files"] == 6
+    with pytest.raises(UserError, match=r"no prediction for 6 of 6 frames: .*peer\.zip/v_0-x/00000000\.png"):
+        imported(labels=f"{tmp_path}/peer.zip")
+    with zipfile.ZipFile(tmp_path / "peer.zip", "a") as archive:
+        archive.writestr("result/v_0-x/extra.png", b"")
+    with pytest.raises(UserError, match="belong to no frame"):
+        imported(labels=f"{tmp_path}/peer.zip/result")
+    source = import_source({"labels": f"{tmp_path}/peer.zip/result"}, where="here").files
+    assert source.mistake() is None and len(source.contents("video")) == 3
+    data = bytearray((tmp_path / "peer.zip").read_bytes())
+    data[data.index(b"IDAT") + 8] ^= 255
+    (tmp_path / "peer.zip").write_bytes(data)
+    with pytest.raises(UserError, match=r"peer\.zip/result/v_0-x/00000000\.png: cannot be read \(Bad CRC-32"):
+        imported(labels=f"{tmp_path}/peer.zip/result", on_extra="skip")
+    (tmp_path / "peer.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"peer\.zip: not a readable zip file"):
+        imported(labels=f"{tmp_path}/peer.zip/result")
+
+
+def test_a_killed_import_goes_on_after_its_frames(peer, labels, imported, monkeypatch) -> None:
+    monkeypatch.setattr(unfinished, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(run, "_WORKERS", 1)
+    read, killed_at, calls = run._read_frame, ["v_2-x"], []
+
+    def killed_once(reader: Any, source: Any, row: Any, *rest: Any, **kwargs: Any) -> Any:
+        calls.append((row.video, row.frame))
+        if row.video in killed_at:
+            killed_at.clear()
+            raise KeyboardInterrupt
+        return read(reader, source, row, *rest, **kwargs)
+
+    monkeypatch.setattr(run, "_read_frame", killed_once)
+    settings = {"labels": f"{peer}/{PATTERN}", "resize": "nearest"}
+    with pytest.raises(KeyboardInterrupt):
+        imported("scores.h5", "config.json", **settings)
+    calls.clear()
+    folder = imported("scores.h5", "config.json", **settings)
+    assert 2 <= len(calls) < 6 and len(set(calls)) == len(calls)  # what had not been written, and nothing twice
+    assert_same(labels_of(folder / "00.labels.h5"), labels)
+    with ScoresReader(folder / "00.scores.h5") as reader:
+        assert len(reader.keys()) == 6
+    assert read_json(folder / "00.config.json")["imported"]["files"] == 6
+    assert not list(folder.glob(".unfinished*"))
 
 
 def test_nothing_is_written_where_it_fails(peer, imported, dataset, tmp_path) -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from vss.core import zip_folder
 from vss.core.errors import UserError
 from vss.core.files import regular_file
 from vss.core.label_space import RgbColour
@@ -193,7 +194,8 @@ def read_mask(
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:
     # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
     try:
-        data = np.fromfile(regular_file(path), np.uint8)
+        inside = zip_folder.place_in_zip(path) is not None
+        data = np.frombuffer(zip_folder.read(path), np.uint8) if inside else np.fromfile(regular_file(path), np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if not data.size:

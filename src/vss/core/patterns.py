@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from vss.core import zip_folder
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import is_folder
 
@@ -119,7 +120,7 @@ class PathPattern:
     def mistake(self) -> str | None:
         """Returns why no file matches, with what stands there instead; None where one does."""
         root, parts = self.root, self._parts
-        if not root.is_dir():
+        if not root.is_dir() and not zip_folder.is_folder(root):
             return f"{self._where}: no folder {str(root)!r}"
         if next(walk(root, parts, {}, files=True), None) is not None:
             return None
@@ -160,7 +161,7 @@ def _listed(folder: Path) -> list[tuple[str, bool]]:
         with os.scandir(folder) as entries:
             return sorted((entry.name, is_folder(entry)) for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return zip_folder.entries(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
 
@@ -203,7 +204,9 @@ def why_nothing(root: Path, parts: list[str], known: Mapping[str, str]) -> str:
 
 
 def size_and_time(path: str | os.PathLike) -> str:
-    """Returns a file's size and time of change, as text; links are followed."""
+    """Returns a file's size and time of change, as text; links are followed. In a zip file: its size and checksum."""
+    if zip_folder.is_file(path):
+        return zip_folder.facts(path)
     try:
         found = os.stat(path)
     except OSError:

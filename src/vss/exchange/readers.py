@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from vss.configs.layouts import OUR_LABELS, OUR_SCORES, ImportSource
+from vss.core import zip_folder
 from vss.core.codec import Encoded, decode, encode
 from vss.core.errors import UserError
 from vss.core.files import regular_file
@@ -87,7 +88,7 @@ class _NamedFiles(PredictionReader):
 
     def file_of(self, key: Key) -> str | None:
         path = self.place(key)
-        return path if os.path.exists(path) else None
+        return path if os.path.exists(path) or zip_folder.is_file(path) else None
 
     def extra(self, known: Iterable[Key]) -> dict[str, str]:
         # By path: where names are joined, as in {video}_{frame}.png, they cannot be read back for certain.

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from vss.configs.layouts import ImportSource, import_source
+from vss.core import zip_folder
 from vss.core.codec import Encoded, encode
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file, write_json
+from vss.core.frames_file import go_on
 from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
@@ -45,13 +47,11 @@ class ImportedFrame:
     Attributes:
         labels: [H, W] uint8 train ids, 255 = no class.
         scores: its class probabilities, None where they are not requested.
-        file: where it came from.
         resized: whether it was of another size.
     """
 
     labels: np.ndarray
     scores: Encoded | None
-    file: str
     resized: bool
 
 
@@ -107,23 +107,29 @@ def import_prediction(
         scores_writer = (
             stack.enter_context(ScoresWriter(files[SCORES_SUFFIX], **header)) if SCORES_SUFFIX in files else None
         )
+        # A job that was killed goes on after the frames it had made, while the files are the same.
+        files_read = [*_tables_of(source, split), *(reader.place((row.video, row.frame)) for row in rows.itertuples())]
+        on_disk = dict.fromkeys((zip_folder.place_in_zip(file) or (file,))[0] for file in files_read)
+        writers = [labels_writer] if scores_writer is None else [labels_writer, scores_writer]
+        done = go_on(*writers, made_of=[index, card, *on_disk], what=what)
+        left = [row for row in rows.itertuples(index=False) if (row.video, row.frame) not in done]
         writing = stack.enter_context(WriteBehind(waiting=4))
 
         def read(row: Any) -> ImportedFrame:
             return _read_frame(reader, source, row, len(dataset.classes), with_scores=scores_writer is not None)
 
-        ready = load_ahead(rows.itertuples(index=False), read, workers=_WORKERS, ahead=2 * _WORKERS)
-        read_files, resized = dict.fromkeys(_tables_of(source, split)), 0
-        for row, frame in track(ready, what=what, total=len(rows)):
+        ready = load_ahead(left, read, workers=_WORKERS, ahead=2 * _WORKERS)
+        resized = _count_resized(reader, source, [row for row in rows.itertuples() if (row.video, row.frame) in done])
+        for row, frame in track(ready, what=what, total=len(left)):
             writing.put(labels_writer.write, row.video, row.frame, frame.labels)
             if scores_writer:
                 writing.put(scores_writer.write_encoded, row.video, row.frame, frame.scores)
-            read_files[frame.file] = None
             resized += frame.resized
     if resized:
         log(f"{what}: {resized} of {len(rows)} frames were of another size and resized ({source.settings.resize})")
     if CONFIG_SUFFIX in files:
-        imported = {"files": len(read_files), "sha256": _digest(read_files), "resized": resized, "time": _now()}
+        distinct = dict.fromkeys(files_read)
+        imported = {"files": len(distinct), "sha256": _digest(distinct), "resized": resized, "time": _now()}
         write_json(files[CONFIG_SUFFIX], {**provenance, "imported": imported})
 
 
@@ -170,15 +176,27 @@ def _read_frame(
         found = reader.labels(key)
         labels = fitted_labels(found, size, rule, where=where)
         scores = votes(labels, source.settings.confidence, num_classes) if with_scores else None
-        return ImportedFrame(labels, scores, where, found.shape != size)
+        return ImportedFrame(labels, scores, found.shape != size)
     # Scores in our own form and of the right size are kept as they are.
     encoded = reader.encoded(key)
     if encoded is not None and encoded.labels.shape == size:
-        return ImportedFrame(encoded.labels, encoded, where, resized=False)
+        return ImportedFrame(encoded.labels, encoded, resized=False)
     found = reader.probabilities(key)
     planes = fitted_probabilities(found, size, rule, where=where)
     labels = planes.argmax(axis=0).astype(np.uint8)
-    return ImportedFrame(labels, encode(planes, labels) if with_scores else None, where, found.shape[1:] != size)
+    return ImportedFrame(labels, encode(planes, labels) if with_scores else None, found.shape[1:] != size)
+
+
+def _count_resized(reader: PredictionReader, source: ImportSource, rows: Sequence[Any]) -> int:
+    """Returns how many frames are stored in another size than their image's, of those that are not read again."""
+    if source.settings.resize is None:
+        return 0
+    keys = [(row.video, row.frame) for row in rows]
+    if isinstance(reader, ProbabilityReader):
+        sizes = [reader.probabilities(key).shape[1:] for key in keys]
+    else:
+        sizes = [reader.labels(key).shape for key in keys]
+    return sum(size != (row.height, row.width) for size, row in zip(sizes, rows, strict=True))
 
 
 def _tables_of(source: ImportSource, split: str) -> list[str]:
@@ -191,7 +209,9 @@ def _digest(paths: Iterable[str]) -> str:
     """Returns the SHA-256 of the files' names and bytes."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(f"{path} {sha256_of_file(path)}\n".encode("utf-8", "surrogateescape"))
+        inside = zip_folder.place_in_zip(path) is not None
+        found = hashlib.sha256(zip_folder.read(path)).hexdigest() if inside else sha256_of_file(path)
+        digest.update(f"{path} {found}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

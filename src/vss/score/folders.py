@@ -11,6 +11,7 @@ import pandas as pd
 
 from vss.configs.datasets import Dataset, read_dataset_row
 from vss.configs.layouts import OUR_LABELS, import_source
+from vss.core import zip_folder
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, write_json
 from vss.core.index import INDEX_COLUMNS, Card, read_dataset
@@ -98,7 +99,7 @@ def _count_folder(
     predicted: Path, truth: _Truth, *, split: str = "val", layout: str | None = None, ids: str | None = None
 ) -> Counts:
     """Counts a folder of predictions as `score_folder` scores it."""
-    if not predicted.is_dir() and "{" not in str(predicted):  # a pattern
+    if not (predicted.is_dir() or zip_folder.is_folder(predicted) or "{" in str(predicted)):  # a pattern
         raise UserError(f"{predicted}: no such folder of predictions")
     if layout is None and next(predicted.glob(f"*{OUR_LABELS}"), None):
         layout = "vss"
