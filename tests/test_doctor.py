@@ -150,3 +150,18 @@ def test_the_estimate_of_the_disk_follows_parameters_and_frames(config, tmp_path
     parameters = results // 4
     assert work == same_work == parameters * (4 + 3 * 12) and 100_000 < parameters < 20_000_000
     assert more_results - results == pytest.approx(100 * 5_000 * (480 * 853) / (480 * 360), rel=1e-3)
+    # Once the dataset is prepared, its frames have their own size; an imported prediction is written like any other.
+    prepared = Path(plans[1].config["results"], "prepare", "vspw")
+    prepared.mkdir(parents=True)
+    (prepared / "dataset.json").write_text('{"frames": {"val": 100}}')
+    (prepared / "index.csv").write_text(
+        "video,frame,split,image,mask,height,width\na,0,val,i,m,48,36\na,1,val,i,m,48,36\n"
+    )
+    small = bytes_needed(plans[1])[1] - results
+    assert small == pytest.approx(100 * 50, rel=1e-2)
+    (tmp_path / "peer" / "v").mkdir(parents=True)
+    (tmp_path / "peer" / "v" / "0.png").touch()
+    swin = next(iter(plans[1].predictions))
+    both = {swin: {}, "peer": {"labels": str(tmp_path / "peer")}}
+    with_import = read_plan(load_config(config(data={"vspw": {"root": str(root)}}, predictions=both)))
+    assert bytes_needed(with_import)[1] - results == pytest.approx(2 * small, rel=1e-2)

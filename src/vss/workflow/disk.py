@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from vss.workflow.plan import Plan
 # (docs/scores.md), a label map 5 kB per 480x360 pixels.
 _SCORES, _LABELS = 260_000 / (480 * 853), 5_000 / (480 * 360)
 _FRAME_PIXELS = 480 * 853
+_ROWS_LOOKED_AT = 500  # of an index, for the size of its frames
 # Bytes per parameter, float32: weights; a checkpoint holds AdamW's two moments as well. Two checkpoints are kept
 # while a third is written.
 _WEIGHTS, _CHECKPOINTS = 4, 3 * 12
@@ -22,8 +25,9 @@ _WEIGHTS, _CHECKPOINTS = 4, 3 * 12
 def bytes_needed(plan: Plan) -> tuple[int, int]:
     """Returns the bytes that a run from scratch writes below `work` and below `results`.
 
-    Frames are counted by the prepared dataset's card, or where there is none by the folders of the videos in the
-    dataset's lists. Drawn data that have not been prepared count as nothing: they are small.
+    Frames and their size are those of the prepared dataset, or where there is none the folders', taken for 480x853.
+    Drawn data that have not been prepared count as nothing: they are small. Imported predictions are written like any
+    other.
 
     Args:
         plan: of the run.
@@ -34,7 +38,7 @@ def bytes_needed(plan: Plan) -> tuple[int, int]:
     labels = len(_with_sources(plan, plan.scored())) * scored + len(_with_sources(plan, plan.submitted())) * submitted
     # What is submitted is predicted on test as well, and so are the members of an ensemble that is.
     scores = len(plan.with_scores()) * (scored + (submitted if plan.submitted() else 0))
-    predictions = round(_FRAME_PIXELS * (_SCORES * scores + _LABELS * labels))
+    predictions = round(_frame_pixels(plan) * (_SCORES * scores + _LABELS * labels))
     return (_WEIGHTS + _CHECKPOINTS) * parameters, _WEIGHTS * parameters + predictions
 
 
@@ -47,14 +51,25 @@ def _parameters(row: str) -> int:
 
 
 def _with_sources(plan: Plan, predictions: Iterable[str]) -> set[str]:
-    """Returns the predictions and what they are refinements of: each is a set of label maps."""
+    """Returns the predictions, what they are refinements of, and members of ensembles: each is a set of label maps."""
     found: set[str] = set()
     for name in predictions:
         found.add(name)
         while (refined := plan.refinement(name)) is not None:
             name = refined[0]
             found.add(name)
+        found.update(plan.members(name) if name in plan.ensembles else ())
     return found
+
+
+def _frame_pixels(plan: Plan) -> float:
+    """Returns the pixels of a frame of the predicted dataset, by the first ones of its index."""
+    index = Path(plan.config["results"], "prepare", plan.dataset, "index.csv")
+    if not index.is_file():
+        return _FRAME_PIXELS
+    with open(index, encoding="utf-8", newline="") as file:
+        rows = list(itertools.islice(csv.DictReader(file), _ROWS_LOOKED_AT))
+    return sum(int(row["height"]) * int(row["width"]) for row in rows) / max(len(rows), 1)
 
 
 def _frames(plan: Plan) -> dict[str, int]:
