@@ -408,4 +408,5 @@ def test_the_report_is_a_page_too(street: Path, run_prepare: Callable) -> None:
     page = done.check.with_suffix(".html").read_text()
     assert "2 problems" in page and "colour #090909 on 24 pixels" in page and "train/a/rgb/&lt;b&gt;.jpg" in page
     assert page.count("data:image/png;base64,") == 1  # of the mask; the image cannot be decoded
+    assert done.report()["counts"]["sizes"] == {"6x4": 6} and ">6x4</th>" in page
     assert ">road</th>" in page and "50.00%" in page  # of the labelled pixels of train

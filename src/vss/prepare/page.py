@@ -1,4 +1,4 @@
-"""The check report as a page: counts by split and class, warnings, and problems with pictures of their files."""
+"""The check report as a page: counts by split, size and class, warnings, and problems with pictures of their files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vss.core.images import data_url, read_image
 from vss.core.page.document import document, notice, table
 
 _PROBLEMS_SHOWN = 500
+_SIZES_SHOWN = 50  # the most frequent ones
 _PICTURES = 24  # of problems' files; more would make the page slow
 _PICTURE_SIDE = 120  # pixels
 _STYLE = "td img { image-rendering: pixelated; }\n"
@@ -34,6 +35,8 @@ def check_page(report: Mapping[str, Any]) -> str:
             ("split", "videos", "frames"),
             [(split, counts["videos"].get(split, 0), counts["frames"].get(split, 0)) for split in splits],
         ),
+        "<h2>Sizes, width x height</h2>",
+        table(("size", "frames"), list(counts["sizes"].items())[:_SIZES_SHOWN]),
     ]
     if pixels:
         shares = {split: sum(pixels.get(split, {}).values()) for split in splits if split in pixels}

@@ -164,6 +164,7 @@ def _report(row: Dataset, root: Path, kept: list[CheckedFrame], problems: list[P
         "counts": {
             "frames": dict(Counter(item.frame.split for item in kept)),
             "videos": dict(Counter(split for split, _ in videos)),
+            "sizes": dict(Counter(f"{item.width}x{item.height}" for item in kept).most_common()),
             "problems": dict(Counter(problem.kind for problem in problems)),
         },
         "problems": [
