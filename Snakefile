@@ -29,3 +29,4 @@ rule all:
         rules.report.output,
         rules.report.input.scores,
         expand(rules.submit.output, prediction=plan.submitted()),
+        rules.track.output if config["tracker"]["backend"] else [],

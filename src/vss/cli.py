@@ -320,6 +320,18 @@ WORKFLOW = (
         ),
     ),
     Command(
+        "track",
+        "vss.report.tracker:track",
+        "Pass a written report and its training curves to an experiment tracker.",
+        (
+            *files("record"),
+            *files("pictures", nargs="+"),
+            option("--logs", required=True, help="training logs by stage/model", **JSON),
+            *files("folder", "out"),
+            SETTINGS,
+        ),
+    ),
+    Command(
         "show-table",
         "vss.report.table:print_table",
         "Print a score table in the terminal.",

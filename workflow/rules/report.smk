@@ -69,6 +69,11 @@ rule report:
             caption="../report/per_class.rst",
             category="Scores",
         ),
+        scatter=report(
+            "<results>/report/scatter.png",
+            caption="../report/scatter.rst",
+            category="Scores",
+        ),
         curves=report(
             "<results>/report/training_curves.png",
             caption="../report/curves.rst",
@@ -91,6 +96,34 @@ rule report:
     shell:
         "vss report --settings {input.settings:q} --inputs {input.inputs:q} --out {params.out:q}"
         " --index {input.index:q} --card {input.card:q} > {log:q} 2>&1"
+
+
+rule track:
+    input:
+        record=rules.report.output.record,
+        pictures=[
+            rules.report.output.predictions,
+            rules.report.output.per_class,
+            rules.report.output.curves,
+            rules.report.output.overlays,
+        ],
+        logs=rules.report.input.logs,
+    output:
+        "<results>/tracker/passed.json",
+    log:
+        "<results>/logs/tracker.log",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=canonical_json(config["tracker"]),
+        logs=canonical_json(jobs.training_logs(plan)),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        code=stage_digest("track"),
+    message:
+        "Pass the report to the tracker"
+    shell:
+        "vss track --settings {params.settings:q} --record {input.record:q} --pictures {input.pictures:q}"
+        " --logs {params.logs:q} --folder {params.folder:q} --out {output:q} > {log:q} 2>&1"
 
 
 started = time.time()

@@ -6,6 +6,7 @@ from __future__ import annotations
 EXTRAS = {
     "av": "video",
     "matplotlib": "report",
+    "mlflow": "mlflow",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
@@ -18,6 +19,7 @@ EXTRAS = {
     "tensorboard": "train",
     "timm": "timm",
     "transformers": "transformers",
+    "wandb": "wandb",
 }
 
 

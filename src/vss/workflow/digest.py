@@ -38,6 +38,7 @@ ENTRY_MODULES = {
     "score": ("vss.score.summary",),
     "submit": ("vss.submit.run",),
     "report": ("vss.report.run",),
+    "track": ("vss.report.tracker",),
 }
 
 _MARKED = 1 << 20  # bytes

@@ -196,7 +196,7 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
         "scores": {name: f"{results}/score/{name}/{split}/scores.json" for name in plan.scored()},
         "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
         "draws": {name: f"{results}/score/{name}/{split}/draws.npz" for name in plan.scored()},
-        "logs": {name: f"{results}/{name}/log.jsonl" for name in plan.trainings()},
+        "logs": training_logs(plan),
         "fingerprints": {
             f"finetune/{name}": f"{results}/finetune/{name}/fingerprint.json"
             for name in dict.fromkeys(member.split(".")[0] for member in plan.inferred())
@@ -208,6 +208,11 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
             for name in plan.shown()
         },
     }
+
+
+def training_logs(plan: Plan) -> dict[str, str]:
+    """Returns the log of every training, by "stage/model"."""
+    return {name: f"{plan.config['results']}/{name}/log.jsonl" for name in plan.trainings()}
 
 
 # ---- command lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from vss.configs.layouts import ImportSource, import_keys, import_source
 from vss.configs.schema import section_schema
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
+from vss.core.extras import EXTRAS
 from vss.core.files import canonical_json
 from vss.core.label_space import LabelSpace
 from vss.core.shards import shard_of
@@ -63,6 +65,7 @@ class Plan:
         self._check_refiners()
         self._check_files()
         self._check_report()
+        self._check_tracker()
 
     # -- models
 
@@ -677,6 +680,13 @@ class Plan:
         for name, refiner in self.refiners.items():
             if refiner["weights"] is not None:
                 yield f"refiners.{name}.weights", refiner["weights"]
+
+    def _check_tracker(self) -> None:
+        library = self.config["tracker"]["backend"]
+        if library in EXTRAS and importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"config: tracker.backend: {library} is not installed: run `pip install 'vss[{EXTRAS[library]}]'`"
+            )
 
     def _check_report(self) -> None:
         for name in self.config["report"]["colours"]:
