@@ -15,6 +15,7 @@ from vss.report.run import report
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 
+HOSTILE = '<img src=x onerror="document.title=1"> & </script><b>'
 OUT = {
     "html": "report.html",
     "viewer": "viewer.html",
@@ -25,6 +26,7 @@ OUT = {
     "table_html": "table.html",
     "predictions": "predictions.png",
     "per_class": "per_class.png",
+    "scatter": "scatter.png",
     "curves": "training_curves.png",
     "overlays": "overlays.png",
 }
@@ -111,6 +113,21 @@ def written(finished_run, tmp_path_factory) -> dict[str, Path]:
     """The report of the finished run."""
     out = out_in(tmp_path_factory.mktemp("report"))
     report(**finished_run, out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def large(finished_run, tmp_path_factory) -> dict[str, Path]:
+    """The report of 40 predictions with hostile names, in 124 classes."""
+    settings, inputs = dict(finished_run["settings"]), dict(finished_run["inputs"])
+    named = settings["rows"]
+    names = {f"copy{number}": named[number % 3]["name"] for number in range(37)}
+    settings["rows"] = [*named, *({"name": name, "title": f"{name} {HOSTILE}"} for name in names)]
+    settings["title"], settings["titles"] = f"Report {HOSTILE}", {"net": f"Net {HOSTILE}"}
+    for kind in ("scores", "per_class", "draws"):
+        inputs[kind] = {**inputs[kind], **{name: inputs[kind][source] for name, source in names.items()}}
+    out = out_in(tmp_path_factory.mktemp("large"))
+    report(**finished_run | {"settings": settings, "inputs": inputs}, out=out)
     return out
 
 

@@ -49,6 +49,7 @@ _HOLDS = {
     "table_html": "scores of all predictions",
     "predictions": "predictions by mIoU",
     "per_class": "IoU of every class",
+    "scatter": "mIoU against video consistency and cost",
     "curves": "training loss over iterations",
     "overlays": "frames with their labels over them",
 }
@@ -114,8 +115,8 @@ def report(
         inputs: see `ReportInputs`.
         index, card: the prepared dataset.
         out: files to write: `html`, `viewer` (plays videos), `record` (report.json), `crate` (RO-Crate metadata of the
-            folder), `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `curves`, `overlays` (the last
-            four PNG).
+            folder), `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `scatter`, `curves`,
+            `overlays` (the last five PNG).
 
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
@@ -151,6 +152,7 @@ def report(
     charts = {
         "predictions": figures.predictions_figure(content.table),
         "per_class": figures.per_class_figure(content.per_class, prediction=content.best),
+        "scatter": figures.scatter_figure(content.table, content.seconds),
         "curves": figures.curves_figure(content.logs),
     }
     for name, figure in charts.items():

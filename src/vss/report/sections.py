@@ -82,12 +82,12 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
 
     Args:
         content: of the report.
-        charts: drawn for files of their own too: `predictions` and `per_class`.
+        charts: drawn for files of their own too: `predictions`, `scatter`, `per_class` and `curves`.
     """
     sections = [
         Section("table", "Scores", CAPTIONS["table"], _scores(content)),
         Section("predictions", "Predictions", CAPTIONS["predictions"], _chart(charts["predictions"], "predictions")),
-        _scatter(content),
+        _scatter(content, charts["scatter"]),
         _tabular("ranks", "Ranks", ranks_table(content.ranks)),
         _tabular("refinement", "Refinement", refinements_table(content.refinements)),
         _tabular("members", "Members", content.members),
@@ -95,7 +95,7 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
         _classes(content, charts["per_class"]),
         Section("compare", "Class by class", CAPTIONS["compare"], _COMPARE),
         Section("confusions", "Confusions", CAPTIONS["confusions"], _CONFUSIONS),
-        _training(content),
+        _training(content, charts["curves"]),
         _tabular("costs", "Cost", costs_table(content.costs)),
         Section("protocol", "What was run", CAPTIONS["protocol"], _made(content)),
     ]
@@ -159,16 +159,16 @@ def _tabular(anchor: str, heading: str, table: pd.DataFrame) -> Section:
     return Section(anchor, heading, CAPTIONS[anchor], "" if table.empty else plain_table(table))
 
 
-def _scatter(content: Content) -> Section:
+def _scatter(content: Content, chart: Figure) -> Section:
     """Returns the dots with the list of what their numbers are."""
     shown = by_miou(content.table)
     if len(shown) < 2:
         return Section("scatter", "Consistency and cost", "", "")
     titles = list(shown["title"])
     tips = {f"dot-{place}": f"{place + 1}. {title}" for place, title in enumerate(titles)}
-    chart = _chart(figures.scatter_figure(content.table, content.seconds), "scatter", tips)
+    drawn = _chart(chart, "scatter", tips)
     items = "".join(f'<li data-dot="{place}">{escape(title)}</li>' for place, title in enumerate(titles))
-    return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{chart}<ol class="dots">{items}</ol>')
+    return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{drawn}<ol class="dots">{items}</ol>')
 
 
 def _classes(content: Content, chart: Figure) -> Section:
@@ -179,7 +179,7 @@ def _classes(content: Content, chart: Figure) -> Section:
     return Section("classes", "Classes", CAPTIONS["per_class"].format(best=title), drawn)
 
 
-def _training(content: Content) -> Section:
+def _training(content: Content, curves: Figure) -> Section:
     """Returns all curves over each other with what chooses among them, those of each training, and their figures."""
     if not content.logs:
         return Section("training", "Training", "", '<p class="note">Nothing was trained in this run.</p>')
@@ -195,7 +195,7 @@ def _training(content: Content) -> Section:
     tips = {f"run-{run} smooth-{name}": title for run, title in enumerate(content.logs) for name in SMOOTHING}
     tips |= {f"run-{run}": title for run, title in enumerate(content.logs)}
     chart = _chart(figures.runs_figure(content.logs), "runs", tips)
-    single = _chart(figures.curves_figure(content.logs), "curves")
+    single = _chart(curves, "curves")
     single = (
         f'<details><summary>Each training on its own scale</summary><p class="caption">{escape(CAPTIONS["curves"])}</p>'
         f"{single}</details>"

@@ -95,9 +95,10 @@ function paint(name, now) {
   return result;
 }
 
-let now = null;
+let now = null, listDue = false;
 async function draw({list = true} = {}) {
   const turn = ++drawn;
+  listDue ||= list;  // a draw that is overtaken leaves its list to the next
   const read = await readFrame(state.video, state.frame);
   if (turn !== drawn) return;  // another frame was asked for meanwhile
   now = read;
@@ -109,7 +110,8 @@ async function draw({list = true} = {}) {
   at("line").style.left = `${state.split}%`;
   at("view").style.width = `${100 * state.zoom}%`;
   showControls();
-  if (list) showLegend();
+  if (listDue) showLegend();
+  listDue = false;
   canvas.dataset.ready = `${state.video}/${state.frame}`;
 }
 
