@@ -205,12 +205,12 @@ def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
         build.cuda_compiler()
     except build.BuildError as error:
         pytest.skip(f"needs nvcc: {error}")
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")  # each takes half a minute
     made = build.build("cuda", folder=tmp_path)
     assert made.name == f"cuda-{library.key('cuda')}.so"
-    assert json.loads(made.with_suffix(".json").read_text())["archs"] == ["8.0", "9.0"]
+    assert json.loads(made.with_suffix(".json").read_text())["archs"] == ["9.0"]
     content = made.read_bytes()
-    assert _machine_code(content) == {80, 90}
+    assert _machine_code(content) == {90}
     assert content.count(b"libtorch_python") == 0  # the stable ABI: no Python, any torch from 2.10 on
     torch.ops.load_library(str(made))  # links and registers, GPU or not
     assert _runtime_calls(made) <= CAPTURED, "a CUDA graph could not capture a call that waits or allocates"

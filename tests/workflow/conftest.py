@@ -35,6 +35,12 @@ class Project:
         (folder / "profiles").symlink_to("workflow/profiles")
         shutil.copy(TINY, folder / "tiny.yaml")
 
+    def copied(self, folder: Path) -> Project:
+        """Returns a copy in `folder`, with all that has run."""
+        copy = object.__new__(Project)
+        copy.folder = shutil.copytree(self.folder, folder, symlinks=True)
+        return copy
+
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", "--configfile", "tiny.yaml", "--cores", "2", *words]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,25 +16,28 @@ from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.slow
 
-# One job of each stage, in the order of the flow: what is requested, and the log that shows the job at work.
+# One job of each stage, against the flow so that the jobs before it are done: what it makes, and the log that shows it
+# at work.
 JOBS = {
-    "prepare": ("prepare/vspw/index.csv", "prepare/vspw.log"),
-    "pretrain": ("pretrain/m2f/fingerprint.json", "pretrain/m2f.log"),
-    "finetune": ("finetune/convnext/fingerprint.json", "finetune/convnext.log"),
-    "infer": ("predictions/convnext.flip/val/00.labels.h5", "infer/convnext.flip.val.00.log"),
-    "ensemble": ("predictions/both/val/00.labels.h5", "ensemble/both.val.00.log"),
-    "refine": ("predictions/both.ssa/val/00.labels.h5", "refine/both.ssa.val.00.log"),
-    "score": ("score/both/val/00.npz", "score/both.val.00.log"),
-    "submit": ("submit/both.zip", "submit/both.log"),
     "report": ("report/report.html", "report.log"),
+    "submit": ("submit/both.zip", "submit/both.log"),
+    "score": ("score/both/val/00.npz", "score/both.val.00.log"),
+    "refine": ("predictions/both.ssa/val/00.labels.h5", "refine/both.ssa.val.00.log"),
+    "ensemble": ("predictions/both/val/00.labels.h5", "ensemble/both.val.00.log"),
+    "infer": ("predictions/convnext.flip/val/00.labels.h5", "infer/convnext.flip.val.00.log"),
+    "finetune": ("finetune/convnext/fingerprint.json", "finetune/convnext.log"),
+    "pretrain": ("pretrain/m2f/fingerprint.json", "pretrain/m2f.log"),
+    "prepare": ("prepare/vspw/index.csv", "prepare/vspw.log"),
 }
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose run is killed in every stage, one after another."""
-    project = Project(tmp_path_factory.mktemp("killed"))
+def killed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run of which a job of every stage is made again and killed at it, and then the rest again."""
+    project = finished.copied(tmp_path_factory.mktemp("killed") / "project")
+    shutil.rmtree(project.folder / "work")  # trainings begin again
     for output, log in JOBS.values():
+        (project.folder / "results" / output).unlink()
         kill_at_work(project, Path("results", "logs", log), target=Path("results", output))
     project.snakemake()
     return project
@@ -58,7 +62,7 @@ def kill_at_work(project: Project, log: Path, *, target: Path | None = None) -> 
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert target is None or not (project.folder / target).exists(), f"the job of {target} was not killed at work"
-    project.snakemake("--unlock")
+    shutil.rmtree(project.folder / ".snakemake" / "locks")  # what `snakemake --unlock` does, without its seconds
 
 
 def _written(path: Path) -> int:

@@ -15,11 +15,6 @@ import pytest
 from tests.workflow.conftest import REPOSITORY, Project
 
 
-def test_lint_is_clean(project: Project) -> None:
-    done = project.snakemake("--lint")
-    assert "Congratulations" in done.stdout + done.stderr
-
-
 def test_a_dry_run_plans_every_stage(project: Project) -> None:
     stages = {"prepare", "pretrain", "finetune", "infer", "ensemble", "refine", "score", "submit", "report"}
     assert stages <= set(project.planned())
