@@ -237,3 +237,21 @@ def test_a_failing_process_ends_the_others() -> None:
         run_processes(["sh", "-c", '[ "$RANK" = 1 ] && exit 7; exec sleep 600'], count=2)
     assert leaving.value.code == 7
     run_processes(["sh", "-c", 'test "$WORLD_SIZE" = 2'], count=2)
+
+
+KILLED_IN_AN_EXCHANGE = """
+import contextlib, os, signal, time, torch
+torch.distributed.init_process_group("gloo")
+torch.distributed.barrier()
+if torch.distributed.get_rank() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+with contextlib.suppress(RuntimeError):
+    torch.distributed.all_reduce(torch.zeros(1))
+time.sleep(3600)
+"""
+
+
+def test_a_rank_that_is_killed_ends_the_one_that_waits_for_it() -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run_processes([sys.executable, "-c", KILLED_IN_AN_EXCHANGE], count=2)
+    assert leaving.value.code == 128 + signal.SIGKILL
