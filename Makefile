@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-score bench-scores plan gpu-check clean-venv
+.PHONY: help demo test fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-refine bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
 
 bench-infer: $(READY)  ## the inference engine against MMSegmentation's test-time augmentation
 	$(RUN)/python -m benchmarks.infer
+
+bench-refine: $(READY)  ## refinement against SSA's authors, CascadePSP's package and SAM's generator
+	$(RUN)/python -m benchmarks.refine
 
 bench-score: $(READY)  ## scoring against the official evaluator's loop
 	$(RUN)/python -m benchmarks.score
