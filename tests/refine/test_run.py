@@ -15,6 +15,7 @@ from vss.core.index import read_index, shard_of
 from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.scores_file import ScoresWriter
+from vss.exchange.readers import votes
 from vss.refine.flow import flow
 from vss.refine.flow_file import FlowReader
 from vss.refine.network import build_network
@@ -119,15 +120,37 @@ def test_scores_are_read_unless_labels_are_to_vote(dataset):
         for key in (key for key in dataset.predictions if key[0] != "1_a--b"):
             writer.write(*key, np.eye(124, dtype=np.float32)[dataset.predictions[key]].transpose(2, 0, 1))
     found = {}
-    for votes in ("labels", "scores"):
-        out = refine_val(dataset, {"method": "ssa", "settings": {"votes": votes}}, proposals=proposals, scores=scores)
-        found[votes] = read_all(out)
+    for voting in ("labels", "scores"):
+        out = refine_val(dataset, {"method": "ssa", "settings": {"votes": voting}}, proposals=proposals, scores=scores)
+        found[voting] = read_all(out)
         with LabelsReader(out) as reader:
-            assert reader.provenance["votes"] == votes
+            assert reader.provenance["votes"] == voting
     for key, labels in found["labels"].items():
         np.testing.assert_array_equal(found["scores"][key], labels)
     with pytest.raises(UserError, match="no scores file is given"):
         refine_val(dataset, {"method": "ssa", "settings": {"votes": "scores"}}, proposals=proposals)
+
+
+def test_an_imported_label_map_may_have_pixels_without_a_class(dataset):
+    """Its scores are votes, in which such a pixel has every class alike."""
+    labels, scores, proposals = dataset.labels, dataset.folder / "val.scores.h5", propose_val(dataset)
+    maps = {key: found.copy() for key, found in read_all(labels).items()}
+    with (
+        LabelsWriter(labels, classes=VSPW.classes, provenance={}) as labels_writer,
+        ScoresWriter(scores, classes=VSPW.classes, provenance={}) as scores_writer,
+    ):
+        for key, found in maps.items():
+            found[:5] = 255
+            labels_writer.write(*key, found)
+            scores_writer.write_encoded(*key, votes(found, 0.9, 124))
+    by_votes = [
+        read_all(
+            refine_val(dataset, {"method": "ssa", "settings": {"votes": what}}, proposals=proposals, scores=scores)
+        )
+        for what in ("labels", "scores")
+    ]
+    for key in maps:
+        np.testing.assert_array_equal(by_votes[0][key], by_votes[1][key])
 
 
 @pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal"])
