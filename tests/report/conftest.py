@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_dataset import write_dataset, write_labels
 
+from vss.core.files import write_json
 from vss.report.run import report
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
@@ -80,6 +81,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         lines = [{"iter": 5 * n, "loss": 3 / n, "seconds": 0.2, "memory_mib": 700} for n in range(1, 21)]
         log.write_text("".join(json.dumps(line) + "\n" for line in lines))
         inputs["logs"][training] = log
+    inputs["config"] = tmp_path / "config.json"
+    write_json(inputs["config"], {"models": {"net": {"title": "</pre><b>"}}})
     settings = {
         "title": "A run of <small> & big",
         "protocol": "paper",

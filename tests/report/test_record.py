@@ -26,6 +26,7 @@ def test_the_record_holds_what_the_page_shows(finished_run, written):
     assert [rank["rank"] for rank in record["ranks"]] == [1, 2, 3]
     assert record["run"]["protocol"] == "paper" and record["run"]["dataset"]["drawn"] is True
     assert record["run"]["libraries"]["numpy"]
+    assert record["run"]["config"] == {"models": {"net": {"title": "</pre><b>"}}} and "&lt;/pre&gt;&lt;b&gt;" in page
     assert {(row["prediction"], row["of"]) for row in record["refinements"]} == {("net.single.ssa", "net.single")}
     assert [cost["stage"] for cost in record["costs"]] == ["infer"]
     assert [training["iterations"] for training in record["trainings"]] == [100, 100]

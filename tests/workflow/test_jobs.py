@@ -12,7 +12,7 @@ import yaml
 
 from vss import configs
 from vss.configs.result_settings import joined_settings
-from vss.core.files import canonical_json
+from vss.core.files import canonical_json, read_json
 from vss.workflow import jobs
 from vss.workflow.config import read_config
 from vss.workflow.failures import failure_lines
@@ -41,6 +41,17 @@ def test_settings_of_a_training_join_again(config) -> None:
     whole = joined_settings(counted_settings(plan, "finetune", "m2f"), running)
     assert canonical_json(whole) == canonical_json(plan.training_settings("finetune", "m2f"))
     assert list(whole) == sorted(whole) and list(whole["cfg_options"]) == ["ema", "num_workers"]
+
+
+def test_the_report_shows_the_config_without_depending_on_it(config) -> None:
+    """A change of how a training runs reruns nothing, the report included; the next report has it."""
+    before = jobs.report_settings(plan_of(config)), jobs.report_inputs(plan_of(config))
+    config["models"]["m2f"]["cfg_options"] = {"num_workers": 1}
+    plan = plan_of(config)
+    assert (jobs.report_settings(plan), jobs.report_inputs(plan)) == before
+    jobs.write_config_copy(plan)
+    copy = read_json(jobs.report_inputs(plan)["config"])
+    assert copy["models"]["m2f"]["cfg_options"] == {"num_workers": 1} and "targets" not in copy
 
 
 def test_a_training_reads_what_the_rule_has_noted(config) -> None:

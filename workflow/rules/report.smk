@@ -129,6 +129,10 @@ rule track:
 started = time.time()
 
 
+onstart:
+    jobs.write_config_copy(plan)
+
+
 # What a run that failed has to say, in a line per job; Snakemake's own last word is that something failed.
 onerror:
     print(*failures.failure_lines(log), sep="\n", file=sys.stderr)

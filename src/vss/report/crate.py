@@ -76,7 +76,7 @@ def crate(
         "@type": "CreateAction",
         "name": title,
         "instrument": _id(software),
-        "object": [_id(entity) for entity in (data, *weights)],
+        "object": [_id(entity) for entity in (data, *weights)] if weights else _id(data),
         "result": [_id(part) for part in parts],
     }
     root = {
@@ -87,7 +87,7 @@ def crate(
         "datePublished": _today(),
         "license": _id(_LICENCE),
         "hasPart": [_id(part) for part in parts],
-        "mentions": [_id(run)],
+        "mentions": _id(run),
     }
     descriptor = {
         "@id": METADATA,

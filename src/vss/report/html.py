@@ -42,10 +42,8 @@ def page(*, title: str, remarks: Sequence[Remark], sections: Sequence[Section], 
         notice(remark.text) if remark.is_notice else f"<p>{html.escape(remark.text)}</p>" for remark in remarks
     )
     links = "".join(f'<a href="#{part.anchor}">{html.escape(part.heading)}</a>' for part in sections)
-    return report_document(
-        title,
-        f"<h1>{html.escape(title)}</h1>\n{lead}\n<nav>{links}</nav>\n" + "\n".join([*map(_section, sections), data]),
-    )
+    head = f'<h1>{html.escape(title)}</h1>\n{lead}\n<nav aria-label="Sections">{links}</nav>'
+    return report_document(title, "\n".join([head, "<main>", *map(_section, sections), "</main>", data]))
 
 
 def table_page(*, title: str, caption: str, scores: str) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -73,7 +72,6 @@ class ReportSettings:
     shown: tuple[str, ...]
     trainings: tuple[str, ...]
     members: Mapping[str, list[str]]
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class ReportInputs:
         chosen: results of weight searches, by ensemble.
         draws: figures of drawn videos, by prediction.
         fingerprints: of the weights in use, by "stage/model".
+        config: the config of the run; it may be missing.
         results: folder with the benchmark files, logs and results of all stages, whose cost is shown; None for none.
     """
 
@@ -97,6 +96,7 @@ class ReportInputs:
     chosen: Mapping[str, StrPath] = field(default_factory=dict)
     draws: Mapping[str, StrPath] = field(default_factory=dict)
     fingerprints: Mapping[str, StrPath] = field(default_factory=dict)
+    config: StrPath | None = None
     results: StrPath | None = None
 
 
@@ -219,7 +219,7 @@ def _content(
             protocol=options.protocol,
             split=options.split,
             card=dataset,
-            config=options.config,
+            config=read_json(found.config) if found.config is not None and Path(found.config).exists() else {},
             fingerprints=found.fingerprints,
         ),
         frames=rows,

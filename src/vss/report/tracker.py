@@ -77,6 +77,10 @@ def track(
     }
     try:
         options = {**_DEFAULTS.get(chosen.backend, {}), **chosen.options}
+        if chosen.backend == "mlflow":  # which no longer writes plain files
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            options.setdefault("tracking_uri", f"sqlite:///{Path(folder).resolve()}/mlflow.db")
+            options.setdefault("artifact_location", Path(folder).resolve().as_uri())
         backend = VISBACKENDS.build({**options, "type": _BACKENDS[chosen.backend], "save_dir": str(folder)})
         backend.add_config(Config({**report["run"], "work_dir": str(folder)}))
         for name, curve in curves.items():

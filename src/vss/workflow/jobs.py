@@ -9,7 +9,7 @@ from typing import Any
 
 from vss.configs.layouts import import_keys
 from vss.core.errors import UserError
-from vss.core.files import JsonObject, read_json
+from vss.core.files import JsonObject, read_json, write_json
 from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.workflow.plan import Plan
 from vss.workflow.settings import counted_settings, training_digest
@@ -185,7 +185,6 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         "shown": plan.shown(),
         "trainings": plan.trainings(),
         "members": {name: plan.members(name) for name in plan.ensembles},
-        "config": {key: plan.config[key] for key in _SHOWN_OF_CONFIG},
     }
 
 
@@ -202,12 +201,23 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
             for name in dict.fromkeys(member.split(".")[0] for member in plan.inferred())
         },
         "results": results,
+        "config": config_copy(plan),
         "chosen": {name: f"{results}/ensemble/{name}/chosen.json" for name in plan.searched()},
         "labels": {
             name: [f"{results}/predictions/{name}/{split}/{shard}.labels.h5" for shard in plan.shards(split)]
             for name in plan.shown()
         },
     }
+
+
+def config_copy(plan: Plan) -> str:
+    """Returns where the config of the last run is, for the report; no rule makes it, as a change of it reruns none."""
+    return f"{plan.config['results']}/report/config.json"
+
+
+def write_config_copy(plan: Plan) -> None:
+    """Writes what the report shows of the config."""
+    write_json(config_copy(plan), {key: plan.config[key] for key in _SHOWN_OF_CONFIG})
 
 
 def training_logs(plan: Plan) -> dict[str, str]:
