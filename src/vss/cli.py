@@ -281,6 +281,12 @@ WORKFLOW = (
         ),
     ),
     Command(
+        "pseudo",
+        "vss.pseudo.run:pseudo",
+        "Make labels to train on of what predictions are sure of.",
+        (*DATA, *files("out-index", "out-card", "summary"), MEMBER_SCORES, SETTINGS),
+    ),
+    Command(
         "score-shard",
         "vss.score.shard:score_shard",
         "Count a shard's agreement with the truth.",

@@ -62,6 +62,7 @@ wildcard_constraints:
     ensemble=any_of(plan.ensembles),
     refiner=any_of(plan.refiners),
     proposals=any_of(plan.proposal_sets()),
+    pseudo=any_of(plan.pseudo),
     prediction="[^/]+",
     split="train|val|test",
     shard=r"\d{2,3}",
@@ -132,13 +133,28 @@ def braced(files, split):
 
 
 def trained_on(stage, part):
-    """The index or the card of every dataset that a model is trained on."""
-    return lambda wildcards: ancient(
-        expand(
-            rules.prepare.output[part],
-            dataset=plan.training_datasets(stage, wildcards.model),
-        )
-    )
+    """The index or the card of every dataset and of all pseudo-labels that a model is trained on."""
+    return lambda wildcards: [
+        *ancient(
+            expand(
+                rules.prepare.output[part],
+                dataset=plan.training_datasets(stage, wildcards.model),
+            )
+        ),
+        *expand(
+            rules.pseudo.output[part], pseudo=plan.pseudo_of(stage, wildcards.model)
+        ),
+    ]
+
+
+def pseudo_scores(wildcards):
+    """The class scores that pseudo-labels are made of, prediction by prediction."""
+    split = plan.pseudo_split(wildcards.pseudo)
+    return [
+        file
+        for member in plan.pseudo_members(wildcards.pseudo)
+        for file in of_shards(rules.infer.output.scores, member=member, split=split)
+    ]
 
 
 def pretrained(wildcards):

@@ -32,6 +32,7 @@ _SHARED = {
     "drawn_coco_stuff": "data.coco_stuff.drawn",
     "drawn_folders": "data.NAME.drawn",
     "training": "Trainings: models.NAME.pretrain, models.NAME.finetune",
+    "pseudo_labels": "Pseudo-labels: pseudo.NAME",
     "row": "Rows: the keys of cfg_options",
     "views": "Views: tta.NAME, models.NAME.test",
     "cascadepsp": "refiners.NAME.settings, method cascadepsp",

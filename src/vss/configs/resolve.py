@@ -49,6 +49,7 @@ CONSTRUCTORS = {
     "ViTLayerDecay": ("decay_rate",),
     "LearningRateDecayOptimizerConstructor": ("decay_rate", "decay_type", "num_layers"),
 }
+_CUTOUT = dict(type="RandomCutOut", prob=0.5, n_holes=(1, 4), cutout_ratio=[(0.1, 0.1), (0.2, 0.2)], seg_fill_in=None)
 _CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite", "foreach")
 # The rest of a wrapper follows from precision and micro_batch.
 _WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
@@ -143,15 +144,22 @@ def resolve(settings: RowSettings) -> Config:
     return config
 
 
-def train_pipeline(training: TrainingSettings) -> list[dict[str, Any]]:
-    """Returns the MMSeg transforms that turn a frame and its mask into a training sample."""
+def train_pipeline(training: TrainingSettings, *, strong: bool = False) -> list[dict[str, Any]]:
+    """Returns the MMSeg transforms that turn a frame and its mask into a training sample.
+
+    Args:
+        training: the settings.
+        strong: for pseudo-labels: colours are always distorted, and up to four rectangles blackened in half of the
+            images, so that a student has to find what its teacher saw in the whole picture.
+    """
     return [
         dict(type="LoadIndexImage"),
         dict(type="LoadIndexLabels"),
         dict(type="RandomResize", scale=training.scale, ratio_range=training.ratio_range, keep_ratio=True),
         dict(type="RandomCrop", crop_size=training.crop_size, cat_max_ratio=training.cat_max_ratio),
         dict(type="RandomFlip", prob=training.flip),
-        *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion else []),
+        *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion or strong else []),
+        *([dict(_CUTOUT)] if strong else []),
         dict(type="PackSegInputs", meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape")),
     ]
 

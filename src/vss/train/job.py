@@ -18,12 +18,14 @@ class TrainingPart:
         index, card: the prepared dataset.
         weight: how often an epoch holds each of its images.
         train_ids: the model's train id of each of its classes, 255 = ignored; None where they are the model's.
+        strong: whether its samples are augmented more strongly, as of pseudo-labels.
     """
 
     index: str
     card: str
     weight: float = 1.0
     train_ids: tuple[int, ...] | None = None
+    strong: bool = False
 
 
 @dataclass(frozen=True)

@@ -334,7 +334,13 @@ def _parts(
             f"settings: mix names {len(mix)} datasets, index {len(indices)} and card {len(cards)}; must be as many"
         )
     return tuple(
-        TrainingPart(str(one), str(other), entry.get("weight", 1.0), _tuple_or_none(entry.get("train_ids")))
+        TrainingPart(
+            str(one),
+            str(other),
+            entry.get("weight", 1.0),
+            _tuple_or_none(entry.get("train_ids")),
+            entry.get("strong", False),
+        )
         for one, other, entry in zip(indices, cards, mix, strict=True)
     )
 
@@ -351,7 +357,7 @@ def _mixed_in(parts: Sequence[TrainingPart]) -> dict[str, Any]:
     for part in parts:
         dataset = read_card(part.card)
         where = [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)]
-        facts.append([part.weight, part.train_ids, where])
+        facts.append([part.weight, part.train_ids, where, *(["strong"] if part.strong else [])])
     return {"mix": facts}
 
 

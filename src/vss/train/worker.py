@@ -164,7 +164,7 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
             split="train",
             label_shift=training.label_shift and part is job.parts[0],
             train_ids=part.train_ids,
-            pipeline=train_pipeline(training),
+            pipeline=train_pipeline(training, strong=part.strong),
         )
         for part in job.parts
     ]

@@ -34,6 +34,7 @@ ENTRY_MODULES = {
     "flow": ("vss.refine.flow",),
     "train_refiner": ("vss.refine.train",),
     "refine": ("vss.refine.run",),
+    "pseudo": ("vss.pseudo.run",),
     "score_shard": ("vss.score.shard",),
     "score": ("vss.score.summary",),
     "submit": ("vss.submit.run",),

@@ -167,11 +167,16 @@ def refiner_weights(plan: Plan, refiner: str) -> str:
 # ---- report
 
 
+def _marked_title(plan: Plan, prediction: str) -> str:
+    """Returns a prediction's name in the report, which says where a model was trained on frames that are scored."""
+    return plan.title(prediction) + (" (transductive)" if plan.is_transductive(prediction) else "")
+
+
 def report_settings(plan: Plan) -> dict[str, Any]:
     """Returns the settings of the report: its rows, titles and order, and the config's section of it."""
     scored = {name: plan.predictions[name] for name in plan.scored()}
     rows = [
-        {"name": name, "title": plan.title(name), "table": row.get("table"), "paper": row.get("paper", {})}
+        {"name": name, "title": _marked_title(plan, name), "table": row.get("table"), "paper": row.get("paper", {})}
         for name, row in scored.items()
     ]
     title = f"Video semantic segmentation on {_DATASET_TITLES.get(plan.dataset, plan.dataset)}"

@@ -46,6 +46,7 @@ class Plan:
         self.tta: dict[str, dict] = config["tta"]
         self.ensembles: dict[str, dict] = config["ensembles"]
         self.refiners: dict[str, dict] = config["refiners"]
+        self.pseudo: dict[str, dict] = config["pseudo"]
         self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
         self.split: str = config["targets"]["score_split"]
         self._marks: dict[str, str] = {}
@@ -63,6 +64,7 @@ class Plan:
         self._check_predictions()
         self.dataset: str = self._predicted_dataset()
         self._check_refiners()
+        self._check_pseudo()
         self._check_files()
         self._check_report()
         self._check_tracker()
@@ -114,7 +116,7 @@ class Plan:
 
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns a training's settings as its job takes them; GPUs are not part of them."""
-        left_out = ("init", "gpus", "data")
+        left_out = ("init", "gpus", "data", "extra")
         settings = {key: value for key, value in self.models[model][stage].items() if key not in left_out}
         kept = self._kept_for_soups(model) if stage == "finetune" else {}
         settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **kept, **settings["cfg_options"]}
@@ -142,11 +144,87 @@ class Plan:
     def _mix_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns the weights and class maps of several datasets as a training takes them; nothing for a single one."""
         first, *others = mix = self.training_mix(stage, model)
-        if not others and first.weight == 1:
+        extra = [{"weight": weight, "strong": True} for weight in self._extra(stage, model).values()]
+        if not others and first.weight == 1 and not extra:
             return {}
         target, where = self.datasets[first.name].space, f"config: models.{model}.{stage}.data"
         ids = [train_ids_in(entry, self.datasets[entry.name], target, where=f"{where}: {entry.name}") for entry in mix]
-        return {"mix": [{"weight": entry.weight, "train_ids": each} for entry, each in zip(mix, ids, strict=True)]}
+        mixed = [{"weight": entry.weight, "train_ids": each} for entry, each in zip(mix, ids, strict=True)]
+        return {"mix": [*mixed, *extra]}
+
+    def _extra(self, stage: str, model: str) -> dict[str, float]:
+        """Returns the weights of the pseudo-labels that a model is trained on, by their names."""
+        extra = self.models[model].get(stage, {}).get("extra", {})
+        return {name.removeprefix("pseudo."): weight for name, weight in extra.items()}
+
+    def pseudo_of(self, stage: str, model: str) -> list[str]:
+        """Returns the names of the pseudo-labels that a model is trained on."""
+        return list(self._extra(stage, model))
+
+    def pseudo_settings(self, pseudo: str) -> dict[str, Any]:
+        """Returns the settings of pseudo-labels."""
+        return self.pseudo[pseudo]
+
+    def pseudo_members(self, pseudo: str) -> list[str]:
+        """Returns the predictions that pseudo-labels are made of."""
+        return self.pseudo[pseudo]["of"]
+
+    def pseudo_split(self, pseudo: str) -> str:
+        """Returns the split that pseudo-labels are of."""
+        return self.pseudo[pseudo].get("split", "train")
+
+    def _pseudo_in_use(self) -> list[str]:
+        return list(dict.fromkeys(name for model in self.finetuned() for name in self.pseudo_of("finetune", model)))
+
+    def _ancestors(self, model: str) -> list[str]:
+        """Returns the models that a model's weights depend on, itself first.
+
+        Raises:
+            UserError: it depends on itself.
+        """
+        found, todo = [model], [model]
+        while todo:
+            name = todo.pop()
+            before = self.soup_parts(name) if "soup" in self.models[name] else []
+            for pseudo in self.pseudo_of("finetune", name):
+                before = [*before, *(member.split(".")[0] for member in self.pseudo_members(pseudo))]
+            if model in before:
+                raise UserError(
+                    f"config: models.{model}.finetune.extra: its pseudo-labels are made by itself; name a model of the"
+                    " round before"
+                )
+            todo += [other for other in before if other not in found]
+            found += [other for other in before if other not in found]
+        return found
+
+    def is_transductive(self, prediction: str) -> bool:
+        """Returns whether a prediction is of a model that was trained on frames that are scored or submitted."""
+        models = [member.split(".")[0] for member in self._made_of(prediction) if member not in self.imports]
+        before = {each for model in models for each in self._ancestors(model)}
+        names = {pseudo for model in before for pseudo in self.pseudo_of("finetune", model)}
+        return any(self.pseudo_split(name) != "train" for name in names)
+
+    def _check_pseudo(self) -> None:
+        for name, row in self.pseudo.items():
+            if self.pseudo_split(name) != "train" and not row.get("transductive", False):
+                raise UserError(
+                    f"config: pseudo.{name}.split: is {row['split']!r}, which is scored; training on it is"
+                    " transductive: choose train, or set transductive: true, which every table will say"
+                )
+            for member in self.pseudo_members(name):
+                self._check_model_tta(f"pseudo.{name}.of", member)
+            for found in row.get("keep_of", {}):
+                self._check_class(f"pseudo.{name}.keep_of", found)
+        for model in self.finetuned():
+            for name in self.pseudo_of("finetune", model):
+                if name not in self.pseudo:
+                    near = did_you_mean(name, self.pseudo)
+                    raise UserError(f"config: models.{model}.finetune.extra: no pseudo-labels {name!r}{near}")
+            if self.pseudo_of("finetune", model):
+                self._ancestors(model)
+        for model in self.pretrained():
+            if self.pseudo_of("pretrain", model):
+                raise UserError(f"config: models.{model}.pretrain.extra: allowed in finetune only")
 
     def _label_space(self, stage: str, model: str) -> dict[str, Any]:
         """Returns the classes of a training as its settings name them; nothing where they are those of its row."""
@@ -310,15 +388,22 @@ class Plan:
     def inferred(self) -> list[str]:
         """Returns every `model.tta` that is run for what is scored or submitted."""
         made_of = [self._made_of(name) for name in (*self.scored(), *self.submitted())]
-        return list(dict.fromkeys(name for names in made_of for name in names if name not in self.imports))
+        members = self._members_of_pseudo()
+        return list(dict.fromkeys(name for names in [*made_of, members] for name in names if name not in self.imports))
+
+    def _members_of_pseudo(self) -> list[str]:
+        """Returns the predictions that pseudo-labels in use are made of."""
+        return [member for name in self._pseudo_in_use() if name in self.pseudo for member in self.pseudo_members(name)]
 
     def with_scores(self) -> list[str]:
-        """Returns the predictions whose class scores are stored, because an ensemble or a refiner in use reads them."""
+        """Returns the predictions whose class scores are stored, because an ensemble, a refiner or pseudo-labels in use
+        read them.
+        """
         names = [*self.scored(), *self.submitted()]
         used = {self.base(name) for name in names} & set(self.ensembles)
         members = {member for name in used for member in self.members(name)}
         refined = {source for name in names for source, refiner in self._refinements(name) if self._votes(refiner)}
-        return sorted(members | refined)
+        return sorted(members | refined | set(self._members_of_pseudo()))
 
     def reads_scores(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads the class scores of what it refines."""

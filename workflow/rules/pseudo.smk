@@ -1,0 +1,28 @@
+# Label frames that have no labels by what predictions are sure of, to train on. One job: a class's threshold is found over all frames.
+
+
+rule pseudo:
+    input:
+        scores=pseudo_scores,
+        index=INDEX,
+        card=CARD,
+    output:
+        index="<results>/pseudo/{pseudo}/index.csv",
+        card="<results>/pseudo/{pseudo}/dataset.json",
+        summary="<results>/pseudo/{pseudo}/summary.json",
+        masks=directory("<results>/pseudo/{pseudo}/masks"),
+    log:
+        "<results>/logs/pseudo/{pseudo}.log",
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=asked(plan.pseudo_settings, "pseudo"),
+        scores=lambda wildcards, input: jobs.scores_options(
+            input.scores, plan.shards(plan.pseudo_split(wildcards.pseudo))
+        ),
+        code=stage_digest("pseudo"),
+    message:
+        "Make the pseudo-labels {wildcards.pseudo}"
+    shell:
+        "vss pseudo --settings {params.settings:q} {params.scores} --index {input.index:q} --card {input.card:q}"
+        " --out-index {output.index:q} --out-card {output.card:q} --summary {output.summary:q} > {log:q} 2>&1"
