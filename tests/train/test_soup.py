@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from vss.core.errors import UserError
 from vss.core.files import read_json
@@ -22,16 +23,17 @@ def run(run_train, prepared, tmp_path):
     def cook(**settings):
         to = tmp_path / "soup"
         files = {"weights": "weights.safetensors", "fingerprint": "fingerprint.json", "config": "config.json"}
-        soup_of_run(
-            model="mix",
-            settings={"of": "tiny", **settings},
-            part=trained["weights"],
-            part_config=trained["config"],
-            work_dir=tmp_path / "work",
-            **prepared("vspw"),
-            **{key: to / name for key, name in (files | {"audit": "audit.json"}).items()},
-            device="cpu",
-        )
+        with DefaultScope.overwrite_default_scope("mmengine"):  # as in a process that has trained nothing
+            soup_of_run(
+                model="mix",
+                settings={"of": "tiny", **settings},
+                part=trained["weights"],
+                part_config=trained["config"],
+                work_dir=tmp_path / "work",
+                **prepared("vspw"),
+                **{key: to / name for key, name in (files | {"audit": "audit.json"}).items()},
+                device="cpu",
+            )
         return to
 
     folder = finished_folder(tmp_path / "work", sha256_of_weights(trained["weights"]))

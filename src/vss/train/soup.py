@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from vss.configs.resolve import train_pipeline
@@ -146,7 +147,8 @@ def renew_batch_norm(segmentor: nn.Module, config: TrainingConfig, index: str, c
     if not norms:
         return
     training = config.training
-    frames = IndexDataset(index=index, card=card, split="train", pipeline=train_pipeline(training))
+    with DefaultScope.overwrite_default_scope("mmseg"):  # where the transforms of a training are registered
+        frames = IndexDataset(index=index, card=card, split="train", pipeline=train_pipeline(training))
     samples = SeededDataset(datasets=[frames], seed=training.seed)
     segmentor.eval()
     momenta = [norm.momentum for norm in norms]
