@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.workflow.conftest import REPOSITORY
 from vss import configs
 from vss.core.errors import UserError
 from vss.workflow import jobs
 from vss.workflow.config import read_config
 from vss.workflow.plan import Plan
 
-TOUR = yaml.safe_load((REPOSITORY / "workflow/configs/tour.yaml").read_text(encoding="utf-8"))
+ROW = {"config": "upernet_swin-nano_vspw"}
 
 
 def plan_of(pseudo: dict[str, Any], **extra: dict[str, float]) -> Plan:
-    """The plan of a student of `swin` and a student of that one, with other pseudo-labels than the tour's."""
-    config = copy.deepcopy(TOUR)
-    row = config["models"]["swin"]["finetune"]
-    config["models"] = {"swin": config["models"]["swin"]}
-    for name, weights in extra.items():
-        config["models"][name] = {"finetune": {**row, "extra": weights}}
-    config |= {"pseudo": pseudo, "predictions": {f"{name}.single": {} for name in config["models"]}, "refiners": {}}
+    """The plan of `swin` and of students with extra labels, all of which are scored."""
+    students = {name: {"finetune": {**ROW, "extra": weights}} for name, weights in extra.items()}
+    models = {"swin": {"finetune": ROW}, **students}
+    config = {
+        "data": {"vspw": {}},
+        "models": models,
+        "tta": {"single": {"img_ratios": [1.0]}},
+        "pseudo": pseudo,
+        "predictions": {f"{name}.single": {} for name in models},
+    }
     return Plan(read_config(config), row_names=configs.names())
 
 
