@@ -133,6 +133,7 @@ def test_a_training_with_both(
         ({"class_weights": {"wal": 2}}, r"class_weights: vspw has no class 'wal' \(did you mean 'wall'"),
         ({"class_weights": {"wall": 0}}, "class_weights.*0"),
         ({"class_weights": "inverse"}, "class_weights.*inverse"),
+        ({"class_weights": "median_frequency", "label_shift": True}, "label_shift: allowed only without class_weights"),
         ({"rare_class_sampling": {"temprature": 1}}, "rare_class_sampling.*temprature"),
     ],
 )

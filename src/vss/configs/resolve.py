@@ -276,6 +276,8 @@ def _check_training(name: str, config: Config) -> TrainingSettings:
     for key, value in vars(training).items():
         if isinstance(value, int) and isinstance(config[key], float):
             config[key] = value
+    if training.label_shift and (training.class_weights or training.rare_class_sampling):
+        raise UserError(f"{name}.label_shift: allowed only without class_weights and rare_class_sampling")
     if training.rare_class_sampling is not None:
         config.rare_class_sampling = asdict(training.rare_class_sampling)
     if isinstance(training.class_weights, Mapping):

@@ -129,11 +129,10 @@ def _stored(
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             counts = tuple(file[name] for name in ("starts", "raw", "pixels"))
+        found = (about["format"], about["version"], about["index_sha256"], about["content"].get(split))
     except Exception:  # absent or damaged: numpy and zipfile raise many types; it is counted again
         return None
-    made_of = (_FORMAT, _VERSION, dataset.sha256, content.get(split))
-    found = (about.get("format"), about.get("version"), about.get("index_sha256"), about["content"].get(split))
-    return counts if found == made_of else None
+    return counts if found == (_FORMAT, _VERSION, dataset.sha256, content.get(split)) else None
 
 
 def _count(mask: str, *, dataset: Card) -> tuple[np.ndarray, np.ndarray]:
