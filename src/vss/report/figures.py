@@ -332,7 +332,7 @@ def svg_text(figure: Figure, *, name: str, title: str, tips: Mapping[str, str] |
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Several charts share a page, where their group names would clash; the parts that a script looks for keep theirs.
-    text = re.sub(r'<g id="([^"]*)"( *>)?', lambda found: _group(*found.groups(""), tips or {}), text)
+    text = re.sub(r'<g id="([^"]*)"( *>)?', lambda found: _group(found[1], found[2] or "", tips or {}), text)
     for colour, css in _CSS_NAME.items():
         text = text.replace(colour, f"var(--{css})")
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
