@@ -97,6 +97,8 @@ PEOPLE = (
             option("second", type=Path, metavar="B"),
             SCORED_SPLIT,
             *files("out", required=False, help="write the whole comparison there as JSON"),
+            *files("page", required=False, help="write it there as an HTML page"),
+            option("--json", dest="as_json", action="store_true", help="print JSON instead of a table"),
         ),
         example="vss compare results/score/swin.single results/score/swin.flip",
         prints=True,
@@ -292,7 +294,11 @@ WORKFLOW = (
         "Count a shard's agreement with the truth.",
         (
             *(*files("labels"), *DATA, *OUT, *SHARD),
-            option("--flow", choices=("dis",), help="count temporal consistency along this optical flow as well"),
+            option(
+                "--flow", choices=("dis", "raft"), help="count temporal consistency along this optical flow as well"
+            ),
+            *files("flow-weights", required=False, help="of torchvision's raft_large, for raft"),
+            *files("scores", required=False, help="class scores of the shard: count calibration as well"),
         ),
     ),
     Command(

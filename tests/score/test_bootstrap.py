@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from drawn_clips import clips, counts_of
@@ -12,6 +14,7 @@ from vss.score.bootstrap import (
     drawn_figures,
     drawn_weights,
     figures,
+    figures_of,
     interval,
     intervals,
     paired_intervals,
@@ -30,6 +33,20 @@ def test_figures_of_every_video_once_are_the_scores(videos):
     scores = overall_scores(counts)
     for name in FIGURES:
         assert found[name][0] == pytest.approx(scores[name], nan_ok=True, rel=1e-12), name
+
+
+def test_figures_that_were_counted_besides_have_draws():
+    counts = many_videos(1)
+    bins = np.stack([np.arange(10), np.full(10, 3), np.full(10, 20), np.arange(10), np.full(10, 900_000)], axis=1)
+    counts = dataclasses.replace(
+        counts, flow="dis", flow_cells=counts.cells, visible_cells=counts.cells[:4], calibration=bins
+    )
+    found = figures(video_sums(counts), np.ones((1, 10)))
+    assert set(found) == set(figures_of(counts)) == {*FIGURES, "TC_dis", "TC_dis_visible", "ECE"}
+    scores = overall_scores(counts)
+    for name in ("TC_dis", "TC_dis_visible", "ECE"):
+        assert found[name][0] == pytest.approx(scores[name], rel=1e-12), name
+    assert len(set(intervals(drawn_figures(counts))["TC_dis"])) == 2
 
 
 @settings(max_examples=15, deadline=None)

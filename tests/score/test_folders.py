@@ -151,9 +151,22 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     assert figure["noise"] is False and 0 < low < figure["difference"] == scores[1] - scores[0] < high
     assert figure["sentence"] == f"{100 * (scores[1] - scores[0]):+.2f} mIoU [{100 * low:.2f}, {100 * high:.2f}]"
     assert [row["video"] for row in better["per_video"]] and all(row["difference"] > 0 for row in better["per_video"])
-    print_comparison(*results, out=tmp_path / "comparison.json")
+    assert better["frames"]["lost"] == [] and len(better["frames"]["gained"]) == 20
+    gained = [frame["difference"] for frame in better["frames"]["gained"]]
+    assert gained == sorted(gained, reverse=True) and gained[-1] > 0
+    print_comparison(*results, out=tmp_path / "comparison.json", page=tmp_path / "comparison.html")
     assert read_json(tmp_path / "comparison.json") == found
     printed = capsys.readouterr().out
+    best = better["frames"]["gained"][0]
+    assert (
+        f"frames that gained (pixel_acc): {best['video']}/{best['frame']} {100 * best['difference']:+.1f}, " in printed
+    )
+    page = (tmp_path / "comparison.html").read_text()
+    for text in (f"[{100 * low:.2f}, {100 * high:.2f}]", "tta.flip", "Only in", f"{best['video']} / {best['frame']}"):
+        assert text in page
+    assert "://" not in page, "the page needs no other file"
+    assert main(["compare", *map(str, results), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
     assert (
         figure["sentence"] in printed and "tta.flip: false -> true" in printed and "videos that gained: v " in printed
     )

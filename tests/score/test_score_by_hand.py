@@ -141,6 +141,12 @@ def test_windows_are_pooled_over_videos(score):
     scored = score(masks, labels)
     assert scored.scores["VC8"] == pytest.approx((1 + 3 * 1 / 2) / 4)
     assert scored.per_video["VC8"].tolist() == [1, 1 / 2]
+    for name in ("VC16_dvis", "VC8_cffm", "VC8_strict"):
+        assert scored.per_video[name].tolist() == [1, 1 / 2], name
+    # Of the second video's second pixel every other frame is right, and the windows that end there.
+    assert scored.per_video["VC8_correct"].tolist() == [1, 1 / 2]
+    assert scored.per_video["mIoU_mmseg"].tolist() == pytest.approx([1, (11 / 17 + 5 / 11) / 2])
+    assert scored.per_video["VEC8"].tolist() == pytest.approx([1, 1 / 2])
 
 
 def test_windows_do_not_span_a_change_of_size(score):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import cv2
 import numpy as np
@@ -75,6 +76,34 @@ def test_counts_survive_the_disk(videos, tmp_path_factory):
     assert dataclasses.replace(again, **no_tables) == dataclasses.replace(counts, **no_tables)
     save_counts(path, again)
     assert path.read_bytes() == first
+
+
+def test_counts_of_an_earlier_version_are_read(tmp_path):
+    """Version 2 had no frames, no occlusion and no calibration."""
+    clip = {"a": (np.ones((9, 2, 3), np.uint8), np.zeros((9, 2, 3), np.uint8))}
+    counts = counts_of(clip, 1, 0)
+    save_counts(tmp_path / "3.npz", counts)
+    with np.load(tmp_path / "3.npz") as file:
+        about = json.loads(file["about"].tobytes()) | {"version": 2}
+        del about["frame_names"]
+        old = {name: file[name] for name in file.files if name not in ("visible_cells", "frame_pixels", "calibration")}
+    old["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez_compressed(tmp_path / "2.npz", **old)
+    found = load_counts(tmp_path / "2.npz")
+    assert found.frame_names == () and len(found.frame_pixels) == 0
+    assert repr(overall_scores(found)) == repr(overall_scores(counts))
+
+
+@settings(max_examples=30, deadline=None)
+@given(videos=clips())
+def test_frames_add_up_to_the_video(videos):
+    for raw, labels in videos.values():
+        counter = counted(raw, labels)
+        frames = counter.tables()["frame_pixels"]
+        assert frames[:, 1].tolist() == list(range(len(raw)))
+        right = (LOOKUP[raw] == labels) & (LOOKUP[raw] != 255)
+        assert frames[:, 3].tolist() == right.sum(axis=(1, 2)).tolist()
+        assert frames[:, 2].sum() == counter.confusion.sum()
 
 
 @settings(max_examples=30, deadline=None)
@@ -164,6 +193,7 @@ def test_flow_follows_a_moving_picture(score):
     still = score(videos, {"a": maps}, images={"a": [images[0]] * 5}, flow="dis").scores
     assert moving["TC_dis"] > still["TC_dis"] + 0.2
     assert moving["TC_dis_first100"] == moving["TC_dis"]
+    assert moving["TC_dis_visible"] > moving["TC_dis"], "what leaves the frame is no class 0"
     assert "TC_dis" not in score(videos, {"a": maps}).scores
 
 

@@ -77,8 +77,8 @@ def test_a_damaged_score_shard_is_named(tmp_path):
 def test_unknown_flow_is_refused(tmp_path):
     dataset = write_dataset(tmp_path, {"a": [MASK]})
     labels = write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]})
-    with pytest.raises(UserError, match=r"flow.*raft.*dis"):
-        run(tmp_path, dataset, labels, flow="raft")
+    with pytest.raises(UserError, match=r"flow.*gma.*dis, raft"):
+        run(tmp_path, dataset, labels, flow="gma")
 
 
 def test_incomplete_and_doubled_shards_are_refused(tmp_path):

@@ -132,6 +132,13 @@ def braced(files, split):
     return jobs.braced(files, plan.shards(split))
 
 
+def stored_scores(wildcards):
+    """The class scores of a prediction whose calibration is scored."""
+    if not plan.calibrated(wildcards.prediction):
+        return {}
+    return {"scores": expand(LABELS.replace(".labels.h5", ".scores.h5"), **wildcards)}
+
+
 def trained_on(stage, part):
     """The index or the card of every dataset and of all pseudo-labels that a model is trained on."""
     return lambda wildcards: [

@@ -1,8 +1,9 @@
-# Count agreement with the truth shard by shard, then sum the counts. Reads label maps only.
+# Count agreement with the truth shard by shard, then sum the counts. Reads label maps, and class scores for calibration.
 
 
 rule score_shard:
     input:
+        unpack(stored_scores),
         labels=LABELS,
         index=INDEX,
         card=MASKS,
@@ -14,16 +15,26 @@ rule score_shard:
         "<results>/benchmarks/score/{prediction}.{split}.{shard}.tsv"
     conda:
         "../../envs/vss.yaml"
+    resources:
+        gpu=int(config["targets"]["flow"] == "raft"),
     params:
         shards=shard_count,
-        flow=["--flow", config["targets"]["flow"]] if config["targets"]["flow"] else [],
+        flow=jobs.flow_options(plan),
+        flow_content=plan.content_of(config["targets"]["flow_weights"]),
+        scores=optional("scores"),
         code=stage_digest("score_shard"),
     message:
         "Count {wildcards.prediction} on {wildcards.split} shard {wildcards.shard}"
     shell:
-        "vss score-shard --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
+        # Only RAFT runs a network; a lease takes longer to start than a small shard to count.
+        (
+            "vss lease {resources.gpu} -- "
+            if config["targets"]["flow"] == "raft"
+            else ""
+        )
+        + "vss score-shard --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
         " --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} {params.flow:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " {params.scores:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule score:

@@ -16,6 +16,7 @@ import numpy as np
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, canonical_json, regular_file
 from vss.score.boundary import BOUNDARY_COLUMNS
+from vss.score.calibration import expected_calibration_error
 from vss.score.consistency import WINDOW_LENGTHS
 from vss.score.counts import BROKEN_ZIP, CELL_COLUMNS, Counts
 from vss.score.measures import effective_consistency_by_video, window_consistency_by_video
@@ -36,6 +37,8 @@ class VideoSums:
         boundary: the same three in boundary bands [V, C] each (both, truth, predicted).
         trimap: labelled pixels near a contour, and those labelled right [V, 2].
         ratios: sum of a figure's windows, and their number, by figure [V, 2].
+        flow: `hit`, `truth` and `predicted` of the confusions along optical flow, by figure; empty without flow.
+        calibration: counts by bin of confidence [V, BINS, 3], or None where there are none.
     """
 
     hit: np.ndarray
@@ -44,18 +47,25 @@ class VideoSums:
     boundary: tuple[np.ndarray, np.ndarray, np.ndarray]
     trimap: np.ndarray
     ratios: Mapping[str, np.ndarray]
+    flow: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    calibration: np.ndarray | None
+
+
+def figures_of(counts: Counts) -> tuple[str, ...]:
+    """Returns the names of the headline figures that counts have: `FIGURES`, and those that a run may count besides."""
+    calibration = ("ECE",) if len(counts.calibration) else ()
+    return (*FIGURES, *flow_tables(counts.flow), *calibration)
+
+
+def flow_tables(flow: str | None) -> dict[str, str]:
+    """Returns which table of `Counts` each figure along an optical flow is taken from."""
+    return {} if flow is None else {f"TC_{flow}": "flow_cells", f"TC_{flow}_visible": "visible_cells"}
 
 
 def video_sums(counts: Counts) -> VideoSums:
     """Returns the sums of every video."""
     videos, classes = len(counts.videos), len(counts.classes)
-    video, row, column, pixels = (counts.cells[:, CELL_COLUMNS.index(name)] for name in CELL_COLUMNS)
-
-    def by_class(index: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        total = np.zeros((videos, classes))
-        np.add.at(total, (video[chosen], index[chosen]), pixels[chosen])
-        return total
-
+    hit, truth, predicted = _sums_by_class(counts, "cells")
     boundary = []
     for name in ("both", "truth", "predicted"):
         total = np.zeros((videos, classes))
@@ -67,19 +77,34 @@ def video_sums(counts: Counts) -> VideoSums:
         ratios[f"VC{length}"] = window_consistency_by_video(counts, length, "official")
         ratios[f"VEC{length}"] = effective_consistency_by_video(counts, length)
     ratios[f"VC{max(WINDOW_LENGTHS)}_dvis"] = sum(ratios[f"VC{length}"] for length in WINDOW_LENGTHS)
-    everywhere = np.ones(len(pixels), bool)
     return VideoSums(
-        hit=by_class(row, row == column),
-        truth=by_class(row, everywhere),
-        predicted=by_class(column, column < classes),
+        hit=hit,
+        truth=truth,
+        predicted=predicted,
         boundary=(boundary[0], boundary[1], boundary[2]),
         trimap=counts.trimap.astype(np.float64),
         ratios=ratios,
+        flow={name: _sums_by_class(counts, table) for name, table in flow_tables(counts.flow).items()},
+        calibration=counts.calibration_by_video() if len(counts.calibration) else None,
     )
 
 
+def _sums_by_class(counts: Counts, table: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the pixels of each video and class labelled right, in the rows and in the columns of a confusion."""
+    videos, classes = len(counts.videos), len(counts.classes)
+    video, row, column, pixels = (getattr(counts, table)[:, CELL_COLUMNS.index(name)] for name in CELL_COLUMNS)
+
+    def by_class(index: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        total = np.zeros((videos, classes))
+        np.add.at(total, (video[chosen], index[chosen]), pixels[chosen])
+        return total
+
+    everywhere = np.ones(len(pixels), bool)
+    return by_class(row, row == column), by_class(row, everywhere), by_class(column, column < classes)
+
+
 def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns every one of `FIGURES` [D] of D weightings of the videos [D, V]; NaN where undefined."""
+    """Returns every one of `figures_of` [D] of D weightings of the videos [D, V]; NaN where undefined."""
     hit, truth, predicted = weights @ sums.hit, weights @ sums.truth, weights @ sums.predicted
     iou, in_truth = _ratio(hit, truth + predicted - hit), truth > 0
     both, band, predicted_band = (weights @ part for part in sums.boundary)
@@ -87,6 +112,12 @@ def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
     video_miou = _mean(of_video, sums.truth > 0)
     defined = ~np.isnan(video_miou)
     trimap = weights @ sums.trimap
+    optional = {}
+    for name, parts in sums.flow.items():
+        agreed, here, there = (weights @ part for part in parts)
+        optional[name] = _mean(_ratio(agreed, here + there - agreed), here > 0)
+    if sums.calibration is not None:
+        optional["ECE"] = expected_calibration_error(np.tensordot(weights, sums.calibration, axes=1))
     return {
         "mIoU": _mean(iou, in_truth),
         "mIoU_mmseg": _mean(iou, ~np.isnan(iou)),
@@ -97,6 +128,7 @@ def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
         "mBIoU": _mean(_ratio(both, band + predicted_band - both), in_truth),
         "trimap_acc": _ratio(trimap[:, 1], trimap[:, 0]),
         **{name: _ratio(*(weights @ ratios).T) for name, ratios in sums.ratios.items()},
+        **optional,
     }
 
 
@@ -107,7 +139,7 @@ def drawn_weights(videos: int, *, draws: int = DRAWS, seed: int = SEED) -> np.nd
 
 
 def drawn_figures(counts: Counts) -> dict[str, np.ndarray]:
-    """Returns every one of `FIGURES` [draws] of the draws; empty for a single video, of which nothing can be drawn.
+    """Returns every one of `figures_of` [draws] of the draws; empty for a single video, of which nothing can be drawn.
 
     Predictions that were scored on the same videos have the same draws: their figures can be paired.
     """
@@ -117,8 +149,11 @@ def drawn_figures(counts: Counts) -> dict[str, np.ndarray]:
 
 
 def intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
-    """Returns the 95% interval [low, high] of each of `FIGURES`; None where it is undefined, or nothing was drawn."""
-    return {name: interval(drawn[name]) if name in drawn else None for name in FIGURES}
+    """Returns the 95% interval [low, high] of each of `FIGURES` and of what else was drawn.
+
+    None where a figure is undefined, or nothing was drawn.
+    """
+    return {name: interval(drawn[name]) if name in drawn else None for name in dict.fromkeys((*FIGURES, *drawn))}
 
 
 def save_draws(path: str | os.PathLike, counts: Counts, drawn: Mapping[str, np.ndarray]) -> None:
@@ -150,7 +185,7 @@ def paired_intervals(first: Counts, second: Counts) -> dict[str, list[float] | N
     """Returns the 95% interval of each figure's difference, second - first, over the same draws of the same videos."""
     assert first.videos == second.videos, "figures of other videos cannot be paired"
     of_first, of_second = drawn_figures(first), drawn_figures(second)
-    return intervals({name: of_second[name] - of_first[name] for name in of_first})
+    return intervals({name: of_second[name] - of_first[name] for name in of_first if name in of_second})
 
 
 def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:

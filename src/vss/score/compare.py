@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy as np
 
 from vss.core.confusion import iou
 from vss.core.errors import UserError
-from vss.core.files import read_json, write_json
+from vss.core.files import read_json, write_json, write_text
 from vss.core.labels_file import LabelsReader
 from vss.core.log import show
-from vss.score.bootstrap import FIGURES, paired_intervals
+from vss.score.bootstrap import figures_of, paired_intervals
+from vss.score.compare_page import comparison_page
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.summary import null_for_nan, overall_scores, video_table
 
-_NAMED = 5  # classes and videos that the printed comparison names each way
+_NAMED = 5  # classes, videos and frames that the printed comparison names each way
+_FRAMES = 20  # frames that a comparison holds each way
 
 
 def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val") -> dict[str, Any]:
@@ -33,8 +36,9 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
         {first, second, split, predictions: [...]}; each prediction has `name` (or both names), `videos`,
         `figures` by name ({first, second, difference, interval, noise, sentence}; fractions, 95% interval of the
         difference over videos drawn again, None where undefined), `settings` (dotted keys that differ, with both
-        values), `per_class` and `per_video` (both IoU or mIoU and their difference, largest loss first). For results
-        folders `only_first` and `only_second` name the predictions that the other lacks.
+        values), `per_class` and `per_video` (both IoU or mIoU and their difference, largest loss first), `frames`
+        (those with the largest change of the share of pixels labelled right: `lost` and `gained`). For results folders
+        `only_first` and `only_second` name the predictions that the other lacks.
 
     Raises:
         UserError: a folder has no counts, or the two were scored on other videos, frames or classes.
@@ -55,9 +59,21 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
 
 
 def print_comparison(
-    first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val", out: str | os.PathLike | None = None
+    first: str | os.PathLike,
+    second: str | os.PathLike,
+    *,
+    split: str = "val",
+    out: str | os.PathLike | None = None,
+    page: str | os.PathLike | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Prints what `compare` finds, one block per prediction, figures in percent; writes all of it as JSON to `out`.
+    """Prints what `compare` finds, one block per prediction, figures in percent.
+
+    Args:
+        first, second, split: see `compare`.
+        out: file to write all of it to as JSON.
+        page: file to write it to as an HTML page.
+        as_json: print it as JSON instead.
 
     Raises:
         UserError: see `compare`.
@@ -65,6 +81,11 @@ def print_comparison(
     comparison = compare(first, second, split=split)
     if out is not None:
         write_json(out, comparison)
+    if page is not None:
+        write_text(page, comparison_page(comparison))
+    if as_json:
+        print(json.dumps(comparison, indent=2))
+        return
     for prediction in comparison["predictions"]:
         show(f"{prediction['name']}, {comparison['split']}, {prediction['videos']} videos")
         for name, figure in prediction["figures"].items():
@@ -74,18 +95,25 @@ def print_comparison(
         for key, (before, after) in prediction["settings"].items():
             show(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
         for kind, kinds in (("class", "classes"), ("video", "videos")):
-            rows = [row for row in prediction[f"per_{kind}"] if row["difference"]]
-            for what, some in (("lost", rows[:_NAMED]), ("gained", rows[::-1][:_NAMED])):
-                named = [
-                    f"{row[kind]} {100 * row['difference']:+.1f}"
-                    for row in some
-                    if (row["difference"] < 0) == (what == "lost")
-                ]
-                if named:
-                    show(f"  {kinds} that {what}: {', '.join(named)}")
+            for what, rows in _worst(prediction[f"per_{kind}"], _NAMED).items():
+                if rows:
+                    named = ", ".join(f"{row[kind]} {100 * row['difference']:+.1f}" for row in rows)
+                    show(f"  {kinds} that {what}: {named}")
+        for what, rows in prediction["frames"].items():
+            if rows:
+                named = (f"{row['video']}/{row['frame']} {100 * row['difference']:+.1f}" for row in rows[:_NAMED])
+                show(f"  frames that {what} (pixel_acc): {', '.join(named)}")
     for which in ("first", "second"):
         if only := comparison.get(f"only_{which}"):
             show(f"only in {comparison[which]}: {', '.join(only)}")
+
+
+def _worst(rows: Sequence[dict[str, Any]], most: int) -> dict[str, list[dict[str, Any]]]:
+    """Returns up to `most` rows each that lost and that gained most, of rows with the largest loss first."""
+    return {
+        "lost": [row for row in rows[:most] if row["difference"] < 0],
+        "gained": [row for row in rows[::-1][:most] if row["difference"] > 0],
+    }
 
 
 def _predictions(results: Path, split: str) -> set[str]:
@@ -124,13 +152,15 @@ def _compare(name: str, first: Path, second: Path) -> dict[str, Any]:
         if left != right:
             raise UserError(f"{second}: was scored on other {what} than {first}; only the same frames can be compared")
     scores, intervals = [overall_scores(counts) for counts in (one, other)], paired_intervals(one, other)
+    names = [name for name in figures_of(one) if name in figures_of(other)]
     return {
         "name": name,
         "videos": len(one.videos),
-        "figures": {key: difference(key, scores[0][key], scores[1][key], intervals[key]) for key in FIGURES},
+        "figures": {key: difference(key, scores[0][key], scores[1][key], intervals.get(key)) for key in names},
         "settings": _different_settings(first, second),
         "per_class": _per_class(one, other),
         "per_video": _per_video(one, other),
+        "frames": _worst(_per_frame(one, other), _FRAMES),
     }
 
 
@@ -179,6 +209,21 @@ def _per_video(one: Counts, other: Counts) -> list[dict[str, Any]]:
         for video, a, b in zip(one.videos, *each, strict=True)
         if not np.isnan(b - a)
     ]
+    return sorted(rows, key=lambda row: row["difference"])
+
+
+def _per_frame(one: Counts, other: Counts) -> list[dict[str, Any]]:
+    """Returns the share of pixels labelled right of every frame; nothing where a file of counts has no frames."""
+    if not (one.frame_names and other.frame_names):
+        return []
+    rows = []
+    for (video, position, pixels, right), (*_, other_right) in zip(
+        one.frame_pixels.tolist(), other.frame_pixels.tolist(), strict=True
+    ):
+        if pixels:
+            a, b = right / pixels, other_right / pixels
+            frame = {"video": one.videos[video], "frame": one.frame_names[video][position]}
+            rows.append({**frame, "first": a, "second": b, "difference": b - a})
     return sorted(rows, key=lambda row: row["difference"])
 
 

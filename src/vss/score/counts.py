@@ -14,10 +14,12 @@ import numpy as np
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, canonical_json
 from vss.score.boundary import BOUNDARY_COLUMNS
+from vss.score.calibration import BINS, CALIBRATION_COLUMNS
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
 
 FORMAT = "vss-counts"
-VERSION = 2
+VERSION = 3
+EARLIER = (2,)  # without the tables and names that came later
 # What numpy and zipfile raise over a file that is cut or has changed.
 BROKEN_ZIP = (
     OSError,
@@ -32,13 +34,17 @@ BROKEN_ZIP = (
 )
 CELL_COLUMNS = ("video", "row", "column", "pixels")
 TRIMAP_COLUMNS = ("pixels", "right")
+FRAME_COLUMNS = ("video", "position", "pixels", "right")
 # The columns of every table that names the video in a column.
 TABLES = {
     "cells": CELL_COLUMNS,
     "flow_cells": CELL_COLUMNS,
+    "visible_cells": CELL_COLUMNS,
     "windows": WINDOW_COLUMNS,
     "persistent": PERSISTENT_COLUMNS,
     "boundary": BOUNDARY_COLUMNS,
+    "frame_pixels": FRAME_COLUMNS,
+    "calibration": CALIBRATION_COLUMNS,
 }
 
 
@@ -56,10 +62,14 @@ class Counts:
         frames: frames of each video [V] int64.
         cells: non-zero cells of each video's confusion matrix [K, 4] int64, columns `CELL_COLUMNS`.
         flow_cells: likewise between each prediction and the next one, warped.
+        visible_cells: likewise of the pixels that are not occluded in the next frame.
         windows: [W, 10] int64, columns `WINDOW_COLUMNS`.
         persistent: one row per window and class that persists in it [K, 7] int64, columns `PERSISTENT_COLUMNS`.
         boundary: pixels of each video's classes in boundary bands [K, 5] int64, columns `BOUNDARY_COLUMNS`.
+        frame_pixels: labelled pixels of each frame and those labelled right [F, 4] int64, columns `FRAME_COLUMNS`.
+        calibration: pixels by confidence [K, 5] int64, columns `CALIBRATION_COLUMNS`; no rows where it was not counted.
         trimap: labelled pixels of each video near a contour of the truth, and those labelled right [V, 2] int64.
+        frame_names: ids of each video's frames, in order; empty in files of an earlier version.
     """
 
     split: str
@@ -71,20 +81,35 @@ class Counts:
     frames: np.ndarray
     cells: np.ndarray
     flow_cells: np.ndarray
+    visible_cells: np.ndarray
     windows: np.ndarray
     persistent: np.ndarray
     boundary: np.ndarray
+    frame_pixels: np.ndarray
+    calibration: np.ndarray
     trimap: np.ndarray
+    frame_names: tuple[tuple[str, ...], ...] = ()
 
-    def confusion(self, videos: Sequence[int] | None = None, *, flow: bool = False) -> np.ndarray:
-        """Returns the confusion matrix [C, C + 1] int64 summed over some videos (numbers), by default over all."""
+    def confusion(self, videos: Sequence[int] | None = None, *, table: str = "cells") -> np.ndarray:
+        """Returns the confusion matrix [C, C + 1] int64 summed over some videos, by default over all.
+
+        Args:
+            videos: numbers of videos.
+            table: which of the tables with `CELL_COLUMNS`.
+        """
         num_classes = len(self.classes)
-        cells = self.flow_cells if flow else self.cells
+        cells = getattr(self, table)
         if videos is not None:
             cells = cells[np.isin(cells[:, 0], list(videos))]
         matrix = np.zeros((num_classes, num_classes + 1), np.int64)
         np.add.at(matrix, (cells[:, 1], cells[:, 2]), cells[:, 3])
         return matrix
+
+    def calibration_by_video(self) -> np.ndarray:
+        """Returns the calibration counts of each video [V, BINS, 3] int64."""
+        total = np.zeros((len(self.videos), BINS, 3), np.int64)
+        np.add.at(total, (self.calibration[:, 0], self.calibration[:, 1]), self.calibration[:, 2:])
+        return total
 
 
 def cells_of(confusion: np.ndarray, video: int) -> np.ndarray:
@@ -104,6 +129,7 @@ def save_counts(path: str | os.PathLike, counts: Counts) -> None:
         "classes": counts.classes,
         "flow": counts.flow,
         "videos": counts.videos,
+        "frame_names": counts.frame_names,
     }
     with atomic_path(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(
@@ -124,9 +150,14 @@ def load_counts(path: str | os.PathLike) -> Counts:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
-            tables = {name: file[name] for name in ("frames", "trimap", *TABLES)}
-        found = (about.get("format"), about.get("version"))
-        if found != (FORMAT, VERSION):
+            found = (about.get("format"), about.get("version"))
+            earlier = found[1] in EARLIER
+            nothing = {name: np.zeros((0, len(columns)), np.int64) for name, columns in TABLES.items()}
+            tables = {
+                name: nothing[name] if earlier and name not in file.files else file[name]
+                for name in ("frames", "trimap", *TABLES)
+            }
+        if found[0] != FORMAT or found[1] not in (*EARLIER, VERSION):
             raise UserError(f"{path}: format is {found}, expected {(FORMAT, VERSION)}")
         return Counts(
             split=about["split"],
@@ -135,6 +166,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
             classes=tuple(about["classes"]),
             flow=about["flow"],
             videos=tuple(about["videos"]),
+            frame_names=tuple(map(tuple, about.get("frame_names", ()))),
             **tables,
         )
     except BROKEN_ZIP as error:
@@ -173,6 +205,7 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         joined = np.concatenate(tables)
         return joined[np.lexsort(joined.T[::-1])]
 
+    names = [of_video for part in parts for of_video in part.frame_names]
     return Counts(
         split=first.split,
         shards=first.shards,
@@ -182,5 +215,6 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         videos=tuple(videos[at] for at in order),
         frames=np.concatenate([part.frames for part in parts])[order],
         trimap=np.concatenate([part.trimap for part in parts])[order],
+        frame_names=tuple(names[at] for at in order) if len(names) == len(videos) else (),
         **{name: gather(name, columns.index("video")) for name, columns in TABLES.items()},
     )

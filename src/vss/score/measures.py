@@ -32,6 +32,13 @@ def window_consistency(counts: Counts, length: int, rule: str, videos: Iterable[
     return _of_videos(*_window_consistency(counts, length, rule), videos)
 
 
+def each_video(counts: Counts, length: int, rule: str | None) -> list[np.ndarray]:
+    """Returns each video's part of `window_consistency`, or of `effective_consistency` where the rule is None."""
+    found = _effective_consistency(counts, length) if rule is None else _window_consistency(counts, length, rule)
+    values, video = found
+    return np.split(values, np.searchsorted(video, np.arange(1, len(counts.videos))))
+
+
 def window_consistency_by_video(counts: Counts, length: int, rule: str) -> np.ndarray:
     """Returns each video's sum of `window_consistency` and its number of windows [V, 2] float64."""
     return _sums_by_video(*_window_consistency(counts, length, rule), len(counts.videos))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from vss.core.index import Card, read_dataset, shard_rows
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
 from vss.core.masks import train_ids
+from vss.core.scores_file import ScoresReader
+from vss.score.calibration import BINS, calibration_counts
 from vss.score.counts import TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
-from vss.score.temporal import FLOWS, pair_confusion
+from vss.score.temporal import Flow, open_flow, pair_confusion, visible_confusion
 from vss.score.video import VideoCounter
 
 LabelsOfFrame = Callable[[str, str], np.ndarray]  # (video, frame) -> [H, W] uint8 of train ids
@@ -32,6 +35,8 @@ def score_shard(
     shards: int,
     out: str | os.PathLike,
     flow: str | None = None,
+    flow_weights: str | os.PathLike | None = None,
+    scores: str | os.PathLike | None = None,
 ) -> None:
     """Counts a shard's label maps against its masks and writes the counts (`Counts`, npz).
 
@@ -44,19 +49,21 @@ def score_shard(
         split: split of the dataset; some of its frames need masks.
         shard, shards: which shard, of how many.
         out: npz file to write.
-        flow: "dis" also counts temporal consistency along DIS optical flow (reads the images as well).
+        flow: "dis" or "raft" also counts temporal consistency along that optical flow (reads the images as well).
+        flow_weights: of torchvision's `raft_large`, for "raft".
+        scores: `*.scores.h5` of this shard, to count how well calibrated the prediction is.
 
     Raises:
         UserError: a frame with a mask has no prediction, or one of another size; no frame has a mask; the prediction
             was made for other classes.
     """
-    if flow is not None and flow not in FLOWS:
-        raise UserError(f"flow: no such optical flow {flow!r}; allowed: {', '.join(sorted(FLOWS))}, or none")
+    motion = None if flow is None else open_flow(flow, flow_weights)
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     if not (table["mask"][table["split"] == split] != "").any():
         raise UserError(f"{index}: split {split!r} has no mask to score against")
-    with LabelsReader(labels) as predictions:
+    with LabelsReader(labels) as predictions, ExitStack() as opened:
+        probabilities = None if scores is None else opened.enter_context(closing(ScoresReader(scores)))
         if predictions.classes != dataset.classes:
             raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
         videos = [(name, of_video) for name, of_video in rows.groupby("video", sort=True) if of_video["mask"].any()]
@@ -69,6 +76,8 @@ def score_shard(
             shard=shard,
             shards=shards,
             flow=flow,
+            motion=motion,
+            probabilities=probabilities,
         )
     save_counts(out, counts)
 
@@ -83,6 +92,8 @@ def count_videos(
     shard: int,
     shards: int,
     flow: str | None = None,
+    motion: Flow | None = None,
+    probabilities: ScoresReader | None = None,
 ) -> Counts:
     """Counts videos against their masks.
 
@@ -92,12 +103,18 @@ def count_videos(
         source: where the label maps are, for messages.
         dataset: that the rows are of.
         split, shard, shards, flow: see `score_shard`.
+        motion: the optical flow of that name.
+        probabilities: the class scores, to count calibration.
 
     Raises:
         UserError: see `score_shard`.
     """
     counted = [
-        (video, int((rows["mask"] != "").sum()), _count_video(number, rows, read, source, dataset, flow))
+        (
+            video,
+            rows["frame"][rows["mask"] != ""],
+            _count_video(number, rows, read, source, dataset, motion, probabilities),
+        )
         for number, (video, rows) in enumerate(videos)
     ]
     return Counts(
@@ -107,7 +124,8 @@ def count_videos(
         classes=tuple(dataset.classes),
         flow=flow,
         videos=tuple(video for video, _, _ in counted),
-        frames=np.array([frames for _, frames, _ in counted], np.int64),
+        frames=np.array([len(frames) for _, frames, _ in counted], np.int64),
+        frame_names=tuple(tuple(frames) for _, frames, _ in counted),
         # A shard may have no video: its tables have no rows, and their columns.
         **{
             name: np.concatenate([np.zeros((0, len(names)), np.int64), *(tables[name] for _, _, tables in counted)])
@@ -122,15 +140,17 @@ def _count_video(
     read: LabelsOfFrame,
     source: Path,
     dataset: Card,
-    flow: str | None,
+    motion: Flow | None,
+    probabilities: ScoresReader | None,
 ) -> dict[str, np.ndarray]:
     """Returns the rows that one video adds to the tables of `Counts`."""
     num_classes = len(dataset.classes)
     counter = VideoCounter(number, num_classes)
-    flow_total = np.zeros((num_classes, num_classes + 1), np.int64)
+    flow_total, visible_total = (np.zeros((num_classes, num_classes + 1), np.int64) for _ in range(2))
+    calibration = np.zeros((BINS, 3), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
-        if not row.mask and flow is None:
+        if not row.mask and motion is None:
             counter.skip()
             continue
         predicted = read(row.video, row.frame)
@@ -141,12 +161,23 @@ def _count_video(
                 counter.add(raw=raw, truth=truth, labels=predicted)
             except UserError as error:
                 raise UserError(f"{source}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+            if probabilities is not None:
+                stored = probabilities.read_planes(row.video, row.frame)
+                calibration += calibration_counts(stored.planes.max(axis=0), stored.labels, truth)
         else:
             counter.skip()
-        if flow is not None:
+        if motion is not None:
             image = read_image(Path(dataset.root) / row.image)
             if before is not None and before[0].shape == image.shape:
-                motion = FLOWS[flow](before[0], image)
-                flow_total += pair_confusion(before[1], predicted, motion, num_classes)
+                flow, backward = motion(before[0], image), motion(image, before[0])
+                flow_total += pair_confusion(before[1], predicted, flow, num_classes)
+                visible_total += visible_confusion(before[1], predicted, flow, backward, num_classes)
             before = image, predicted
-    return counter.tables() | {"cells": cells_of(counter.confusion, number), "flow_cells": cells_of(flow_total, number)}
+    confusions = {"cells": counter.confusion, "flow_cells": flow_total, "visible_cells": visible_total}
+    used = np.flatnonzero(calibration[:, 0])
+    bins = np.concatenate([np.full((len(used), 1), number), used[:, None], calibration[used]], axis=1)
+    return {
+        **counter.tables(),
+        **{name: cells_of(confusion, number) for name, confusion in confusions.items()},
+        "calibration": bins.astype(np.int64),
+    }

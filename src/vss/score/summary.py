@@ -15,10 +15,17 @@ from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import write_json
 from vss.core.index import read_card
-from vss.score.bootstrap import DRAWS, LEVEL, SEED, drawn_figures, intervals, save_draws
+from vss.score.bootstrap import DRAWS, LEVEL, SEED, drawn_figures, flow_tables, intervals, save_draws
+from vss.score.calibration import expected_calibration_error, reliability
 from vss.score.consistency import WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
-from vss.score.measures import boundary_iou, effective_consistency, mean_boundary_iou, window_consistency
+from vss.score.measures import (
+    boundary_iou,
+    each_video,
+    effective_consistency,
+    mean_boundary_iou,
+    window_consistency,
+)
 from vss.score.temporal import OFFICIAL_VIDEOS
 
 CFFM_SKIPPED_FRAMES = 16  # CFFM's script leaves out videos of up to 16 frames, for mIoU as well
@@ -80,6 +87,8 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     - `VC16_dvis`: official windows of 8 and then of 16 frames pooled, as DVIS++'s script does.
     - `VEC8`, `VEC16`: mean over windows of the mean over classes of the IoU of where truth and prediction keep the
       class over the window.
+    - `TC_<flow>_visible`: without the pixels that are occluded in the next frame (`vss.score.temporal.visible_pixels`).
+    - `ECE`, `reliability`: expected calibration error and its bins; only where class scores were counted.
     - `mBIoU`: mean boundary IoU over the classes of the truth; `trimap_acc`: share labelled right near its contours.
     """
     confusion = counts.confusion()
@@ -109,9 +118,13 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     near, right = counts.trimap.sum(axis=0)
     result["trimap_acc"] = float(right / near) if near else math.nan
     if counts.flow is not None:
-        name = f"TC_{counts.flow}"
-        result[name] = mean_iou(counts.confusion(flow=True))
-        result[f"{name}_first{OFFICIAL_VIDEOS}"] = mean_iou(counts.confusion(range(OFFICIAL_VIDEOS), flow=True))
+        for name, table in flow_tables(counts.flow).items():
+            result[name] = mean_iou(counts.confusion(table=table))
+        first = counts.confusion(range(OFFICIAL_VIDEOS), table="flow_cells")
+        result[f"TC_{counts.flow}_first{OFFICIAL_VIDEOS}"] = mean_iou(first)
+    if len(counts.calibration):
+        bins = counts.calibration_by_video().sum(axis=0)
+        result["ECE"], result["reliability"] = float(expected_calibration_error(bins)), reliability(bins)
     in_truth = confusion.sum(axis=1) > 0
     predicted = confusion.sum(axis=0)[: len(counts.classes)] > 0
     result["counts"] = {
@@ -191,17 +204,31 @@ def _taken_for(row: np.ndarray, train_id: int, classes: Sequence[str]) -> str:
 
 
 def video_table(counts: Counts) -> pd.DataFrame:
-    """Returns one row per video: frames, frame scores, VC (mean over the video's windows)."""
+    """Returns one row per video: its frames and pixels, and every figure of its own (VC and VEC: mean over windows)."""
+    # Windows are told apart by video once: per video it would take seconds for each figure of VSPW.
+    windows = {
+        f"VC{length}{suffix}": each_video(counts, length, rule)
+        for rule, suffix in (("official", ""), ("strict", "_strict"), ("correct", "_correct"), ("cffm", "_cffm"))
+        for length in WINDOW_LENGTHS
+    }
+    windows |= {f"VEC{length}": each_video(counts, length, None) for length in WINDOW_LENGTHS}
+    calibration = expected_calibration_error(counts.calibration_by_video())
     rows = []
     for number, video in enumerate(counts.videos):
         confusion = counts.confusion([number])
         row = {"video": video, "frames": int(counts.frames[number]), "pixels": int(confusion.sum())}
         row |= frame_scores(confusion)
-        for rule, suffix in (("official", ""), ("strict", "_strict")):
-            for length in WINDOW_LENGTHS:
-                row[f"VC{length}{suffix}"] = _mean(window_consistency(counts, length, rule, [number]))
-        row |= {f"VEC{length}": _mean(effective_consistency(counts, length, [number])) for length in WINDOW_LENGTHS}
+        row["mIoU_mmseg"] = mean_iou(confusion, "mmseg")
+        row |= {name: _mean(values[number]) for name, values in windows.items()}
+        pooled = np.concatenate([windows[f"VC{length}"][number] for length in WINDOW_LENGTHS])
+        row[f"VC{max(WINDOW_LENGTHS)}_dvis"] = _mean(pooled)
         row["mBIoU"] = mean_boundary_iou(counts, [number])
+        near, right = counts.trimap[number]
+        row["trimap_acc"] = float(right / near) if near else math.nan
+        for name, table in flow_tables(counts.flow).items():
+            row[name] = mean_iou(counts.confusion([number], table=table))
+        if len(counts.calibration):
+            row["ECE"] = float(calibration[number])
         rows.append(row)
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["video", "frames", "pixels"])
 

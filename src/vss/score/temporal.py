@@ -6,12 +6,15 @@ it, from one confusion matrix over all pairs (VSPW_code TC_cal.py, which takes R
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from vss.core.confusion import confusion_matrix
+from vss.core.errors import UserError
+from vss.core.labels import IGNORE_INDEX
 
 OFFICIAL_VIDEOS = 100  # TC_cal.py stops after the first 100 videos of its list
 
@@ -71,4 +74,73 @@ def dis_flow(image: np.ndarray, next_image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
-FLOWS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"dis": dis_flow}
+def visible_pixels(flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Returns which pixels of a frame are still to be seen in the next one [H, W] bool.
+
+    A pixel is taken to be occluded where the flow leaves the frame, or where the flow back does not return: forward and
+    backward w, v with |w + v|^2 >= 0.01 (|w|^2 + |v|^2) + 0.5, v at the nearest pixel that w leads to (Sundaram et al.,
+    ECCV 2010; the mask of Lai et al.'s warping error, ECCV 2018).
+
+    Args:
+        flow: from this frame to the next [2, H, W] float32, x first.
+        backward: from the next frame to this one, likewise.
+    """
+    column, row, inside = _targets(flow)
+    returned = backward[:, row, column]
+    apart = ((flow + returned) ** 2).sum(axis=0)
+    return inside & (apart < 0.01 * ((flow**2).sum(axis=0) + (returned**2).sum(axis=0)) + 0.5)
+
+
+def _targets(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns column and row [H, W] of the nearest pixel that a flow leads to, and whether it is inside the frame."""
+    height, width = flow.shape[1:]
+    column = np.rint(np.arange(width)[None, :] + flow[0]).astype(np.intp)
+    row = np.rint(np.arange(height)[:, None] + flow[1]).astype(np.intp)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return column.clip(0, width - 1), row.clip(0, height - 1), inside
+
+
+def visible_confusion(
+    labels: np.ndarray, next_labels: np.ndarray, flow: np.ndarray, backward: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Counts this frame's prediction (rows) against the next frame's where the flow leads, occluded pixels left out.
+
+    Unlike `pair_confusion` it has none of the published metric's quirks: zero flow is the identity, and what falls
+    outside the frame does not count.
+
+    Args:
+        labels, next_labels: train ids [H, W] uint8.
+        flow, backward: see `visible_pixels`.
+        num_classes: number of classes.
+
+    Returns:
+        int64, as `confusion_matrix` returns it.
+    """
+    column, row, _ = _targets(flow)
+    seen = np.where(visible_pixels(flow, backward), labels, np.uint8(IGNORE_INDEX))
+    return confusion_matrix(next_labels[row, column], seen, num_classes)
+
+
+FLOWS = ("dis", "raft")
+Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def open_flow(name: str, weights: str | os.PathLike | None) -> Flow:
+    """Returns the function from two RGB frames [H, W, 3] uint8 to their flow [2, H, W] float32.
+
+    Args:
+        name: one of `FLOWS`.
+        weights: of torchvision's `raft_large`, for "raft" alone.
+
+    Raises:
+        UserError: no such flow; "raft" without weights, or they cannot be used.
+    """
+    if name == "dis":
+        return dis_flow
+    if name != "raft":
+        raise UserError(f"flow: no such optical flow {name!r}; allowed: {', '.join(FLOWS)}, or none")
+    if weights is None:
+        raise UserError("flow: raft needs the weights of torchvision's raft_large (--flow-weights)")
+    from vss.score.raft import RaftFlow  # torch only where it is needed
+
+    return RaftFlow(weights)

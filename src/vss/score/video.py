@@ -13,6 +13,7 @@ from vss.core.labels import IGNORE_INDEX
 from vss.score import bitmap
 from vss.score.boundary import TRIMAP_PIXELS, Contours, band_pixels, frame_band
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS, ConstantRun
+from vss.score.counts import FRAME_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class VideoCounter:
         self.skip()
         self._windows: list[tuple[int, ...]] = []
         self._persistent: list[np.ndarray] = []
+        self._frame_pixels: list[tuple[int, int, int, int]] = []
         self.confusion = np.zeros((num_classes, num_classes + 1), np.int64)
         self._boundary = np.zeros((num_classes, 3), np.int64)
         self._trimap = np.zeros(2, np.int64)
@@ -104,13 +106,14 @@ class VideoCounter:
             self._count_classes(number, frame, *frame.within[3 + 2 * at :][:2])
 
     def tables(self) -> dict[str, np.ndarray]:
-        """Returns what the video adds to the tables of `Counts` but for `flow_cells`, int64."""
+        """Returns what the video adds to the tables of `Counts`, int64, but for those of confusion and calibration."""
         number = np.full(self._num_classes, self._video)
         boundary = np.stack([number, np.arange(self._num_classes), *self._boundary.T], axis=1)
         return {
             "windows": np.array(self._windows, np.int64).reshape(-1, len(WINDOW_COLUMNS)),
             "persistent": np.concatenate([np.zeros((0, len(PERSISTENT_COLUMNS)), np.int64), *self._persistent]),
             "boundary": boundary[boundary[:, 2:].any(axis=1)].astype(np.int64),
+            "frame_pixels": np.array(self._frame_pixels, np.int64).reshape(-1, len(FRAME_COLUMNS)),
             "trimap": self._trimap[None],
         }
 
@@ -140,6 +143,7 @@ class VideoCounter:
         right = frame.truth == frame.labels
         predicted = np.minimum(frame.labels, self._num_classes)
         np.add.at(self.confusion, (frame.truth, predicted), frame.pixels)
+        self._frame_pixels.append((self._video, self._frames - 1, int(frame.pixels.sum()), frame.total(right)))
         self._boundary += self._by_class(frame, band, predicted_band, right & band & predicted_band)
         self._trimap += frame.total(near), frame.total(near & right)
 

@@ -164,6 +164,17 @@ def refiner_weights(plan: Plan, refiner: str) -> str:
     return chosen["weights"] or os.path.join(plan.config["results"], "refine", refiner, "weights.safetensors")
 
 
+# ---- score
+
+
+def flow_options(plan: Plan) -> list[str]:
+    """Returns the optical flow of the score stage as words of its command line."""
+    flow, weights = plan.config["targets"]["flow"], plan.config["targets"]["flow_weights"]
+    return [
+        word for name, value in (("flow", flow), ("flow-weights", weights)) if value for word in (f"--{name}", value)
+    ]
+
+
 # ---- report
 
 

@@ -405,6 +405,10 @@ class Plan:
         refined = {source for name in names for source, refiner in self._refinements(name) if self._votes(refiner)}
         return sorted(members | refined | set(self._members_of_pseudo()))
 
+    def calibrated(self, prediction: str) -> bool:
+        """Returns whether a prediction's calibration is scored."""
+        return self.config["targets"]["calibration"] and prediction in self.with_scores()
+
     def reads_scores(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads the class scores of what it refines."""
         return self._votes(refiner) is not False and prediction in self.with_scores()
@@ -587,6 +591,12 @@ class Plan:
             self._check_prediction("predictions", name)
         for name in self.submitted():
             self._check_prediction("targets.submit", name)
+        targets = self.config["targets"]
+        if (targets["flow"] == "raft") != (targets["flow_weights"] is not None):
+            raise UserError(
+                "config: targets.flow_weights: must be the weights of torchvision's raft_large where targets.flow is"
+                f" raft, and null elsewhere; flow is {targets['flow']!r}, flow_weights {targets['flow_weights']!r}"
+            )
         for name in self.config["report"]["overlays"]:
             if name not in self.scored():
                 raise UserError(f"config: report.overlays: {name!r} is not among predictions")
@@ -765,6 +775,8 @@ class Plan:
         for name, refiner in self.refiners.items():
             if refiner["weights"] is not None:
                 yield f"refiners.{name}.weights", refiner["weights"]
+        if self.config["targets"]["flow_weights"] is not None:
+            yield "targets.flow_weights", self.config["targets"]["flow_weights"]
 
     def _check_tracker(self) -> None:
         library = self.config["tracker"]["backend"]

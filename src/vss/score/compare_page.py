@@ -1,0 +1,75 @@
+"""A comparison as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vss.core.page.document import document, notice, table
+
+_NONE = "\u2013"
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> str:
+    """Returns the page of what `vss.score.compare.compare` found, figures in percent."""
+    title = f"{comparison['first']} and {comparison['second']}"
+    predictions = comparison["predictions"]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>Split {escape(comparison['split'])}. A difference is the second minus the first, with its 95% interval"
+        " over videos drawn again, the same ones for both; it is noise where the interval holds 0.</p>",
+    ]
+    if len(predictions) > 1:
+        links = (f'<a href="#p{at}">{escape(one["name"])}</a>' for at, one in enumerate(predictions))
+        parts.append(f"<nav>{''.join(links)}</nav>")
+    for which in ("first", "second"):
+        if only := comparison.get(f"only_{which}"):
+            parts.append(notice(f"Only in {comparison[which]}: {', '.join(only)}"))
+    parts += [_prediction(one, f"p{at}") for at, one in enumerate(predictions)]
+    return document(title, "\n".join(parts))
+
+
+def _prediction(found: Mapping[str, Any], anchor: str) -> str:
+    """Returns the part of one prediction."""
+    figures = [
+        (name, *_values(figure), _interval(figure["interval"]), _verdict(figure))
+        for name, figure in found["figures"].items()
+        if figure["difference"] is not None
+    ]
+    changed = [(key, *map(json.dumps, values)) for key, values in found["settings"].items()]
+    columns = ("first", "second", "difference")
+    parts = [
+        f'<section id="{anchor}">\n<h2>{escape(found["name"])}</h2>',
+        f"<p>{found['videos']:,} videos</p>",
+        table(("figure", *columns, "95% interval", ""), figures),
+        "<h3>Settings that differ</h3>",
+        table(("key", "first", "second"), changed, text=True) if changed else '<p class="note">None is known of.</p>',
+    ]
+    for what, rows in found["frames"].items():
+        if rows:
+            shown = [(f"{row['video']} / {row['frame']}", *_values(row)) for row in rows]
+            parts.append(_folded(f"Frames that {what} most (share of pixels labelled right)", "frame", shown))
+    for kind, figure in (("class", "IoU"), ("video", "mIoU")):
+        shown = [(row[kind], *_values(row)) for row in found[f"per_{kind}"]]
+        parts.append(_folded(f"Every {kind} ({figure}), the largest loss first", kind, shown))
+    return "\n".join([*parts, "</section>"])
+
+
+def _folded(heading: str, first: str, rows: Iterable[Sequence[Any]]) -> str:
+    shown = table((first, "first", "second", "difference"), rows)
+    return f"<details><summary>{escape(heading)}</summary>{shown}</details>"
+
+
+def _values(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Returns both values and their difference in percent."""
+    return f"{100 * row['first']:.2f}", f"{100 * row['second']:.2f}", f"{100 * row['difference']:+.2f}"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return _NONE if interval is None else f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+
+
+def _verdict(figure: Mapping[str, Any]) -> str:
+    return {True: "noise", False: "", None: _NONE}[figure["noise"]]
