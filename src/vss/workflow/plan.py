@@ -406,8 +406,10 @@ class Plan:
         return sorted(members | refined | set(self._members_of_pseudo()))
 
     def calibrated(self, prediction: str) -> bool:
-        """Returns whether a prediction's calibration is scored."""
-        return self.config["targets"]["calibration"] and prediction in self.with_scores()
+        """Returns whether a prediction's calibration is scored; imported label maps have no confidence of their own."""
+        if not self.config["targets"]["calibration"] or "labels" in self.predictions.get(prediction, {}):
+            return False
+        return prediction in self.with_scores()
 
     def reads_scores(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads the class scores of what it refines."""
