@@ -153,7 +153,7 @@ def test_an_imported_label_map_may_have_pixels_without_a_class(dataset):
         np.testing.assert_array_equal(by_votes[0][key], by_votes[1][key])
 
 
-@pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal"])
+@pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal", "tubes"])
 @pytest.mark.parametrize("frames", [1, 3])
 def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(dataset, monkeypatch, stage, frames):
     """Of the temporal vote too, whose frames depend on their neighbours."""
@@ -167,7 +167,8 @@ def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(dataset, monkeypatch, s
         elif stage == "flow":
             flow(method="dis", out=folder / "0.h5", **common)
         else:
-            made_of = {"proposals": proposals} if stage == "ssa" else {"flow": flows}
+            made_of = {"proposals": proposals} if stage in ("ssa", "tubes") else {}
+            made_of |= {"flow": flows} if stage in ("temporal", "tubes") else {}
             refine(settings={"method": stage}, labels=dataset.labels, out=folder / "0.h5", **made_of, **common)
 
     job(dataset.folder / "whole")
@@ -194,6 +195,7 @@ def test_proposals_are_deterministic(dataset):
         ({"method": "ssa", "min_purity": 1}, "min_purity"),
         ({"method": "ssa"}, "proposals"),
         ({"method": "temporal"}, "no flow file"),
+        ({"method": "tubes"}, "needs a proposals file and a flow file"),
         ({"method": "temporal", "settings": {"radius": 3}}, "radius"),
         ({"method": "cascadepsp", "settings": {"scale": 1}}, "scale"),
     ],

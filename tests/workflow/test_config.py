@@ -225,6 +225,9 @@ def test_scores_are_stored_for_a_refiner_that_needs_them(config: dict[str, Any])
 
 
 def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) -> None:
+    config["refiners"]["tubes"] = {"method": "tubes", "proposals": {"scales": [4]}}
+    plan = plan_of(config)
+    assert plan.proposal_set("tubes") in plan.proposal_sets() and plan.reads_flow("a.single", "tubes")
     config["refiners"]["pure"] = {"method": "ssa", "settings": {"min_purity": 0.9}}
     config["refiners"]["fine"] = {"method": "ssa", "proposals": {"scales": [4]}}
     plan = plan_of(config)

@@ -226,7 +226,7 @@ def method_inputs(wildcards):
             ),
             "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
         }
-    if plan.refiners[name]["method"] != "ssa":
+    if not plan.reads_proposals(name):
         return {}
     proposals = plan.proposal_set(name)
     return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}

@@ -38,6 +38,7 @@ _SHARED = {
     "cascadepsp": "refiners.NAME.settings, method cascadepsp",
     "ssa": "refiners.NAME.settings, method ssa",
     "temporal": "refiners.NAME.settings, method temporal",
+    "tubes": "refiners.NAME.settings, method tubes",
     "refiner_training": "refiners.NAME.training",
     "felzenszwalb": "refiners.NAME.proposals, without weights",
     "slic": "refiners.NAME.proposals, without weights, method slic",

@@ -26,11 +26,13 @@ from vss.core.scores_file import ScoresReader
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.flow_file import FlowReader
 from vss.refine.parts import Part
+from vss.refine.proposals import Partitions
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import CascadePspSettings
 from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import SsaSettings, vote_proposals
 from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
+from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
 from vss.weights.fingerprint import sha256_of_weights
 
 
@@ -176,6 +178,29 @@ def _predicted(frame: RefinerInput, image: np.ndarray, reader: FlowReader) -> Pr
     return PredictedFrame(video=frame.video, labels=frame.labels, image=grey, flow=flow, scores=frame.scores)
 
 
+@contextlib.contextmanager
+def tubes(settings: TubesSettings, resources: RefinerResources) -> Iterator[Refiner]:
+    """Votes in superpixels that are linked over time along optical flow."""
+    if resources.proposals is None or resources.flow is None:
+        raise UserError("refine tubes: needs a proposals file and a flow file, run propose and flow first")
+    with ProposalsReader(resources.proposals) as masks, FlowReader(resources.flow) as flows:
+
+        def masked(frame: RefinerInput) -> MaskedFrame:
+            key = (frame.video, frame.frame)
+            found = masks.read(*key)
+            if not isinstance(found, Partitions):
+                raise UserError(f"{masks.path}: refine tubes: masks that overlap cannot be linked; use superpixels")
+            if tuple(found.size) != frame.labels.shape:
+                raise UserError(f"{masks.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
+            flow = flows.read(*key) if key in flows else None
+            return MaskedFrame(frame.video, frame.labels, found, flow, frame.scores)
+
+        def voted(frames: Iterable[tuple[RefinerInput, MaskedFrame]]) -> Iterator[np.ndarray]:
+            return vote_in_tubes((ahead for _, ahead in frames), settings)
+
+        yield Refiner(masked, voted, frame_by_frame=False)
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to refine.
@@ -193,6 +218,7 @@ METHODS = {
     "cascadepsp": Method(CascadePspSettings, cascadepsp),
     "ssa": Method(SsaSettings, ssa),
     "temporal": Method(TemporalSettings, temporal),
+    "tubes": Method(TubesSettings, tubes),
 }
 
 

@@ -51,10 +51,39 @@ def vote_proposals(
             classes do not vanish. 0 is the authors' behaviour.
     """
     assert labels.dtype == np.uint8 and labels.shape == proposals.size, (labels.dtype, labels.shape, proposals.size)
-    # Let every mask count the classes inside it.
     pixels, counts = proposals.pixels()
+    votes = count_votes(labels, pixels, counts, scores)
+    return paint(labels, pixels, counts, votes, min_purity=min_purity, keep_area=keep_area)
+
+
+def count_votes(
+    labels: np.ndarray, pixels: np.ndarray, counts: np.ndarray, scores: SoftLabels | None = None
+) -> np.ndarray:
+    """Returns [M, 255] votes by mask and class: numbers of pixels, or sums of scores.
+
+    Args:
+        labels, scores: as of `vote_proposals`.
+        pixels, counts: the masks, as of `Proposals.pixels`.
+    """
+    if scores is None:
+        return _class_histogram(labels.ravel()[pixels], counts)
+    return _summed(scores, pixels, counts)
+
+
+def paint(
+    labels: np.ndarray,
+    pixels: np.ndarray,
+    counts: np.ndarray,
+    histogram: np.ndarray,
+    *,
+    min_purity: float,
+    keep_area: int,
+) -> np.ndarray:
+    """Returns the label map with every mask in the class that has most of its votes [M, 255], the smallest mask last.
+
+    Arguments as of `vote_proposals` and `count_votes`.
+    """
     flat = labels.ravel()
-    histogram = _class_histogram(flat[pixels], counts) if scores is None else _summed(scores, pixels, counts)
     votes, known = histogram.max(axis=1, initial=0), histogram.sum(axis=1)
     winner = histogram.argmax(axis=1) if len(counts) else np.zeros(0, int)  # of equal counts the smallest id
     painted = (votes > 0) & (votes >= min_purity * known)

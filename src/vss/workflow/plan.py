@@ -432,7 +432,7 @@ class Plan:
         """Returns whether a refiner reads optical flow."""
         if self._only_uncertain(refiner):
             return not self.reads_scores(prediction, refiner)
-        return self.refiners[refiner]["method"] == "temporal"
+        return self.refiners[refiner]["method"] in ("temporal", "tubes")
 
     def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
         """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
@@ -503,7 +503,11 @@ class Plan:
 
     def proposal_sets(self) -> dict[str, str]:
         """Returns every set of mask proposals with a refiner that uses it."""
-        return {self.proposal_set(name): name for name, chosen in self.refiners.items() if chosen["method"] == "ssa"}
+        return {self.proposal_set(name): name for name in self.refiners if self.reads_proposals(name)}
+
+    def reads_proposals(self, refiner: str) -> bool:
+        """Returns whether a refiner reads mask proposals."""
+        return self.refiners[refiner]["method"] in ("ssa", "tubes")
 
     def proposals_content(self, proposals: str) -> str | None:
         """Returns a mark of the content of the weights that a set of mask proposals needs, None for none."""
@@ -667,8 +671,8 @@ class Plan:
                 raise UserError(
                     f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights"
                 )
-            if refiner["proposals"] and refiner["method"] != "ssa":
-                raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa")
+            if refiner["proposals"] and not self.reads_proposals(name):
+                raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
             for key in ("classes", "background"):
                 for found in refiner["settings"].get(key, []):
                     self._check_class(f"refiners.{name}.settings.{key}", found)

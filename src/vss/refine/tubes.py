@@ -1,0 +1,154 @@
+"""Voting in tubes: masks are linked over time, and all frames of a tube elect its class in each of them.
+
+Superpixels of neighbouring frames are linked along optical flow where each is what most of the other becomes. A tube
+lasts as long as its links do; within it a frame is voted on by its neighbours up to `window` frames away, so that
+memory does not grow with the video. A window as long as the video gives every tube one class.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vss.core.labels import IGNORE_INDEX
+from vss.refine.flow_file import CELL
+from vss.refine.proposals import Partitions
+from vss.refine.soft_labels import SoftLabels
+from vss.refine.ssa import count_votes, paint
+
+_RETURNS = 1.5  # pixels: flow there and back that ends farther away from where it began has lost its pixel
+
+
+@dataclass(frozen=True)
+class TubesSettings:
+    """How tubes are made and vote; defaults and ranges are in the config's schema (`tubes`).
+
+    Attributes:
+        window: neighbouring frames on each side.
+        least_overlap: share of a mask's pixels that has to be found in the mask it is linked to.
+        min_purity, keep_area, votes: as of `SsaSettings`.
+    """
+
+    window: int
+    least_overlap: float
+    min_purity: float
+    keep_area: int
+    votes: str | None
+
+
+@dataclass(frozen=True)
+class MaskedFrame:
+    """One frame as tubes see it.
+
+    Attributes:
+        video: its video; tubes stay within it.
+        labels: [H, W] uint8 train ids, 255 = unknown: has no vote.
+        masks: its superpixels; tubes are made of those of the first partition.
+        flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame, or None.
+        scores: its class scores, which vote in place of the labels.
+    """
+
+    video: str
+    labels: np.ndarray
+    masks: Partitions
+    flow: tuple[np.ndarray, np.ndarray] | None
+    scores: SoftLabels | None = None
+
+
+class _Frame:
+    """A frame in the window: what its masks vote, and which masks before and after are theirs."""
+
+    def __init__(self, frame: MaskedFrame) -> None:
+        self.labels, self.flow = frame.labels, frame.flow
+        self.masks = Partitions(frame.masks.maps[:1])
+        self.pixels, self.counts = self.masks.pixels()
+        histogram = count_votes(frame.labels, self.pixels, self.counts, frame.scores)
+        self.classes = np.flatnonzero(histogram.any(axis=0))
+        self.votes = histogram[:, self.classes]
+        # For every mask the number of its mask in the next frame and in the one before; -1 = none.
+        self.ahead, self.back = (np.full(len(self.counts), -1) for _ in range(2))
+
+
+def vote_in_tubes(frames: Iterable[MaskedFrame], settings: TubesSettings) -> Iterator[np.ndarray]:
+    """Yields the label map [H, W] uint8 of every frame after its tubes have voted, in the frames' order.
+
+    Of two classes with equally many votes the smaller id wins. Pixels in masks without a winner keep their class, and
+    no pixel becomes unknown.
+
+    Args:
+        frames: videos one after another, each in the order of time.
+        settings: of the tubes.
+    """
+    window: deque[_Frame] = deque()
+    video, at = None, 0  # position in the window of the frame whose turn it is
+    for frame in frames:
+        if frame.video != video:
+            yield from (_elect(window, here, settings) for here in range(at, len(window)))
+            window.clear()
+            video, at = frame.video, 0
+        window.append(_Frame(frame))
+        if len(window) > 1:
+            _link(window[-2], window[-1], settings.least_overlap)
+        if len(window) - at > settings.window:
+            yield _elect(window, at, settings)
+            at += 1
+        if at > settings.window:
+            window.popleft()
+            at -= 1
+    yield from (_elect(window, here, settings) for here in range(at, len(window)))
+
+
+def _link(first: _Frame, second: _Frame, least_overlap: float) -> None:
+    """Links the masks of two neighbouring frames, each with what most of it becomes, where that holds both ways."""
+    flow, first.flow = first.flow, None
+    if flow is None or first.labels.shape != second.labels.shape:
+        return
+    # Which pixels are found again, and in which mask.
+    height, width = first.labels.shape
+    forward, backward = (_per_pixel(displacement, (height, width)) for displacement in flow)
+    x, y = (forward[..., axis] + ramp for axis, ramp in enumerate(np.ogrid[:height, :width][::-1]))
+    x, y = np.float32(x), np.float32(y)
+    returned = cv2.remap(backward, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(1e4, 1e4))
+    found = np.flatnonzero(np.square(forward + returned).sum(axis=2) <= _RETURNS**2)
+    target = np.rint(y).astype(np.intp).take(found) * width + np.rint(x).astype(np.intp).take(found)
+
+    # Count pixels by mask here and mask there; the largest share of each decides.
+    here, there = first.masks.maps[0].take(found), second.masks.maps[0].take(target).astype(np.int64)
+    pairs, shared = np.unique(here * np.int64(len(second.counts)) + there, return_counts=True)
+    here, there = np.divmod(pairs, len(second.counts))
+    order = np.argsort(shared, kind="stable")
+    best_there, best_here = np.full(len(first.counts), -1), np.full(len(second.counts), -1)
+    best_there[here[order]], best_here[there[order]] = there[order], here[order]  # the last one, the largest, stays
+    mutual = (best_there[here] == there) & (best_here[there] == here)
+    enough = shared >= least_overlap * np.maximum(first.counts[here], second.counts[there])
+    kept = mutual & enough
+    first.ahead[here[kept]], second.back[there[kept]] = there[kept], here[kept]
+
+
+def _per_pixel(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns flow [h, w, 2] per cell as [H, W, 2] per pixel."""
+    return np.ascontiguousarray(flow.repeat(CELL, axis=0).repeat(CELL, axis=1)[: size[0], : size[1]])
+
+
+def _elect(window: deque[_Frame], at: int, settings: TubesSettings) -> np.ndarray:
+    """Returns the label map of the frame at position `at` of the window after the votes of its tubes."""
+    frame = window[at]
+    total = np.zeros((len(frame.counts), IGNORE_INDEX), np.int64)
+    total[:, frame.classes] = frame.votes
+    last = min(at + settings.window, len(window) - 1)
+    first = max(at - settings.window, 0)
+    for side in (range(at, last), range(at, first, -1)):
+        mine, theirs = np.arange(len(frame.counts)), np.arange(len(frame.counts))
+        for position in side:
+            # One frame further along the links; tubes that end here drop out.
+            ahead = side.step == 1
+            theirs = (window[position].ahead if ahead else window[position].back)[theirs]
+            mine, theirs = mine[theirs >= 0], theirs[theirs >= 0]
+            voter = window[position + side.step]
+            total[np.ix_(mine, voter.classes)] += voter.votes[theirs]
+    guards = {"min_purity": settings.min_purity, "keep_area": settings.keep_area}
+    return paint(frame.labels, frame.pixels, frame.counts, total, **guards)

@@ -1,0 +1,85 @@
+"""Voting in tubes, on drawn scenes whose superpixels are the objects themselves: the vote is the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vss.configs.schema import read_section
+from vss.refine.proposals import Partitions
+from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
+
+SIZE, STEP = (48, 96), 4
+GROUND, THING = 3, 7
+
+
+def chosen(**settings) -> TubesSettings:
+    return read_section(TubesSettings, "tubes", settings, where="refine tubes")
+
+
+def moving_square(frames: int) -> tuple[list[MaskedFrame], list[np.ndarray]]:
+    """Draws a square that moves over a ground, with exact flow; masks are numbered differently in every frame.
+
+    Every third frame calls the square by another class.
+    """
+    video, truths = [], []
+    for number in range(frames):
+        truth = np.full(SIZE, GROUND, np.uint8)
+        truth[16:32, 8 + STEP * number : 24 + STEP * number] = THING
+        labels = truth.copy()
+        if number % 3 == 1:
+            labels[truth == THING] = 20 + number
+        masks = (truth == THING) if number % 2 else (truth != THING)
+        moved = (truth == THING)[::4, ::4, None] * np.float32([STEP, 0])
+        back = -np.roll(moved, STEP // 4, axis=1)
+        flow = (moved, back) if number + 1 < frames else None
+        video.append(MaskedFrame("v", labels, Partitions.from_label_maps([masks]), flow))
+        truths.append(truth)
+    return video, truths
+
+
+@pytest.mark.parametrize("window", [2, 100])
+def test_a_tube_has_the_class_of_most_of_its_frames(window):
+    video, truths = moving_square(9)
+    for found, truth in zip(vote_in_tubes(video, chosen(window=window)), truths, strict=True):
+        np.testing.assert_array_equal(found, truth)
+
+
+def test_without_flow_every_frame_votes_alone():
+    video, _ = moving_square(4)
+    alone = [MaskedFrame("v", frame.labels, frame.masks, None) for frame in video]
+    for found, frame in zip(vote_in_tubes(alone, chosen()), video, strict=True):
+        np.testing.assert_array_equal(found, frame.labels)
+
+
+def test_the_guards_of_ssa_hold():
+    video, truths = moving_square(9)
+    wrong = [frame for number, frame in enumerate(video) if number % 3 == 1]
+    pure = list(vote_in_tubes(video, chosen(window=100, min_purity=0.7)))  # the tube is two thirds THING
+    np.testing.assert_array_equal(pure[1], video[1].labels)
+    kept = list(vote_in_tubes(video, chosen(window=100, keep_area=256)))
+    np.testing.assert_array_equal(kept[1], video[1].labels)
+    free = list(vote_in_tubes(video, chosen(window=100, keep_area=255)))
+    np.testing.assert_array_equal(free[1], truths[1])
+    assert len(wrong) == 3
+
+
+def test_unknown_pixels_have_no_vote_and_no_class_becomes_unknown():
+    video, truths = moving_square(5)
+    unknown = np.full(SIZE, 255, np.uint8)
+    frames = [MaskedFrame("v", unknown if n != 2 else truths[2], f.masks, f.flow) for n, f in enumerate(video)]
+    for found, truth in zip(vote_in_tubes(frames, chosen()), truths, strict=True):
+        np.testing.assert_array_equal(found, truth)
+    assert (next(iter(vote_in_tubes(frames[:1], chosen()))) == 255).all()
+
+
+def test_no_more_frames_are_read_than_the_window_needs():
+    video, read = moving_square(9)[0], []
+
+    def frames():
+        for frame in video:
+            read.append(frame)
+            yield frame
+
+    for number, _ in enumerate(vote_in_tubes(frames(), chosen(window=2))):
+        assert len(read) <= min(number + 3, 9)
