@@ -100,7 +100,13 @@ def starts(cluster: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_job_with_two_cards_starts_once_and_sees_both(cluster: Path) -> None:
+@pytest.mark.parametrize("gres", [None, "gpu:2"])
+def test_a_job_with_two_cards_starts_once_and_sees_both(cluster: Path, gres: str | None) -> None:
+    if gres:  # next to --gpus, for clusters that want it
+        path = cluster / "profile" / "profile.yaml"
+        profile = yaml.safe_load(path.read_text())
+        profile["set-resources"]["two_cards"] = {"gres": gres}
+        path.write_text(yaml.safe_dump(profile))
     run(cluster, "two.done")
     (line,) = starts(cluster)
     assert "cards=0,1 " in line
