@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,18 @@ from tests.raw_dataset import vspw  # noqa: F401  a fixture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
+# One job of each stage, in the order of the flow: what it makes, and the log that shows it at work.
+KILLED = {
+    "prepare": ("prepare/vspw/index.csv", "prepare/vspw.log"),
+    "pretrain": ("pretrain/m2f/fingerprint.json", "pretrain/m2f.log"),
+    "finetune": ("finetune/convnext/fingerprint.json", "finetune/convnext.log"),
+    "infer": ("predictions/convnext.flip/val/00.labels.h5", "infer/convnext.flip.val.00.log"),
+    "ensemble": ("predictions/both/val/00.labels.h5", "ensemble/both.val.00.log"),
+    "refine": ("predictions/both.ssa/val/00.labels.h5", "refine/both.ssa.val.00.log"),
+    "score": ("score/both/val/00.npz", "score/both.val.00.log"),
+    "submit": ("submit/both.zip", "submit/both.log"),
+    "report": ("report/report.html", "report.log"),
+}
 PARTS = ("Snakefile", "config.yaml", "workflow", "envs", "src", "cuda_ops", "pyproject.toml")
 
 
@@ -107,7 +121,41 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project in which the tiny config has run to its end."""
+    """A copy of the project in which the tiny config has run to its end, killed on the way in every stage."""
     copy = Project(tmp_path_factory.mktemp("finished"))
+    for output, log in KILLED.values():
+        kill_at_work(copy, output, log)
     copy.snakemake()
     return copy
+
+
+def kill_at_work(project: Project, output: str, log: str) -> None:
+    """Starts snakemake for one result and kills it and its jobs, with no chance to clean up, once the log is written.
+
+    Args:
+        project: where to run.
+        output: the result, in the folder `results`.
+        log: the log that shows its job at work, in the folder `results/logs`.
+    """
+    target, shown = Path("results", output), project.folder / "results" / "logs" / log
+    before = _written(shown)
+    run = subprocess.Popen(
+        project.command(str(target)),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while _written(shown) == before:
+        assert run.poll() is None, f"snakemake ended before {log} appeared"
+        time.sleep(0.02)
+    time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (project.folder / target).exists(), f"the job of {target} was not killed at work"
+    shutil.rmtree(project.folder / ".snakemake" / "locks")  # what `snakemake --unlock` does, without its seconds
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

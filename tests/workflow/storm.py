@@ -17,13 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.workflow.conftest import Project
-from tests.workflow.test_killed import JOBS
+from tests.workflow.conftest import KILLED, Project
 from vss.core.log import log
 
 # What the tests' own config has no job of.
 STAGES = {
-    **JOBS,
+    **KILLED,
     "search": ("ensemble/searched/chosen.json", "ensemble/searched.search.log"),
     "propose": ("predictions/both.ssa/val/00.labels.h5", "propose/*.val.00.log"),
     "flow": ("flow/dis/val/00.h5", "flow/dis.val.00.log"),
