@@ -232,12 +232,13 @@ def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str
         raise UserError(f"{weights}: not weights of any of {', '.join(NETWORKS)}")
     network = build_network(name)
     file.fill(network)
-    chosen = resolve_device(device)
-    # A CPU's convolutions are faster with the channels of a pixel next to each other.
-    layout = (
-        torch.channels_last if name == "cascadepsp" and torch.device(chosen).type == "cpu" else torch.contiguous_format
-    )
-    return name, network.eval().to(chosen, memory_format=layout)
+    network = network.eval().to(resolve_device(device))
+    if name == "cascadepsp" and next(network.parameters()).device.type == "cpu":
+        # A CPU's convolutions are faster with the channels of a pixel next to each other.
+        for parameter in network.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return name, network
 
 
 def _row_of(state: Mapping[str, Tensor]) -> str | None:

@@ -110,8 +110,8 @@ def _link(first: _Frame, second: _Frame, least_overlap: float) -> None:
     # Which pixels are found again, and in which mask.
     height, width = first.labels.shape
     forward, backward = (_per_pixel(displacement, (height, width)) for displacement in flow)
-    x, y = (forward[..., axis] + ramp for axis, ramp in enumerate(np.ogrid[:height, :width][::-1]))
-    x, y = np.float32(x), np.float32(y)
+    x = forward[..., 0] + np.arange(width, dtype=np.float32)
+    y = forward[..., 1] + np.arange(height, dtype=np.float32)[:, None]
     returned = cv2.remap(backward, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(1e4, 1e4))
     found = np.flatnonzero(np.square(forward + returned).sum(axis=2) <= _RETURNS**2)
     target = np.rint(y).astype(np.intp).take(found) * width + np.rint(x).astype(np.intp).take(found)
