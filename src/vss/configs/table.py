@@ -23,6 +23,7 @@ _LEGEND = (
     "parameters: of the whole model, with the auxiliary head that only training uses",
     f"GFLOPs: of one {FRAME[0]}x{FRAME[1]} frame, counted by torch.utils.flop_counter: convolutions, matrix products",
     "  and deformable sampling, a multiply-add as two (most papers count it as one)",
+    "timm:NAME is a row too, for any backbone of timm with four feature maps, under UperNet",
     "paper mIoU: val / test part 1, one scale; - where the paper has no such model",
     "also accepted: this project's own weights, and any classifier with the row's backbone (`vss import-checkpoint`)",
 )

@@ -168,7 +168,7 @@ class EomtEncoder(BaseModule):
         self._num_prefix = 1 + num_register_tokens
 
     def forward(self, images: Tensor) -> TokenFeatures:
-        size = images.shape[-2:]
+        size = (images.shape[-2], images.shape[-1])
         images = pad_to_patches(images, self.patch_size)
         grid = [side // self.patch_size for side in images.shape[-2:]]
         rope = None
@@ -260,10 +260,11 @@ class FrozenEncoder(BaseModule):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TokenFeatures:
-        size = images.shape[-2:]
+        size = (images.shape[-2], images.shape[-1])
         images = pad_to_patches(images, self.patch_size)
         grid = [side // self.patch_size for side in images.shape[-2:]]
-        hidden, rope = self.embeddings(images), None
+        hidden = self.embeddings(images)
+        rope = None
         if self._has_rope:
             rope = rotary_positions(grid, self._head_dim, device=images.device, random=False)
         maps = []

@@ -57,7 +57,7 @@ class Thresholds:
         A whole bin of certainty is kept or left, the bin in which the share is reached among those kept.
         """
         total = self._counts.sum(axis=1)
-        allowed = np.where(np.arange(_BINS) >= _bin_of(np.float32(self._least)), self._counts, 0)
+        allowed = np.where(np.arange(_BINS) >= _bin_of(np.asarray(self._least)), self._counts, 0)
         bins = _first_bins(allowed, self._keep * total)
         if self._max_share < 1:
             limit = _largest_within(_kept(allowed, bins), self._max_share)

@@ -152,7 +152,8 @@ def _write_masks(folder: Path, rows: pd.DataFrame, kept: Iterator[np.ndarray]) -
     """
     import cv2
 
-    masks, digest, names = folder / _MASKS, hashlib.sha256(), []
+    masks, digest = folder / _MASKS, hashlib.sha256()
+    names: list[str] = []
     shutil.rmtree(masks, ignore_errors=True)
     for row, labels in zip(rows.itertuples(index=False), kept, strict=True):
         names.append(entry_name(row.video, row.frame))

@@ -89,7 +89,8 @@ def soup_of_run(
 
     segmentor = build_segmentor(network_config(typed)).to(resolve_device(device))
     kitchen = _Kitchen(segmentor, typed, os.fspath(index), os.fspath(card))
-    mixed, scores = list(parts), {}
+    mixed = list(parts)
+    scores: dict[str, float] = {}
     if chosen.greedy is None:
         tensors = kitchen.average(parts)
     else:
