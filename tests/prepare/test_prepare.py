@@ -123,7 +123,7 @@ BROKEN = {
     "mask missing": ("mask_missing", "no mask", lambda v: v.mask("t0", FRAMES[1]).unlink(), 11),
     "no mask folder": ("mask_missing", "no mask", lambda v: shutil.rmtree(v.mask("t0", "x").parent), 9),
     "mask zero bytes": ("mask_broken", "empty", lambda v: v.mask("t0", FRAMES[1]).write_bytes(b""), 11),
-    "mask truncated": ("mask_broken", "truncated", lambda v: _truncate(v.mask("t0", FRAMES[1])), 11),
+    "mask truncated": ("mask_broken", "Truncated", lambda v: _truncate(v.mask("t0", FRAMES[1])), 11),
     "mask is a JPEG": (
         "mask_broken",
         "JPEG",
