@@ -82,7 +82,7 @@ def _build(config: NetworkConfig) -> Segmentor:
         raise UserError(f"model config: {' '.join(message.split())}") from error
 
 
-def _with_timm_channels(config: NetworkConfig) -> dict[str, Any]:
+def _with_timm_channels(config: NetworkConfig) -> NetworkConfig:
     """Returns a config whose heads have the channels of the backbone's feature maps where they name none."""
     heads = {name: config[name] for name in ("decode_head", "auxiliary_head") if name in config}
     options = {key: value for key, value in config["backbone"].items() if key != "type"}
