@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.raw_dataset import FRAMES, RawVspw, save_mask
 from vss import configs
 from vss.configs.datasets import read_dataset_row
 from vss.core.class_table import SHIPPED_MAPS, read_class_map, shipped_space
@@ -719,3 +720,14 @@ def test_a_job_knows_the_classes_of_the_dataset_that_another_is_mapped_to(config
     digest = plan.data_digest("street", ["train"])
     (tmp_path / "own.csv").write_text("id,name\n1,road\n2,sky\n3,tree\n")
     assert plan_of(config).data_digest("street", ["train"]) != digest
+
+
+def test_masks_decide_the_index_where_frames_of_damaged_ones_are_left_out(config, vspw: RawVspw) -> None:
+    def content(on_problem: str) -> dict[str, str]:
+        config["data"]["vspw"] = {"root": str(vspw.root), "on_problem": on_problem}
+        return plan_of(config).index_content("vspw")
+
+    before = {on_problem: content(on_problem) for on_problem in ("stop", "skip")}
+    save_mask(vspw.mask("v0", FRAMES[0]), 3)
+    assert content("stop") == before["stop"]
+    assert content("skip") != before["skip"]

@@ -240,16 +240,6 @@ def test_changed_files_of_a_real_dataset_rerun_what_depends_on_them(tmp_path: Pa
         vspw.add_video("x0", [*FRAMES, "00000025"], masks=False)
         assert project.planned(*wanted) == after_images
 
-    # Frames with damaged masks are left out of the index: there masks decide, too.
-    def skip(config: dict) -> None:
-        use_real(config)
-        config["data"]["vspw"]["on_problem"] = "skip"
-
-    with project.changed_config(skip):
-        project.snakemake(*wanted)
-        save_mask(vspw.mask("v0", FRAMES[0]), 3)
-        assert project.planned(*wanted) == after_images
-
 
 def test_published_weights_may_move(finished: Project) -> None:
     published = [finished.folder / name / "published.safetensors" for name in ("here", "there")]

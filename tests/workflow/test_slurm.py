@@ -48,7 +48,7 @@ touch $1
 
 
 def answers() -> bool:
-    """Whether a SLURM with two GPUs is there."""
+    """Returns whether a SLURM with two GPUs is there."""
     if shutil.which("sinfo") is None or shutil.which("sbatch") is None:
         return False
     found = subprocess.run(["sinfo", "--noheader", "-o", "%T %G"], capture_output=True, text=True, timeout=60)
