@@ -31,14 +31,14 @@ collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives parallel workers whole files, and one of them, first, the tests of the finished run."""
-    finished = [item for item in items if "finished" in getattr(item, "fixturenames", ())]
-    rest = [item for item in items if "finished" not in getattr(item, "fixturenames", ())]
-    rest.sort(key=lambda item: item.get_closest_marker("slow") is None)  # so that no worker ends alone with a long one
-    for item in finished:
-        item.add_marker(pytest.mark.xdist_group("finished"))
-    for item in rest:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    items[:] = finished + rest
+
+    def is_shared(item: pytest.Item) -> bool:
+        return "finished" in getattr(item, "fixturenames", ())
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("finished" if is_shared(item) else str(item.path)))
+    # Long ones before the others, so that no worker ends alone with one.
+    items.sort(key=lambda item: 0 if is_shared(item) else 1 if item.get_closest_marker("slow") else 2)
 
 
 @pytest.fixture(scope="session")

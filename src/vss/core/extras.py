@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # Import names to the extras of pyproject.toml; tests/core/test_extras.py compares the two.
 EXTRAS = {
     "av": "video",
@@ -31,3 +33,16 @@ def how_to_install(error: ImportError) -> str | None:
     if library not in EXTRAS:
         return None
     return f"{library} is not installed: run `pip install 'vss[{EXTRAS[library]}]'`"
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those distributions that are installed, in their order."""
+    import importlib.metadata  # not at the start of every command
+
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import itertools
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from vss.core.extras import installed_versions
 from vss.core.files import NO_SPACE, atomic_path, canonical_json, disk_full
 
 KEPT_EVERY = 15.0  # seconds of work that a kill costs at most; a job that takes less writes nothing
@@ -173,10 +173,4 @@ def _code() -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_LIBRARIES)

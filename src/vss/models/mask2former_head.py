@@ -5,6 +5,7 @@ Segmentation", arXiv 2112.01527), without mmdet, with the parameter names of mmd
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mmseg.models  # noqa: F401  registers the class of the same name that is replaced below
 import torch
@@ -37,14 +38,8 @@ class Mask2FormerHead(MaskClassificationHead):
         num_heads: of every attention.
         encoder_layers, encoder_ffn_channels: of the pixel decoder.
         decoder_layers, decoder_ffn_channels: of the transformer decoder.
-        num_points, oversample_ratio, importance_sample_ratio: see `SetLoss`.
-        loss_weights: of the class, mask and dice terms.
-        no_object_weight: class weight of "no object".
-        class_weight: of the other classes [C]; None = 1 each.
         with_cp: gradient checkpointing of every encoder and decoder layer.
-        align_corners: False; part of MMSegmentation's head interface.
-        ignore_index: label that belongs to no mask.
-        init_cfg: MMEngine's.
+        loss: further arguments of `MaskClassificationHead`.
 
     Shape:
         features: four maps [N, in_channels[i], H / s, W / s], s = 4, 8, 16, 32 ->
@@ -65,30 +60,10 @@ class Mask2FormerHead(MaskClassificationHead):
         encoder_ffn_channels: int = 1024,
         decoder_layers: int = 9,
         decoder_ffn_channels: int = 2048,
-        num_points: int = 12544,
-        oversample_ratio: float = 3.0,
-        importance_sample_ratio: float = 0.75,
-        loss_weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
-        no_object_weight: float = 0.1,
-        class_weight: Sequence[float] | None = None,
         with_cp: bool = False,
-        align_corners: bool = False,
-        ignore_index: int = 255,
-        init_cfg: dict | None = None,
+        **loss: Any,
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            num_queries=num_queries,
-            num_points=num_points,
-            oversample_ratio=oversample_ratio,
-            importance_sample_ratio=importance_sample_ratio,
-            loss_weights=loss_weights,
-            no_object_weight=no_object_weight,
-            class_weight=class_weight,
-            align_corners=align_corners,
-            ignore_index=ignore_index,
-            init_cfg=init_cfg,
-        )
+        super().__init__(num_classes=num_classes, num_queries=num_queries, **loss)
         self.in_channels = list(in_channels)
         self.pixel_decoder = PixelDecoder(
             in_channels=in_channels,

@@ -84,9 +84,8 @@ def _first_bins(counts: np.ndarray, wanted: np.ndarray, *, beyond: bool = True) 
     """Returns by class the lowest bin from which on at least (or, not `beyond`, at most) `wanted` pixels lie."""
     above = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # [C, bins]: pixels in this bin and those above
     if not beyond:
-        return np.where(
-            (above <= wanted[:, None]).any(axis=1), (above <= wanted[:, None]).argmax(axis=1), len(above[0])
-        )
+        within = above <= wanted[:, None]
+        return np.where(within.any(axis=1), within.argmax(axis=1), len(above[0]))
     reached = above >= np.minimum(wanted, above[:, 0])[:, None]
     return np.where(wanted > 0, len(above[0]) - 1 - reached[:, ::-1].argmax(axis=1), len(above[0]))
 

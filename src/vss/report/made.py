@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import pandas as pd
 
 import vss
 from vss.core.checkout import checkout_commit
+from vss.core.extras import installed_versions
 from vss.core.files import JsonObject, read_json
 from vss.core.index import Card
 from vss.core.labels import IGNORE_INDEX
@@ -64,7 +64,7 @@ def what_was_run(
         "version": vss.__version__,
         "commit": checkout_commit() or None,
         "python": platform.python_version(),
-        "libraries": dict(sorted(_versions().items())),
+        "libraries": dict(sorted(installed_versions(_LIBRARIES).items())),
         "weights": {name: read_json(path)["sha256"] for name, path in fingerprints.items()},
         "config": dict(config),
     }
@@ -88,16 +88,6 @@ def facts(made: JsonObject) -> dict[str, str]:
 def weights_table(made: JsonObject) -> pd.DataFrame:
     """Returns one row per file of weights, as text."""
     return pd.DataFrame({"Weights": name, "SHA-256": digest} for name, digest in made["weights"].items())
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _mask_values(card: Card) -> str:

@@ -100,7 +100,7 @@ async function draw({list = true} = {}) {
   const turn = ++drawn;
   listDue ||= list;  // a draw that is overtaken leaves its list to the next
   const read = await readFrame(state.video, state.frame);
-  if (turn !== drawn) return;  // another frame was asked for meanwhile
+  if (turn !== drawn) return;  // another frame was requested meanwhile
   now = read;
   const {width, height} = now.image;
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];

@@ -85,7 +85,12 @@ def visible_pixels(flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
         flow: from this frame to the next [2, H, W] float32, x first.
         backward: from the next frame to this one, likewise.
     """
-    column, row, inside = _targets(flow)
+    return _visible(flow, backward, *_targets(flow))
+
+
+def _visible(
+    flow: np.ndarray, backward: np.ndarray, column: np.ndarray, row: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
     returned = backward[:, row, column]
     apart = ((flow + returned) ** 2).sum(axis=0)
     return inside & (apart < 0.01 * ((flow**2).sum(axis=0) + (returned**2).sum(axis=0)) + 0.5)
@@ -116,8 +121,8 @@ def visible_confusion(
     Returns:
         int64, as `confusion_matrix` returns it.
     """
-    column, row, _ = _targets(flow)
-    seen = np.where(visible_pixels(flow, backward), labels, np.uint8(IGNORE_INDEX))
+    column, row, inside = _targets(flow)
+    seen = np.where(_visible(flow, backward, column, row, inside), labels, np.uint8(IGNORE_INDEX))
     return confusion_matrix(next_labels[row, column], seen, num_classes)
 
 

@@ -44,7 +44,7 @@ class LabelledPixels:
 class VideoCounter:
     """Counts the pixels of one video.
 
-    What no class is asked for is counted in bitmaps, all else in the groups of `LabelledPixels`, so that a frame is
+    What is not counted by class is counted in bitmaps, all else in the groups of `LabelledPixels`, so that a frame is
     passed over once, however many measures there are. All T-n+1 windows of a video of T frames are counted; the
     official rule, which leaves the last one out, is applied when they are summed up.
     """
