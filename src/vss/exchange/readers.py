@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +28,9 @@ from vss.exchange.panoptic import PanopticIndex
 
 Key = tuple[str, str]  # (video, frame)
 _NAMED = 5  # frames that a message names
+# NumPy parses an array's header as Python source, and Python 3.10 and 3.11 keep the parser's depth for all threads
+# together: two at once end in "AST constructor recursion depth mismatch".
+_ONE_HEADER_AT_A_TIME = threading.Lock()
 
 
 class PredictionReader(ABC):
@@ -276,14 +280,14 @@ def _read_array(path: str) -> np.ndarray:
         UserError: the file is missing or damaged, or holds something else.
     """
     try:
-        loaded = np.load(regular_file(path), allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded as archive:
-                if len(archive.files) != 1:
-                    raise UserError(
-                        f"{path}: holds {len(archive.files)} arrays ({', '.join(archive.files)}), must hold one"
-                    )
-                loaded = archive[archive.files[0]]
+        with _ONE_HEADER_AT_A_TIME:
+            loaded = np.load(regular_file(path), allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                with loaded as archive:
+                    names = archive.files
+                    if len(names) != 1:
+                        raise UserError(f"{path}: holds {len(names)} arrays ({', '.join(names)}), must hold one")
+                    loaded = archive[names[0]]
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile raise many types on damaged files
