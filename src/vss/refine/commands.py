@@ -1,0 +1,38 @@
+"""The commands of refinement."""
+
+from __future__ import annotations
+
+from vss.core.command_line import Command, files, option
+from vss.core.options import DATA, DEVICE, FILE_OR_NONE, LOG_FILE, OUT, SETTINGS, SHARD
+
+PROPOSE = Command(
+    "propose",
+    "vss.refine.propose:propose",
+    "Store mask proposals of frames.",
+    (
+        *(*DATA, *OUT, SETTINGS, *SHARD, DEVICE),
+        option("--weights", help="SAM weights (default, or '': none)", **FILE_OR_NONE),
+    ),
+)
+FLOW = Command(
+    "flow",
+    "vss.refine.flow:flow",
+    "Store optical flow between neighbouring frames.",
+    (*DATA, *OUT, option("--method", default="dis", choices=("dis",)), *SHARD),
+)
+TRAIN_REFINER = Command(
+    "train-refiner",
+    "vss.refine.train:train_refiner",
+    "Train the small refinement network.",
+    (*DATA, *files("weights", "fingerprint", "work-dir"), *LOG_FILE, SETTINGS),
+)
+REFINE = Command(
+    "refine",
+    "vss.refine.run:refine",
+    "Refine label maps.",
+    (
+        *(*files("labels"), *DATA, *OUT, SETTINGS, *SHARD, DEVICE),
+        option("--weights", help="of the network (default, or '': none)", **FILE_OR_NONE),
+        *files("proposals", "flow", "scores", required=False),
+    ),
+)

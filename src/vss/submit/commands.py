@@ -1,0 +1,29 @@
+"""The commands that write predictions for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vss.core.command_line import Command, files, option
+from vss.core.options import DATA, OUT
+
+EXPORT_PREDICTION = Command(
+    "export-prediction",
+    "vss.submit.export:export_prediction",
+    "Write a prediction's label maps for other tools: PNG folders, COCO panoptic, the challenge's zip.",
+    (
+        option("prediction", type=Path, metavar="PREDICTION_FOLDER", help="results/predictions/NAME/SPLIT"),
+        option("--format", dest="form", required=True, choices=("png", "coco-panoptic", "submission")),
+        *files("out", help="folder to make; the zip of a submission"),
+    ),
+    example="vss export-prediction results/predictions/swin.single/val --format png --out swin",
+)
+SUBMIT = Command(
+    "submit",
+    "vss.submit.run:submit",
+    "Zip the test split's label maps for CodaLab.",
+    (
+        *(*files("labels", nargs="+"), *DATA, *OUT),
+        option("--fill", choices=("previous",), help="what stands for listed frames that were left out"),
+    ),
+)
