@@ -50,7 +50,7 @@ def train_tiny(
         **dataset,
         init=init,
         init_card=None,
-        **{"log_file" if name == "log" else name: path for name, path in files.items()},
+        weights=files["weights"],
         work_dir=folder / work,
         gpus=0,
         code=code or "today",

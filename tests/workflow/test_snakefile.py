@@ -182,7 +182,7 @@ def stage_of(command: str) -> str | None:
 def test_no_command_of_the_default_config_is_long(project: Project) -> None:
     commands = printed_commands(project, "config.yaml")
     assert {"prepare", "finetune", "infer", "score-split", "report"} <= set(map(stage_of, commands))
-    assert max(map(len, commands)) < 1100
+    assert max(map(len, commands)) < 1000
 
 
 @pytest.mark.slow

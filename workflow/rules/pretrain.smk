@@ -32,6 +32,5 @@ rule pretrain:
         "vss lease {resources.gpu} -- vss pretrain --model {wildcards.model} --settings {input.settings:q}"
         " --running {params.running:q} --index {input.index:q} --card {input.card:q} --init={params.init:q}"
         " {params.retrain:q} --gpus {resources.gpu}"
-        " --weights {output.weights:q} --config {output.config:q} --log {output.log:q} --audit {output.audit:q}"
-        " --fingerprint {output.fingerprint:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
+        " --weights {output.weights:q} --work-dir {params.work_dir:q} > {log:q} 2>&1"
         + KEEP_LOG

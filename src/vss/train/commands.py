@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from vss.core.command_line import Command, files, option
-from vss.core.options import DATA, DEVICE, FILE_OR_NONE, JSON_VALUE, LOG_FILE, MODEL, MODEL_FILES, SETTINGS
+from vss.core.options import DATA, DEVICE, FILE_OR_NONE, JSON_VALUE, MODEL, MODEL_FILES, SETTINGS
 
 TRAINING_OPTIONS = (
     MODEL,
     *files("index", "card", nargs="+"),
-    *MODEL_FILES,
-    *files("work-dir"),
-    *LOG_FILE,
+    *files("weights", "work-dir"),
+    *files("fingerprint", "config", "audit", required=False, help="(default: next to the weights)"),
+    *files("log", dest="log_file", required=False, help="(default: next to the weights)"),
     option("--init", help="weights to start from (default, or '': none)", **FILE_OR_NONE),
     option("--init-card", type=Path, metavar="FILE", help="card of the dataset those weights were trained on"),
     option("--gpus", type=int, default=0),

@@ -38,7 +38,7 @@ from vss.train.class_balance import needs_counts, write_pixels
 from vss.train.job import TrainingJob, TrainingPart, write_job
 from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.card import write_model_card
-from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_fingerprint
+from vss.weights.fingerprint import FINGERPRINT, Fingerprint, sha256_of_weights, write_fingerprint
 
 # Those that are published, by the key of their digest in the marker of a finished training.
 _PUBLISHED = {"weights": WEIGHTS, "log": LOG, "audit": AUDIT, "config": CONFIG}
@@ -54,13 +54,13 @@ def train(
     init: StrPath | None,
     init_card: StrPath | None,
     weights: StrPath,
-    fingerprint: StrPath,
-    config: StrPath,
-    log_file: StrPath,
-    audit: StrPath,
     work_dir: StrPath,
     gpus: int,
     code: str,
+    fingerprint: StrPath | None = None,
+    config: StrPath | None = None,
+    log_file: StrPath | None = None,
+    audit: StrPath | None = None,
     retrain_on_code_change: bool = False,
 ) -> None:
     """Trains a model, or continues, or finds it finished; then writes the five outputs, the fingerprint last.
@@ -75,10 +75,12 @@ def train(
         init: safetensors or published checkpoint to start from.
         init_card: card of the dataset that `init` was trained on here, for init_classes "copy"; None for published
             weights, whose classes follow from the file or from their number.
-        weights, fingerprint, config, log_file, audit: files to write.
+        weights: file to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
         gpus: 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
         code: digest of the training code, for the fingerprint.
+        fingerprint, config, log_file, audit: files to write; None: next to the weights, named as in the module's
+            docstring.
         retrain_on_code_change: whether weights that other code has trained are trained again.
 
     Raises:
@@ -129,9 +131,12 @@ def train(
             if needs_counts(resolved.training):
                 write_pixels(folder, parts, content, what=job.what)
             _train_in(folder, job, document, code)
-        files = {WEIGHTS: weights, LOG: log_file, AUDIT: audit, CONFIG: config}
-        _publish(folder, files, fingerprint, stage, model, settings)
-    write_model_card(Path(weights).parent, dataset_card=card)
+        published = Path(weights).parent
+        files = {WEIGHTS: weights} | {
+            name: given or published / name for name, given in ((LOG, log_file), (AUDIT, audit), (CONFIG, config))
+        }
+        _publish(folder, files, fingerprint or published / FINGERPRINT, stage, model, settings)
+    write_model_card(published, dataset_card=card)
 
 
 def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:

@@ -11,9 +11,10 @@ import vss
 from vss.core.checkout import checkout_commit
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, read_json, write_text
+from vss.weights.fingerprint import FINGERPRINT
 
 CARD = "README.md"
-_CONFIG, _FINGERPRINT, _AUDIT, _LOG = "config.json", "fingerprint.json", "audit.json", "log.jsonl"
+_CONFIG, _AUDIT, _LOG = "config.json", "audit.json", "log.jsonl"
 # Settings of a training that a reader looks for; config.json has all of them.
 _SHOWN = (
     "max_iters",
@@ -41,7 +42,7 @@ def write_model_card(folder: str | os.PathLike, *, dataset_card: str | os.PathLi
         folder: with config.json and fingerprint.json; audit.json and log.jsonl are read where they are there.
         dataset_card: of the data that it was trained on; None = unknown.
     """
-    if not all(Path(folder, name).is_file() for name in (_CONFIG, _FINGERPRINT)):
+    if not all(Path(folder, name).is_file() for name in (_CONFIG, FINGERPRINT)):
         return
     write_text(Path(folder, CARD), "\n".join(_lines(Path(folder), dataset_card, {})))
 
@@ -57,7 +58,7 @@ def card(*, model: str | os.PathLike, results: str | os.PathLike = "results") ->
         UserError: there is no such model.
     """
     folder = Path(model) if Path(model, _CONFIG).is_file() else Path(results, "finetune", os.fspath(model))
-    for name in (_CONFIG, _FINGERPRINT):
+    for name in (_CONFIG, FINGERPRINT):
         if not (folder / name).is_file():
             raise UserError(f"model {os.fspath(model)!r}: no {name} in {folder}; train the model, or name its folder")
     dataset = read_json(folder / _CONFIG).get("dataset")
@@ -71,7 +72,7 @@ def card(*, model: str | os.PathLike, results: str | os.PathLike = "results") ->
 
 
 def _lines(folder: Path, dataset_card: str | os.PathLike | None, scores: JsonObject) -> Iterator[str]:
-    config, fingerprint = read_json(folder / _CONFIG), read_json(folder / _FINGERPRINT)
+    config, fingerprint = read_json(folder / _CONFIG), read_json(folder / FINGERPRINT)
     training = config.get("training", {})
     yield from (f"# {fingerprint['model']}", "", f"Row `{config['row']}`, protocol `{config['protocol']}`,")
     yield from (f"{len(config['classes'])} classes (names by train id in `{_CONFIG}`).", "", "## Data", "")

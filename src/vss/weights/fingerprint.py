@@ -10,6 +10,8 @@ from typing import Any
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file, write_json
 
+FINGERPRINT = "fingerprint.json"  # next to the weights that it is of
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -55,7 +57,7 @@ def sha256_of_weights(path: str | os.PathLike) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     found = sha256_of_file(path)
-    fingerprint = path.with_name("fingerprint.json")
+    fingerprint = path.with_name(FINGERPRINT)
     if path.name == "weights.safetensors" and fingerprint.exists():
         recorded = read_fingerprint(fingerprint).sha256
         if found != recorded:
