@@ -13,6 +13,8 @@ rule pseudo:
         masks=directory("<results>/pseudo/{pseudo}/masks"),
     log:
         "<results>/logs/pseudo/{pseudo}.log",
+    benchmark:
+        "<results>/benchmarks/pseudo/{pseudo}.tsv"
     conda:
         "../../envs/vss.yaml"
     params:

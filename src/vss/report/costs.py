@@ -12,21 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from vss.core.errors import UserError
+from vss.core.stages import READERS, with_readers
 
-# In the order of the flow, with the stages that are made of each one's results.
-_READ_BY = {
-    "prepare": ("pretrain", "finetune", "infer", "import", "propose", "flow", "score", "submit"),
-    "pretrain": ("finetune",),
-    "finetune": ("infer",),
-    "infer": ("ensemble", "refine", "score", "submit"),
-    "import": ("ensemble", "refine", "score", "submit"),
-    "ensemble": ("refine", "score", "submit"),
-    "propose": ("refine",),
-    "flow": ("refine",),
-    "refine": ("score", "submit"),
-    "score": (),
-    "submit": (),
-}
 _FOLDERS = {"propose": "proposals"}  # where a stage's files lie in another folder than that of its name
 _PREDICTS = ("infer", "import", "ensemble", "refine")
 _GPUS = re.compile(rb"lease: runs on ([0-9]+) GPU")
@@ -92,7 +79,7 @@ def read_jobs(results: str | os.PathLike, trainings: Mapping[str, pd.DataFrame])
     root = Path(results)
     for path in sorted((root / "benchmarks").glob("*/*.tsv")):
         stage, name = path.parent.name, path.name.removesuffix(".tsv")
-        if stage not in _READ_BY:
+        if stage not in READERS:
             continue
         try:
             row = pd.read_csv(path, sep="\t", na_values=["-", "NA"]).iloc[-1]
@@ -131,15 +118,13 @@ def stage_costs(results: str | os.PathLike, jobs: Sequence[JobCost]) -> list[Sta
         results: folder of the results, whose size on disk is taken.
         jobs: as `read_jobs` returns them.
     """
-    by_stage = {stage: [job for job in jobs if job.stage == stage] for stage in _READ_BY}
+    by_stage = {stage: found for stage in READERS if (found := [job for job in jobs if job.stage == stage])}
     seconds = {stage: _sum(job.seconds for job in found) for stage, found in by_stage.items()}
     gpu_seconds = {stage: _sum(job.seconds * job.gpus for job in found) for stage, found in by_stage.items()}
     predicted_by = {_prediction(job): job.stage for job in jobs if job.stage in _PREDICTS}
     costs = []
     for stage, found in by_stage.items():
-        if not found:
-            continue
-        rerun = _with_readers(stage)
+        rerun = with_readers(stage, by_stage)
         costs.append(
             StageCost(
                 stage=stage,
@@ -182,11 +167,6 @@ def prediction_seconds(
 def _prediction(job: JobCost) -> str:
     """Returns the prediction that a job is of: its name without split and shard."""
     return job.name.rsplit(".", 2)[0]
-
-
-def _with_readers(stage: str) -> set[str]:
-    """Returns a stage and all that are made of its results."""
-    return {stage}.union(*(_with_readers(reader) for reader in _READ_BY[stage]))
 
 
 def _sum(values: Iterable[float]) -> float:
