@@ -20,7 +20,7 @@ from benchmarks.shared import write_rows
 from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
-from vss.core.images import read_image, read_mask
+from vss.core.images import read_image
 from vss.core.index import Card, read_card, read_index
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
@@ -72,7 +72,7 @@ def _compare(
         mean = WeightedMean(members, opened)
         for row in track(list(rows.itertuples(index=False)), what=f"{name}: dense against stored"):
             image = read_image(Path(card.root) / row.image)
-            truth = read_mask(Path(card.root) / row.mask, card.label_map)
+            truth = card.read_mask(row.mask)
             each = [engine.probabilities(image).numpy() for engine in engines]
             dense = sum(w * p for w, p in zip(weights, each, strict=True)).argmax(axis=0).astype(np.uint8)
             stored = mean.read(row.video, row.frame, size=truth.shape).labels

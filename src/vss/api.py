@@ -45,7 +45,7 @@ class Model:
         self._engine = build_engine(plan, self._segmentor)
 
     def predict(self, frame: Frame, tta: ViewSettings | None = None) -> np.ndarray:
-        """Returns the label map [H, W] uint8 of train ids of one frame.
+        """Returns the label map [H, W] of train ids of one frame, uint8 or of more than 255 classes uint16.
 
         Args:
             frame: an image file, which is turned as its EXIF says, or an array [H, W, 3] uint8 RGB.
@@ -67,7 +67,7 @@ class Model:
     def predict_video(
         self, path: str | os.PathLike, tta: ViewSettings | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (frame [H, W, 3] uint8 RGB, its label map [H, W] uint8) of a video file, in order.
+        """Yields (frame [H, W, 3] uint8 RGB, its label map [H, W]) of a video file, in order.
 
         Args and errors as `predict`; needs the extra `video`.
         """

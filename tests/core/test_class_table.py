@@ -55,7 +55,7 @@ MISTAKES = {
     "empty": ("", "is empty; its first line must name the columns"),
     "header only": ("id,name\n", "has no row below its header"),
     "all ignored": ("id,name,train_name\n1,a,\n", "every train_name is empty"),
-    "too many": ("id,name\n" + "".join(f"{n},c{n}\n" for n in range(256)), "256 classes, at most 255"),
+    "too many": ("id,name\n" + "".join(f"{n},c{n}\n" for n in range(65_536)), "65536 classes, at most 65534"),
     "not UTF-8": (b"id,name\n1,\xff\n", "is not UTF-8 text (byte 10)"),
     "open quote": ('id,name\n1,"a\n', "not a CSV file"),
 }

@@ -29,7 +29,7 @@ def test_palette_mask_gives_indices_not_colours(tmp_path) -> None:
     mask.save(tmp_path / "m.png")
     assert np.array_equal(read_raw_mask(tmp_path / "m.png"), raw)
     assert read_mask(tmp_path / "m.png", VSPW.raw_to_train()).tolist() == [[255, 0, 123], [255, 255, 6]]
-    assert read_mask(tmp_path / "m.png", COCO_STUFF.raw_to_train().tolist())[0].tolist() == [0, 1, 124 - 11]
+    assert read_mask(tmp_path / "m.png", COCO_STUFF.raw_to_train())[0].tolist() == [0, 1, 124 - 11]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "1", "LA"])

@@ -29,8 +29,8 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     coding = MaskCoding(bits=16)
     found = read_raw_mask(path, coding)
     assert found.dtype == np.uint16 and np.array_equal(found, raw)
-    label_map = [3, *[255] * 255, 7]  # 257 entries: what lies beyond is ignored
-    assert read_mask(path, label_map, coding).tolist() == [[3, 255, 7, 255]]
+    table = np.array([3, *[255] * 255, 7], np.uint8)  # 257 entries: what lies beyond is ignored
+    assert read_mask(path, table, coding).tolist() == [[3, 255, 7, 255]]
 
 
 def test_instances_are_read_as_their_class(tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_more_colours_than_a_byte_counts(tmp_path: Path) -> None:
     coding = MaskCoding("colours", colours=colours)
     raw = read_raw_mask(save(tmp_path, rgb), coding)
     assert raw.dtype == np.uint16 and raw.tolist() == [[399, 0, 65_535]]
-    assert train_ids(raw, [5, *[255] * 398, 6]).tolist() == [[6, 5, 255]]
+    assert train_ids(raw, np.array([5, *[255] * 398, 6], np.uint8)).tolist() == [[6, 5, 255]]

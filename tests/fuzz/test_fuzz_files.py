@@ -72,7 +72,7 @@ def read_scores(path: Path) -> np.ndarray:
         return reader.read("v", "1")
 
 
-IDENTITY = list(range(256))
+IDENTITY = np.arange(256, dtype=np.uint8)
 READERS = {
     "mask.png": lambda path: read_mask(path, IDENTITY),
     "image.jpg": read_image,

@@ -33,7 +33,7 @@ def test_every_image_is_a_video_of_its_own(coco, run_prepare) -> None:
     assert table["mask"][0] == "stuffthingmaps/train2017/000000000009.png"
     assert table["height"].tolist() == [20, 21, 20]
     card = read_card(done.card)
-    labels = read_mask(coco / table["mask"][0], card.label_map)
+    labels = read_mask(coco / table["mask"][0], card.raw_to_train)
     # Ascending used ids: 90 - 1 has ten unused ones below it, 181 has eleven; raw 0 stays 0.
     assert labels[:4, 0].tolist() == [0, 170, 79, 255]
 

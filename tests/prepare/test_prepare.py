@@ -245,7 +245,7 @@ def test_label_252_keeps_its_frame_and_reads_as_ignore(vspw, run_prepare) -> Non
     assert ("val", "v0", FRAMES[0]) in done.rows()
     assert [p["found"] for p in done.report()["problems"]] == ["252 on 4 pixels"]
     card = read_card(done.card)
-    labels = read_mask(vspw.mask("v0", FRAMES[0]), card.label_map)
+    labels = read_mask(vspw.mask("v0", FRAMES[0]), card.raw_to_train)
     assert np.unique(labels).tolist() == [4, 255] and (labels == 255).sum() == 4
 
 
@@ -443,6 +443,6 @@ def test_real_coco_stuff(real_data, run_prepare) -> None:
     card = read_card(done.card)
     for mask in table["mask"]:
         path = real_data / "coco_stuff" / mask
-        raw, labels = read_raw_mask(path), read_mask(path, card.label_map)
+        raw, labels = read_raw_mask(path), read_mask(path, card.raw_to_train)
         assert np.array_equal(labels == 255, raw == 255)  # nothing else is lost: person is raw 0 and train id 0
         assert np.array_equal(labels == 0, raw == 0)

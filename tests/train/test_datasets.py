@@ -104,8 +104,8 @@ def test_a_row_costs_its_strings_only(done) -> None:
 
 
 def test_published_label_shift_by_hand() -> None:
-    plain = label_map(COCO_STUFF.raw_to_train().tolist())
-    shifted = label_map(COCO_STUFF.raw_to_train().tolist(), shift=True)
+    plain = label_map(COCO_STUFF.raw_to_train())
+    shifted = label_map(COCO_STUFF.raw_to_train(), shift=True)
     assert np.array_equal(plain, COCO_STUFF.raw_to_train())
     # person (raw 0) is dropped, bicycle (raw 1, train 1) takes its place, the last class ends at 169.
     assert [int(shifted[raw]) for raw in (0, 1, 181, 11, 255)] == [255, 0, 169, 255, 255]

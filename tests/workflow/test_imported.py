@@ -24,13 +24,13 @@ from vss.submit.png import png_of_labels
 pytestmark = pytest.mark.slow
 
 
-def predict(folder: Path, root: Path, index: pd.DataFrame, label_map: list[int]) -> None:
+def predict(folder: Path, root: Path, index: pd.DataFrame, table: np.ndarray) -> None:
     """Writes what two other systems might predict: label maps of one, class probabilities of the other."""
     rng = np.random.default_rng(2)
     for row in index[index["split"] != "train"].itertuples():
         labels = rng.integers(0, 124, (row.height, row.width)).astype(np.uint8)
         if row.mask:
-            truth = read_mask(root / row.mask, label_map)
+            truth = read_mask(root / row.mask, table)
             labels = np.where((rng.random(truth.shape) < 0.7) & (truth != 255), truth, labels[0, 0]).astype(np.uint8)
         path = folder / "peer" / row.split / row.video / f"{row.frame}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Project:
     settings = {"root": None, "drawn": tiny["data"]["vspw"]["drawn"]}
     prepare(dataset="vspw", settings=settings, index=drawn / "index.csv", **files, workers=1)
     index, card = read_dataset(drawn / "index.csv", files["card"])
-    predict(project.folder, Path(card.root), index, card.label_map)
+    predict(project.folder, Path(card.root), index, card.raw_to_train)
     (project.folder / "root.txt").write_text(card.root)
     (project.folder / "published.safetensors").write_bytes(b"of a model that nothing uses")
     config = {

@@ -15,7 +15,7 @@ from vss.core.class_table import SHIPPED_MAPS, read_class_map, read_class_table,
 from vss.core.dataset_layout import DatasetLayout, FramePattern
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import JsonObject
-from vss.core.label_space import IGNORE_INDEX, LabelSpace
+from vss.core.label_space import LabelSpace, ignore_index, label_dtype
 from vss.core.masks import MaskCoding
 
 _FORMATS = Path(__file__).with_name("dataset_formats.yaml")
@@ -237,7 +237,7 @@ def mix_of(data: Any, default: str) -> list[MixEntry]:
 
 
 def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where: str) -> list[int] | None:
-    """Returns the target's train id of each class of a dataset, 255 = ignored; None where it has the target's classes.
+    """Returns the target's train id (or ignore index) of each class of a dataset; None where the classes are its own.
 
     Raises:
         UserError: see `class_positions`.
@@ -246,7 +246,8 @@ def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where
         return None
     table = _map_file(entry.map, dataset.root, where=f"{where}.map")
     positions = class_positions(dataset.space, target, table, where=where)
-    return [IGNORE_INDEX if position is None else position for position in positions]
+    ignored = ignore_index(label_dtype(target.num_classes))
+    return [ignored if position is None else position for position in positions]
 
 
 def _layout(keys: JsonObject, *, where: str) -> DatasetLayout:

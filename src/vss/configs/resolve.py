@@ -18,6 +18,7 @@ from vss import configs
 from vss.configs.resolved import RowSettings, TrainingSettings, read_training
 from vss.configs.schema import PROTOCOLS
 from vss.core.errors import UserError, did_you_mean
+from vss.core.label_space import IGNORE_INDEX, ignore_index, label_dtype
 from vss.core.labels import LABEL_SPACES
 from vss.models import rows
 from vss.models.config_types import NetworkConfig, check_types
@@ -89,6 +90,11 @@ def load(
         config.colours = list(label_space.get("colours", ()))
         for head in filter(config.model.get, ("decode_head", "auxiliary_head")):
             config.model[head].num_classes = len(config.classes)
+        ignored = ignore_index(label_dtype(len(config.classes)))
+        if ignored != IGNORE_INDEX:
+            config.model.data_preprocessor.seg_pad_val = ignored
+            for head in filter(config.model.get, ("decode_head", "auxiliary_head")):
+                config.model[head].ignore_index = ignored
     options = dict(cfg_options or {})
     for key, value in options.items():
         _check_type(key, _what_stands_at(config, key), value)
@@ -139,24 +145,31 @@ def resolve(settings: RowSettings) -> Config:
     settings.pop("mix", None)  # of several datasets: how they are sampled is no matter of the row
     config = load(name, {**settings, **cfg_options}, protocol=protocol, label_space=label_space)
     training = read_training(name, _plain(config.to_dict()))
-    config.train_pipeline = train_pipeline(training)
+    config.train_pipeline = train_pipeline(training, len(config.classes))
     config.param_scheduler = param_scheduler(training)
     return config
 
 
-def train_pipeline(training: TrainingSettings, *, strong: bool = False) -> list[dict[str, Any]]:
+def train_pipeline(training: TrainingSettings, num_classes: int, *, strong: bool = False) -> list[dict[str, Any]]:
     """Returns the MMSeg transforms that turn a frame and its mask into a training sample.
 
     Args:
         training: the settings.
+        num_classes: of the model.
         strong: for pseudo-labels: colours are always distorted, and up to four rectangles blackened in half of the
             images, so that a student has to find what its teacher saw in the whole picture.
     """
+    ignored = ignore_index(label_dtype(num_classes))
     return [
         dict(type="LoadIndexImage"),
         dict(type="LoadIndexLabels"),
         dict(type="RandomResize", scale=training.scale, ratio_range=training.ratio_range, keep_ratio=True),
-        dict(type="RandomCrop", crop_size=training.crop_size, cat_max_ratio=training.cat_max_ratio),
+        dict(
+            type="RandomCrop",
+            crop_size=training.crop_size,
+            cat_max_ratio=training.cat_max_ratio,
+            **({} if ignored == IGNORE_INDEX else {"ignore_index": ignored}),
+        ),
         dict(type="RandomFlip", prob=training.flip),
         *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion or strong else []),
         *([dict(_CUTOUT)] if strong else []),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import regular_file
-from vss.core.label_space import IGNORE_INDEX, MOST_CLASSES, LabelSpace, RgbColour
+from vss.core.label_space import IGNORE_INDEX, MOST_CLASSES, LabelSpace, RgbColour, ignore_index, label_dtype
 
 SHIPPED = Path(__file__).with_name("classes")
 SHIPPED_MAPS = Path(__file__).with_name("class_maps")  # reviewed by hand: same things only, no nearest ones
@@ -34,7 +34,8 @@ def read_class_table(path: str | os.PathLike, *, name: str) -> LabelSpace:
     One row per mask value, in the order of the train ids. Columns: `id` (0..65535, what masks hold) or `colour` (RGB of
     the mask, "#rrggbb" or "r g b"); `name`; optionally `shown`, the colour it is drawn in; optionally `train_name`, the
     class it is trained as: rows of one `train_name` are one class, an empty one is ignored. Without that column every
-    row is a class of its own name. Value 255 is ignored where no row says otherwise.
+    row is a class of its own name. Value 255, and of more than 255 classes 65535, is ignored where no row says
+    otherwise.
 
     Args:
         path: of the CSV file (UTF-8, commas).
@@ -48,7 +49,7 @@ def read_class_table(path: str | os.PathLike, *, name: str) -> LabelSpace:
     key = "colour" if by_colour else "id"
     keys: dict[int | RgbColour, int] = {}
     names: dict[str, int] = {}
-    classes: list[str] = []
+    classes: dict[str, int] = {}  # train id by name
     colours: list[str] = []
     raw_ids, train_ids, ignored = [], [], []
     for number, row in lines:
@@ -69,10 +70,9 @@ def read_class_table(path: str | os.PathLike, *, name: str) -> LabelSpace:
         if not trained:
             ignored.append(raw)
             continue
-        if trained not in classes:
-            classes.append(trained)
+        train = classes.setdefault(trained, len(classes))
+        if train == len(colours):
             colours.append("")
-        train = classes.index(trained)
         if row.get("shown") and not colours[train]:
             colours[train] = "#{:02x}{:02x}{:02x}".format(*_colour(row["shown"], where))
         raw_ids.append(raw)
@@ -81,8 +81,9 @@ def read_class_table(path: str | os.PathLike, *, name: str) -> LabelSpace:
         raise UserError(f"{path}: every train_name is empty, so there is no class; at least one row needs one")
     if len(classes) > MOST_CLASSES:
         raise UserError(f"{path}: {len(classes)} classes, at most {MOST_CLASSES} are allowed; merge some by train_name")
-    if not by_colour and IGNORE_INDEX not in keys:
-        ignored.append(IGNORE_INDEX)
+    if not by_colour:
+        defaults = dict.fromkeys((IGNORE_INDEX, ignore_index(label_dtype(len(classes)))))
+        ignored += [raw for raw in defaults if raw not in keys]
     return LabelSpace(
         name=name,
         classes=tuple(classes),

@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vss.core.label_space import ignore_index, label_dtype
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -56,8 +58,8 @@ class Encoded:
     """One frame's class probabilities as they are stored.
 
     Attributes:
-        labels: argmax of the probabilities [H, W] uint8.
-        classes: ascending ids of the A classes that have a plane [A] uint8.
+        labels: argmax of the probabilities [H, W] of `label_dtype`.
+        classes: ascending ids of the A classes that have a plane [A] of the same dtype.
         shares: their planes [A, ceil(H / stride), ceil(W / stride)] uint8 or uint16, in steps above the shared
             remainder, as differences along the last two axes, signs folded in.
         fix_at: flat positions in [A + 1, H, W] that are corrected, as differences, [n] uint32; the last plane is the
@@ -103,7 +105,7 @@ class Planes:
         classes: ascending ids of the A classes that have a plane [A].
         planes: their probabilities [A, H, W] float32, 0..1.
         rest: the probability of each other class [H, W] float32, 0..1.
-        labels: argmax [H, W] uint8.
+        labels: argmax [H, W] of `label_dtype`.
         num_classes: C. `planes.sum(0) + (C - A) * rest` is 1 within rounding to steps.
     """
 
@@ -131,8 +133,8 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
     """Reduces class probabilities to what is stored.
 
     Args:
-        probabilities: [C, H, W] float32, 0..1, summing to 1 over C; C at most 255.
-        labels: their argmax [H, W] uint8 if the caller has it already; a tie goes to the lower class.
+        probabilities: [C, H, W] float32, 0..1, summing to 1 over C.
+        labels: their argmax [H, W] of `label_dtype` if the caller has it already; a tie goes to the lower class.
         stride: 1 stores every pixel of a plane, 2 every second row and column.
 
     Returns:
@@ -141,9 +143,10 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
         `deadzone` and `tolerance`; one of a class without a plane within twice that.
     """
     num_classes = len(probabilities)
-    assert 1 < num_classes <= 255, num_classes
+    assert num_classes > 1, num_classes
+    dtype = label_dtype(num_classes)
     if labels is None:
-        labels = probabilities.argmax(axis=0).astype(np.uint8)
+        labels = probabilities.argmax(axis=0).astype(dtype)
     # The grid: samples count in steps from the lowest probability of their pixel, which is the shared remainder.
     sampled = probabilities[:, ::stride, ::stride]
     floor = sampled.min(axis=0)
@@ -168,7 +171,7 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
     # What decodes from this alone is compared with the truth, and corrected where it is off by more than is tolerated.
     empty = Encoded(
         labels=labels,
-        classes=classes.astype(np.uint8),
+        classes=classes.astype(dtype),
         shares=folded(_differences(codes)),
         fix_at=np.empty(0, np.uint32),
         fix_by=np.empty(0, np.uint16),
@@ -327,7 +330,7 @@ def put_label_first(stack: np.ndarray, classes: np.ndarray, labels: np.ndarray) 
         classes: ids of the A classes.
         labels: ids [H, W], each one of `classes`.
     """
-    plane_of = np.zeros(256, np.intp)
+    plane_of = np.zeros(ignore_index(labels.dtype) + 1, np.intp)
     plane_of[classes] = np.arange(len(classes))
     which = plane_of[labels][None]
     own = np.take_along_axis(stack, which, 0)

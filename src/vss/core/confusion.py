@@ -8,43 +8,50 @@ from __future__ import annotations
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 
 CONVENTIONS = ("vspw", "mmseg")
+MOST_COUNTED_CLASSES = 4_096  # a matrix of them takes 134 MB
 
 
 def confusion_matrix(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts the pixels of every pair (true class, predicted class) where the truth has a class.
 
     Args:
-        labels: predicted train ids [H, W] (or any shape) uint8, 0..num_classes-1, or 255 = no class predicted.
-        truth: true train ids, same shape; 255 = ignore.
-        num_classes: at most 255.
+        labels: predicted train ids [H, W] (or any shape) of `label_dtype`, or its ignore index: no class predicted.
+        truth: true train ids of the same shape and dtype, or its ignore index: not counted.
+        num_classes: C.
 
     Returns:
         int64 [num_classes, num_classes + 1]: row = true class, column = predicted class. The last column counts the
         pixels without a predicted class: they are missed pixels of their true class, and of no other.
 
     Raises:
-        UserError: the shapes differ, or a value is neither a class nor 255.
+        UserError: the shapes differ, or a value is neither a class nor the ignore index.
     """
     check_labels(labels, truth, num_classes)
-    pairs = np.bincount(truth.astype(np.uint16).ravel() << 8 | labels.ravel(), minlength=256 * 256).reshape(256, 256)
-    return np.concatenate([pairs[:num_classes, :num_classes], pairs[:num_classes, IGNORE_INDEX:]], axis=1)
+    if labels.dtype == np.uint8:
+        bins = np.bincount(truth.astype(np.uint16).ravel() << 8 | labels.ravel(), minlength=256 * 256)
+        pairs = bins.reshape(256, 256)
+        return np.concatenate([pairs[:num_classes, :num_classes], pairs[:num_classes, -1:]], axis=1)
+    # Of two bytes a table of all values would take 32 GB: "no class" becomes the number after the last class.
+    known, width = truth < num_classes, num_classes + 1
+    rows, columns = truth[known].astype(np.int64), np.minimum(labels[known], num_classes)
+    return np.bincount(rows * width + columns, minlength=num_classes * width).reshape(num_classes, width)
 
 
 def check_labels(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> None:
-    """Checks that a label map can be scored against its truth; both uint8.
+    """Checks that a label map can be scored against its truth; both of `label_dtype`.
 
     Raises:
-        UserError: the shapes differ, or a value is neither a class nor 255.
+        UserError: the shapes differ, or a value is neither a class nor the ignore index.
     """
     if labels.shape != truth.shape:
         raise UserError(f"prediction has size {labels.shape}, its mask {truth.shape}")
     for values, what in ((truth, "mask"), (labels, "prediction")):
-        # As a difference modulo 256, 255 comes before class 0.
-        if values.size and int((values + np.uint8(1)).max()) > num_classes:
-            raise UserError(f"{what} has a value outside 0..{num_classes - 1} and {IGNORE_INDEX}")
+        # In the maps' own arithmetic, the ignore index comes before class 0.
+        if values.size and int((values + values.dtype.type(1)).max()) > num_classes:
+            raise UserError(f"{what} has a value outside 0..{num_classes - 1} and {ignore_index(values.dtype)}")
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cv2
@@ -184,11 +184,9 @@ def mask_mistake(image: object, head: bytes, coding: MaskCoding = PLAIN_IDS) -> 
     return None
 
 
-def read_mask(
-    path: str | os.PathLike, label_map: Sequence[int] | np.ndarray, coding: MaskCoding = PLAIN_IDS
-) -> np.ndarray:
-    """Decodes a mask and maps it to train ids [H, W] uint8; 255 = ignore."""
-    return train_ids(read_raw_mask(path, coding), label_map)
+def read_mask(path: str | os.PathLike, table: np.ndarray, coding: MaskCoding = PLAIN_IDS) -> np.ndarray:
+    """Decodes a mask and maps it to train ids [H, W] by a table (`train_ids`)."""
+    return train_ids(read_raw_mask(path, coding), table)
 
 
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:

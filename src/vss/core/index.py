@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pandas as pd
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, atomic_path, read_json, regular_file, sha256_of_file, write_json
 from vss.core.images import read_mask, read_raw_mask
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index, label_dtype
 from vss.core.labels import overlay_palette
 from vss.core.masks import PLAIN_IDS, MaskCoding
 from vss.core.order import natural_key
@@ -47,7 +48,7 @@ class Card:
         name: the dataset's key in the config's `data`, such as "vspw".
         root: folder that the index's paths are relative to.
         classes: class names, position = train id.
-        label_map: 256 or more train ids, position = raw id of the masks; 255 = ignore.
+        label_map: 256 or more train ids, position = raw id of the masks; `ignore_index` = ignore.
         drawn: True where the data were drawn by this project.
         frames: number of index rows by split.
         sha256: of the index file.
@@ -80,17 +81,32 @@ class Card:
         """Returns the name of the label space that the train ids are of."""
         return self.space or self.name
 
+    @property
+    def label_dtype(self) -> np.dtype:
+        """Returns the dtype of label maps of its classes."""
+        return label_dtype(len(self.classes))
+
+    @property
+    def ignore_index(self) -> int:
+        """Returns which value of label maps of its classes is no class."""
+        return ignore_index(self.label_dtype)
+
+    @cached_property
+    def raw_to_train(self) -> np.ndarray:
+        """Returns `label_map` as a table [256 or more] of `label_dtype`."""
+        return np.asarray(self.label_map, self.label_dtype)
+
     def palette(self) -> np.ndarray:
-        """Returns the RGB colours [256, 3] uint8 that label maps are shown in, by train id."""
-        return overlay_palette(self.colours)
+        """Returns the RGB colours [256 or 65536, 3] uint8 that label maps are shown in, by train id."""
+        return overlay_palette(self.colours, num_classes=len(self.classes))
 
     def read_raw_mask(self, mask: str) -> np.ndarray:
         """Decodes a mask of the index to raw ids [H, W], uint8 or uint16."""
         return read_raw_mask(os.path.join(self.root, mask), self.coding)
 
     def read_mask(self, mask: str) -> np.ndarray:
-        """Decodes a mask of the index to train ids [H, W] uint8; 255 = ignore."""
-        return read_mask(os.path.join(self.root, mask), self.label_map, self.coding)
+        """Decodes a mask of the index to train ids [H, W] of `label_dtype`."""
+        return read_mask(os.path.join(self.root, mask), self.raw_to_train, self.coding)
 
 
 def write_index(index: str | os.PathLike, rows: pd.DataFrame) -> None:
@@ -184,9 +200,12 @@ def _check_card(card: Card) -> None:
         raise ValueError("classes must be a list of names")
     if not (isinstance(card.content, dict) and isinstance(card.frames, dict)):
         raise ValueError("content and frames must be maps by split")
-    allowed = {*range(len(card.classes)), IGNORE_INDEX}
+    allowed = {*range(len(card.classes)), card.ignore_index}
     if wrong := [value for value in card.label_map if type(value) is not int or value not in allowed]:
-        raise ValueError(f"label_map holds {wrong[0]!r}, must hold train ids of the {len(card.classes)} classes or 255")
+        raise ValueError(
+            f"label_map holds {wrong[0]!r}, must hold train ids of the {len(card.classes)} classes or"
+            f" {card.ignore_index}"
+        )
     if 0 < len(card.label_map) < _RAW_IDS:
         raise ValueError(f"label_map has {len(card.label_map)} entries, must have one for each of {_RAW_IDS} values")
 

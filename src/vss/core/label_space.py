@@ -10,9 +10,19 @@ import numpy as np
 
 from vss.core.errors import UserError, did_you_mean
 
-IGNORE_INDEX = 255
-MOST_CLASSES = 255  # train ids are stored in one byte, of which IGNORE_INDEX is no class
+IGNORE_INDEX = 255  # of label maps of one byte per pixel; of others see `ignore_index`
+MOST_CLASSES = 65_534  # label maps have at most two bytes per pixel
 RgbColour = tuple[int, int, int]
+
+
+def label_dtype(num_classes: int) -> np.dtype:
+    """Returns the dtype of label maps of train ids: uint8 for up to 255 classes, uint16 for more."""
+    return np.dtype(np.uint8 if num_classes <= IGNORE_INDEX else np.uint16)
+
+
+def ignore_index(dtype: np.dtype) -> int:
+    """Returns which value of label maps of a dtype (`label_dtype`) is no class, its highest: 255 or 65,535."""
+    return int(np.iinfo(dtype).max)
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,9 @@ class LabelSpace:
         return len(self.classes)
 
     def raw_to_train(self) -> np.ndarray:
-        """Returns the lookup table [256 or more] uint8 from raw id to train id; 255 = ignore."""
-        table = np.full(max(256, *(raw + 1 for raw in self.raw_ids)), IGNORE_INDEX, np.uint8)
+        """Returns the lookup table [256 or more] of `label_dtype` from raw id to train id."""
+        dtype = label_dtype(self.num_classes)
+        table = np.full(max(256, *(raw + 1 for raw in self.raw_ids)), ignore_index(dtype), dtype)
         table[list(self.raw_ids)] = self.train_ids
         return table
 

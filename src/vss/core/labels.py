@@ -10,13 +10,26 @@ Both tables, and those of other published datasets, are in src/vss/core/classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vss.core.class_table import shipped_space
-from vss.core.label_space import IGNORE_INDEX, LabelSpace
+from vss.core.label_space import IGNORE_INDEX, LabelSpace, ignore_index, label_dtype
 
-__all__ = ["COCO_STUFF", "IGNORE_INDEX", "LABEL_SPACES", "VSPW", "LabelSpace", "overlay_palette", "submission_palette"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "COCO_STUFF",
+    "IGNORE_INDEX",
+    "LABEL_SPACES",
+    "VSPW",
+    "LabelSpace",
+    "label_picture",
+    "overlay_palette",
+    "submission_palette",
+]
 
 VSPW, COCO_STUFF = shipped_space("vspw"), shipped_space("coco_stuff")
 
@@ -33,18 +46,35 @@ def _bit_reversed_colours(count: int = 256) -> np.ndarray:
     return colours
 
 
-def overlay_palette(colours: Sequence[str] = ()) -> np.ndarray:
+def overlay_palette(colours: Sequence[str] = (), *, num_classes: int = 0) -> np.ndarray:
     """Returns RGB colours [256, 3] uint8 indexed by train id, distinct for every class; 255 (ignore) is black.
 
     Args:
         colours: "#rrggbb" by train id that stand instead, where they are not "" (`LabelSpace.colours`).
+        num_classes: of more than 255 the palette has 65,536 colours, of which the last one is ignore's.
     """
-    palette = np.roll(_bit_reversed_colours(), -1, axis=0)
+    ignored = ignore_index(label_dtype(num_classes))
+    palette = np.roll(_bit_reversed_colours(ignored + 1), -1, axis=0)
     for position, colour in enumerate(colours):
         if colour:
             palette[position] = tuple(bytes.fromhex(colour.removeprefix("#")))
-    palette[IGNORE_INDEX] = 0
+    palette[ignored] = 0
     return palette
+
+
+def label_picture(labels: np.ndarray, palette: np.ndarray) -> Image:
+    """Returns a label map [H, W] as a picture: uint8 of mode P, uint16 as 16-bit grey, which has no palette.
+
+    Args:
+        labels: train ids.
+        palette: [256, 3] uint8; not looked at for uint16.
+    """
+    from PIL.Image import fromarray
+
+    picture = fromarray(labels)
+    if labels.dtype == np.uint8:
+        picture.putpalette(palette.tobytes())  # turns L into P
+    return picture
 
 
 def submission_palette() -> np.ndarray:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from vss.core.frames_file import FramesReader, FramesWriter
+from vss.core.label_space import label_dtype
 
 LABELS_FORMAT, LABELS_VERSION = "vss-labels", 2
 
 
 class LabelsWriter(FramesWriter):
-    """Writes the label maps of one shard, lossless: each frame is a dataset [H, W] uint8 of train ids."""
+    """Writes the label maps of one shard, lossless: each frame is a dataset [H, W] of train ids (`label_dtype`)."""
 
     FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
 
     def write(self, video: str, frame: str, labels: np.ndarray) -> None:
-        """Adds one frame's label map [H, W] uint8 of train ids 0..num_classes-1 (255 allowed: unknown)."""
-        assert labels.ndim == 2 and labels.dtype == np.uint8, (labels.shape, labels.dtype)
+        """Adds one frame's label map [H, W] of train ids 0..num_classes-1, or the ignore index: unknown."""
+        assert labels.ndim == 2 and labels.dtype == label_dtype(len(self._classes)), (labels.shape, labels.dtype)
         self._store_array(video, frame, labels)
 
 
@@ -31,9 +32,9 @@ class LabelsReader(FramesReader):
     UNCHECKED = (1,)
 
     def read(self, video: str, frame: str) -> np.ndarray:
-        """Returns one frame's label map [H, W] uint8.
+        """Returns one frame's label map [H, W], uint8 or of more than 255 classes uint16.
 
         Raises:
             UserError: the file has no such frame, or it is broken.
         """
-        return self._load_array(video, frame, "uint8[2]")
+        return self._load_array(video, frame, f"{label_dtype(len(self.classes))}[2]")

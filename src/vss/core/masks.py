@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from vss.core.label_space import IGNORE_INDEX, RgbColour
+from vss.core.label_space import IGNORE_INDEX, RgbColour, ignore_index
 
 _DEEP_UNKNOWN = 65_535
 
@@ -80,19 +80,20 @@ class MaskCoding:
 PLAIN_IDS = MaskCoding()
 
 
-def train_ids(raw: np.ndarray, label_map: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Returns the train ids [H, W] uint8 of raw ids; 255 = ignore. The only place where labels are mapped.
+def train_ids(raw: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns the train ids [H, W] of raw ids, in the table's dtype. The only place where labels are mapped.
 
     Args:
         raw: [H, W] uint8 or uint16.
-        label_map: [256 or more] train id of each raw id; one beyond its end is ignored.
+        table: [256 or more] uint8 or uint16 train id of each raw id; one beyond its end is ignored.
     """
-    table = np.asarray(label_map, np.uint8)
     if raw.dtype == np.uint8:
         import cv2  # five times as fast as indexing; a dry run, which reads cards, does without
 
         return cv2.LUT(raw, table[:256])
-    return np.where(raw < len(table), table[np.minimum(raw, len(table) - 1)], np.uint8(IGNORE_INDEX))
+    return np.where(
+        raw < len(table), table[np.minimum(raw, len(table) - 1)], table.dtype.type(ignore_index(table.dtype))
+    )
 
 
 def _codes(rgb: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from vss.core.frames_file import FramesReader, FramesWriter, read_own_array
 SCORES_FORMAT, SCORES_VERSION = "vss-scores", 3
 # Types and numbers of axes of the arrays of a frame.
 _KINDS = {
-    "labels": ("uint8[2]",),
-    "classes": ("uint8[1]",),
+    "labels": ("uint8[2]", "uint16[2]"),
+    "classes": ("uint8[1]", "uint16[1]"),
     "shares": ("uint8[3]", "uint16[3]"),
     "fix_at": ("uint32[1]",),
     "fix_by": ("uint16[1]",),
@@ -35,7 +35,7 @@ class ScoresWriter(FramesWriter):
         Args:
             video, frame: its key.
             probabilities: [C, H, W] float32, 0..1, summing to 1 over C.
-            labels: their argmax [H, W] uint8, if the caller has it.
+            labels: their argmax [H, W], if the caller has it.
         """
         assert len(probabilities) == len(self._classes), (probabilities.shape, len(self._classes))
         self.write_encoded(video, frame, codec.encode(probabilities, labels))
@@ -67,7 +67,7 @@ class ScoresReader(FramesReader):
         return self.read_planes(video, frame).dense()
 
     def read_classes(self, video: str, frame: str) -> np.ndarray:
-        """Returns the ids of the classes that have a plane in a frame [A] uint8, reading nothing else."""
+        """Returns the ids of the classes that have a plane in a frame [A], reading nothing else."""
         with self._naming(video, frame):
             return read_own_array(self._object(video, frame), "classes", _KINDS["classes"])
 

@@ -104,7 +104,7 @@ class MemberScores(FrameFiles[ScoresReader]):
                 raise UserError(f"member {name!r}: {reader.path} has other classes than {first.path}")
 
     def classes_of(self, video: str, frame: str) -> np.ndarray:
-        """Returns the ids of the classes that have a plane in a frame [A] uint8, without reading the planes."""
+        """Returns the ids of the classes that have a plane in a frame [A], without reading the planes."""
         return self._reader(video, frame).read_classes(video, frame)
 
     def read(self, video: str, frame: str, *, size: tuple[int, int], temperature: float = 1.0) -> Planes:
@@ -168,7 +168,7 @@ def resized(planes: Planes, size: tuple[int, int]) -> Planes:
         return cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
 
     probabilities = np.stack([at_size(plane) for plane in planes.planes])
-    labels = np.asarray(planes.classes, np.uint8)[probabilities.argmax(axis=0)]
+    labels = planes.classes[probabilities.argmax(axis=0)]
     return Planes(planes.classes, probabilities, at_size(planes.rest), labels, planes.num_classes)
 
 

@@ -15,6 +15,7 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file
 from vss.core.frames_file import go_on
 from vss.core.index import read_index, shard_rows
+from vss.core.label_space import label_dtype
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
@@ -118,7 +119,7 @@ class WeightedMean:
         labels = _argmax(total, classes, num_classes)
         if self._per_class:
             total /= total[:-1].sum(axis=0)
-        return Planes(classes.astype(np.uint8), total[:-1], total[-1], labels, num_classes)
+        return Planes(classes.astype(label_dtype(num_classes)), total[:-1], total[-1], labels, num_classes)
 
 
 def _add(total: np.ndarray, classes: np.ndarray, planes: Planes, weights: np.ndarray) -> None:
@@ -134,13 +135,14 @@ def _add(total: np.ndarray, classes: np.ndarray, planes: Planes, weights: np.nda
 
 
 def _argmax(stack: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the class of the highest plane of [A + 1, H, W] as [H, W] uint8; a tie goes to the lower class."""
+    """Returns the class of the highest plane of [A + 1, H, W] as a label map [H, W]; a tie goes to the lower class."""
     best = stack[0].copy()
-    labels = np.full(best.shape, classes[0], np.uint8)
+    dtype = label_dtype(num_classes)
+    labels = np.full(best.shape, classes[0], dtype)
     for plane, c in zip(stack[1:], classes[1:], strict=False):
-        np.copyto(labels, np.uint8(c), where=plane > best)
+        np.copyto(labels, dtype.type(c), where=plane > best)
         np.maximum(best, plane, out=best)
     if len(classes) < num_classes:
         unlisted = np.setdiff1d(np.arange(num_classes), classes)[0]
-        np.copyto(labels, np.uint8(unlisted), where=stack[-1] > best)
+        np.copyto(labels, dtype.type(unlisted), where=stack[-1] > best)
     return labels

@@ -21,7 +21,7 @@ from vss.core.confusion import confusion_matrix, mean_iou
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, write_json
 from vss.core.index import Card, read_dataset
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import label_dtype
 from vss.core.log import log, track
 from vss.ensemble.members import Member, MemberScores, open_members, read_settings, tempered
 
@@ -148,14 +148,14 @@ class PixelSource:
         self.num_classes = len(dataset.classes)
 
     def frames(self, temperatures: Sequence[float], doing: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Yields (truth [P] uint8, one [C, P] float32 for each member), a large frame in parts."""
+        """Yields (truth [P], one [C, P] float32 for each member), a large frame in parts."""
         for row in track(self._rows.itertuples(index=False), what=f"{self._what}: {doing}", total=len(self)):
             # The labelled pixels, every n-th of them where there are more than the quota.
             mask = self._dataset.read_mask(row.mask)
             if mask.shape != (row.height, row.width):
                 path = Path(self._dataset.root) / row.mask
                 raise UserError(f"{path}: is {mask.shape}, the index says {(row.height, row.width)}")
-            at = np.flatnonzero(mask != IGNORE_INDEX)
+            at = np.flatnonzero(mask != self._dataset.ignore_index)
             at = at[:: -(-len(at) // self._quota)] if len(at) else at
 
             # Every member's class scores there, tempered; other pixels never become dense.
@@ -180,7 +180,9 @@ class PixelSource:
             # Where all members agree the label is settled, whatever the weights: only its confusion is kept.
             labels = np.stack([dense.argmax(axis=0) for dense in each])
             differ = (labels != labels[0]).any(axis=0)
-            agreed += confusion_matrix(labels[0][~differ].astype(np.uint8), truth[~differ], self.num_classes)
+            agreed += confusion_matrix(
+                labels[0][~differ].astype(label_dtype(self.num_classes)), truth[~differ], self.num_classes
+            )
 
             # Elsewhere keep the classes that may win: those most probable in any member.
             stack = np.stack([dense[:, differ] for dense in each])  # [M, C, P]
@@ -188,7 +190,7 @@ class PixelSource:
             best = np.argpartition(-stack.max(axis=0), keep - 1, axis=0)[:keep]
             best.sort(axis=0)  # a tie goes to the lower class
             truths.append(truth[differ])
-            candidates.append(best.astype(np.uint8))
+            candidates.append(best.astype(label_dtype(self.num_classes)))
             probabilities.append(np.take_along_axis(stack, best[None], axis=1).astype(np.float16))
         return Contest(
             agreed=agreed,
@@ -204,8 +206,8 @@ class Contest:
 
     Attributes:
         agreed: confusion of the pixels on which all members agree [C, C + 1].
-        truth: true class of the P other pixels [P] uint8.
-        candidates: classes that may win there [K, P] uint8, ascending.
+        truth: true class of the P other pixels [P].
+        candidates: classes that may win there [K, P], ascending.
         probabilities: the M members' probabilities of them [M, K, P] float16.
     """
 

@@ -18,7 +18,7 @@ from PIL import Image
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, atomic_path, read_json, write_text
 from vss.core.images import read_image
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index, label_dtype
 from vss.core.labels import overlay_palette
 from vss.core.masks import PLAIN_IDS
 from vss.exchange.ids import IdTable, train_id_of_class
@@ -49,14 +49,14 @@ class PanopticIndex:
             if not names:
                 raise UserError(f"{path}: has no categories; set ids to train, raw or a class table of category ids")
             table = {number: train_id_of_class(name, classes, where=path) for number, name in names.items()}
-            ids = IdTable(table, "its categories do not have it", PLAIN_IDS)
-        self._ids = ids
+            ids = IdTable(table, "its categories do not have it", PLAIN_IDS, label_dtype(len(classes)))
+        self._ids, self._dtype = ids, label_dtype(len(classes))
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return self._name(key) is not None
 
     def read(self, path: str | os.PathLike, key: tuple[str, str]) -> np.ndarray:
-        """Returns the label map [H, W] uint8 of train ids in the PNG of a frame (video, frame); 255 = no segment.
+        """Returns the label map [H, W] of train ids in the PNG of a frame (video, frame); no segment is no class.
 
         Raises:
             UserError: the PNG is damaged, or has a segment that the JSON does not describe.
@@ -64,7 +64,7 @@ class PanopticIndex:
         colours = read_image(path).astype(np.int32)
         found, where = np.unique(colours @ np.array([1, 256, 65536], np.int32), return_inverse=True)
         category_of = self._segments[self._name(key) or ""]
-        train_ids = np.full(len(found), IGNORE_INDEX, np.uint8)
+        train_ids = np.full(len(found), ignore_index(self._dtype), self._dtype)
         for at, segment in enumerate(found.tolist()):
             if segment in category_of:
                 category = np.array([category_of[segment]], np.uint32)
@@ -100,20 +100,22 @@ class PanopticWriter:
     Args:
         folder: where to write; is made.
         classes: class names, position = train id.
-        palette: colours of the categories in the JSON [256, 3] uint8, by train id; None = the overlays' own.
+        palette: colours of the categories in the JSON [C or more, 3] uint8, by train id; None = the overlays' own.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], palette: np.ndarray | None = None) -> None:
         self._folder, self._classes = folder, classes
-        self._palette = overlay_palette() if palette is None else palette
+        self._palette = overlay_palette(num_classes=len(classes)) if palette is None else palette
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         # A colour is a segment: the PNGs show ids, not the classes' own colours.
-        self._colours = np.zeros((256, 3), np.uint8)
-        self._colours[: len(classes), 0] = np.arange(1, len(classes) + 1)
+        self._ignored = ignore_index(label_dtype(len(classes)))
+        self._colours = np.zeros((self._ignored + 1, 3), np.uint8)
+        segments = np.arange(1, len(classes) + 1)
+        self._colours[: len(classes), :2] = np.stack([segments & 255, segments >> 8], axis=1)
 
     def write(self, video: str, frame: str, labels: np.ndarray) -> None:
-        """Adds one frame's label map [H, W] uint8 of train ids; 255 becomes no segment."""
+        """Adds one frame's label map [H, W] of train ids; no class becomes no segment."""
         name, number = f"{video}/{frame}", len(self._images) + 1
         height, width = labels.shape
         with atomic_path(self._folder / "panoptic" / f"{name}.png") as aside:
@@ -122,7 +124,7 @@ class PanopticWriter:
         segments = [
             _segment(labels == train_id, train_id + 1)
             for train_id in np.unique(labels).tolist()
-            if train_id != IGNORE_INDEX
+            if train_id != self._ignored
         ]
         self._annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": segments})
 

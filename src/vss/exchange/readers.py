@@ -19,7 +19,7 @@ from vss.core.files import regular_file
 from vss.core.frames_file import FrameFiles, FramesReader
 from vss.core.images import read_raw_mask, unknown_mask_colours
 from vss.core.index import Card
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index, label_dtype
 from vss.core.labels_file import LabelsReader
 from vss.core.patterns import PathPattern
 from vss.core.scores_file import ScoresReader
@@ -49,7 +49,7 @@ class PredictionReader(ABC):
 
     @abstractmethod
     def labels(self, key: Key) -> np.ndarray:
-        """Returns a frame's label map [H, W] uint8 of train ids, 255 = no class, in the size it is stored in.
+        """Returns a frame's label map [H, W] of train ids of the dataset's label dtype, in the size it is stored in.
 
         Raises:
             UserError: it is missing or damaged, or holds what is no id.
@@ -78,7 +78,8 @@ class ProbabilityReader(PredictionReader):
         return None
 
     def labels(self, key: Key) -> np.ndarray:
-        return self.probabilities(key).argmax(axis=0).astype(np.uint8)
+        planes = self.probabilities(key)
+        return planes.argmax(axis=0).astype(label_dtype(len(planes)))
 
 
 class _NamedFiles(PredictionReader):
@@ -261,15 +262,15 @@ def _refuse_unless(resize: str | None, found: tuple[int, ...], size: tuple[int, 
 
 
 def votes(labels: np.ndarray, confidence: float, num_classes: int) -> Encoded:
-    """Returns a label map [H, W] uint8 as stored class probabilities.
+    """Returns a label map [H, W] as stored class probabilities.
 
-    The labelled class has `confidence`, all others the same share of the rest; where there is no class (255), every
-    class has the same.
+    The labelled class has `confidence`, all others the same share of the rest; where there is no class, every class
+    has the same.
     """
     rest = (1 - confidence) / (num_classes - 1)
     probabilities = np.full((num_classes, *labels.shape), rest, np.float32)
     np.put_along_axis(probabilities, np.minimum(labels, num_classes - 1)[None].astype(np.intp), confidence, 0)
-    probabilities[:, labels == IGNORE_INDEX] = 1 / num_classes
+    probabilities[:, labels == ignore_index(labels.dtype)] = 1 / num_classes
     return encode(probabilities)
 
 

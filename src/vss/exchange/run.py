@@ -20,6 +20,7 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file, write_json
 from vss.core.frames_file import go_on
 from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.label_space import label_dtype
 from vss.core.labels_file import LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresWriter
@@ -45,7 +46,7 @@ class ImportedFrame:
     """One frame, ready to be written.
 
     Attributes:
-        labels: [H, W] uint8 train ids, 255 = no class.
+        labels: [H, W] train ids of the dataset's label dtype.
         scores: its class probabilities, None where they are not requested.
         resized: whether it was of another size.
     """
@@ -183,7 +184,7 @@ def _read_frame(
         return ImportedFrame(encoded.labels, encoded, resized=False)
     found = reader.probabilities(key)
     planes = fitted_probabilities(found, size, rule, where=where)
-    labels = planes.argmax(axis=0).astype(np.uint8)
+    labels = planes.argmax(axis=0).astype(label_dtype(num_classes))
     return ImportedFrame(labels, encode(planes, labels) if with_scores else None, found.shape[1:] != size)
 
 

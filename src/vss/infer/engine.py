@@ -26,6 +26,7 @@ from vss.configs.schema import PRECISIONS, PROTOCOLS
 from vss.configs.tta import Tta, parse_tta
 from vss.core.batch_size import BatchSize
 from vss.core.errors import UserError
+from vss.core.label_space import label_dtype
 from vss.core.log import log
 from vss.infer.budget import ForwardBudget
 from vss.infer.frame_size import Size
@@ -55,7 +56,8 @@ class Prediction:
     """What the engine makes of a batch of frames.
 
     Attributes:
-        labels: [N, H, W] uint8 on the engine's device, train ids; the lowest id where probabilities are equal.
+        labels: [N, H, W] train ids on the engine's device (`label_dtype`); the lowest id where probabilities are
+            equal.
         probabilities: [N, C, H, W] float32 on the engine's device, mean over views, or None where not requested.
         finite: [N] bool on the engine's device; False where the model returned inf or nan.
     """
@@ -162,7 +164,7 @@ class Engine:
                 scores[index] += [_ViewScores.of(view, windows) for view in group.views if view.input_flip == flip]
 
         # Average the views at frame size.
-        labels = torch.empty(len(frames), *size, dtype=torch.uint8, device=self.device)
+        labels = torch.empty(len(frames), *size, dtype=_label_dtype(scores[0][0].classes), device=self.device)
         probabilities = None
         if with_probabilities:
             probabilities = torch.empty(len(frames), scores[0][0].classes, *size, device=self.device)
@@ -362,6 +364,10 @@ def groups_of(views: Sequence[View]) -> list[Group]:
         flips = tuple(dict.fromkeys(view.input_flip for view in same))
         groups.append(Group(resizes, same[0].size, same[0].padded, flips, same))
     return groups
+
+
+def _label_dtype(num_classes: int) -> torch.dtype:
+    return torch.uint8 if label_dtype(num_classes) == np.uint8 else torch.uint16
 
 
 def _flips_of(group: Group) -> list[Group]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vss.core.labels import IGNORE_INDEX, overlay_palette
+from vss.core.label_space import ignore_index
+from vss.core.labels import overlay_palette
 
 _OPACITY = 0.55
 _NAMED_SHARE = 0.01  # of the frame that a region must cover to be named
@@ -21,13 +22,14 @@ def draw_overlay(
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        labels: [H, W] uint8 train ids; 255 stays as it is.
+        labels: [H, W] train ids; no class stays as it is.
         classes: class names by train id.
-        palette: RGB [256, 3] uint8 by train id; None = the overlay palette.
+        palette: RGB [C or more, 3] uint8 by train id; None = the overlay palette.
     """
-    colours = (overlay_palette() if palette is None else palette)[labels]
+    palette = overlay_palette(num_classes=len(classes)) if palette is None else palette
+    colours, without = palette[labels], labels == ignore_index(labels.dtype)
     mixed = cv2.addWeighted(image, 1 - _OPACITY, colours, _OPACITY, 0)
-    mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
+    mixed[without] = image[without]
     mixed[_borders(labels)] = 255
     for label in np.unique(labels[labels < len(classes)]):
         _name_largest_region(mixed, labels == label, classes[label].replace("_", " "))
@@ -40,9 +42,9 @@ def draw_legend(classes: Sequence[str], present: Sequence[int], palette: np.ndar
     Args:
         classes: class names by train id.
         present: train ids to show.
-        palette: RGB [256, 3] uint8 by train id; None = the overlay palette.
+        palette: RGB [C or more, 3] uint8 by train id; None = the overlay palette.
     """
-    palette = overlay_palette() if palette is None else palette
+    palette = overlay_palette(num_classes=len(classes)) if palette is None else palette
     names = [classes[label].replace("_", " ") for label in present]
     widest = max(cv2.getTextSize(name, _FONT, 0.5, 1)[0][0] for name in names)
     legend = np.full((24 * len(names) + 8, widest + 48, 3), 255, np.uint8)

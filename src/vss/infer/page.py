@@ -31,7 +31,7 @@ class Gallery:
 
     Attributes:
         title: of the input.
-        palette: RGB colours [256, 3] uint8 by train id.
+        palette: RGB colours [C or more, 3] uint8 by train id.
         counts: [256] pixels by train id.
     """
 

@@ -17,7 +17,7 @@ from vss.configs.resolved import ModelConfig, read_model_config
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, write_json, write_text
 from vss.core.images import read_image
-from vss.core.labels import overlay_palette
+from vss.core.labels import label_picture, overlay_palette
 from vss.core.log import counted, log, one_line, track
 from vss.core.video import VideoFrame, frame_name, open_video
 from vss.infer.engine import Engine
@@ -138,11 +138,11 @@ class _Run:
         failures: list[str],
     ) -> None:
         self._engine, self._source, self._classes = engine, source, config.classes or ()
-        self._palette = overlay_palette(config.colours)
+        self._palette = overlay_palette(config.colours, num_classes=len(self._classes))
         self._folder = out_dir / source.folder
         self._with_probabilities, self._at_once, self._failures = with_probabilities, at_once, failures
         self._written: list[str] = []  # relative to the folder
-        self._found = np.zeros(256, bool)  # train ids
+        self._found = np.zeros(len(self._palette), bool)  # train ids
         self.gallery = Gallery(title(source), self._palette) if with_page else None
         self._before = written_before(self._folder)
 
@@ -206,10 +206,8 @@ class _Run:
 
     def _write_frame(self, name: str, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
         self._found[np.unique(labels)] = True
-        image = Image.fromarray(labels)
-        image.putpalette(self._palette.tobytes())
         with self._whole(f"labels/{name}.png") as aside:
-            image.save(aside)
+            label_picture(labels, self._palette).save(aside)
         if probabilities is not None:
             with self._whole(f"probabilities/{name}.npy") as aside:
                 np.save(aside, probabilities)

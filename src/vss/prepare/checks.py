@@ -22,7 +22,7 @@ from vss.core.errors import UserError
 from vss.core.files import regular_file
 from vss.core.images import mask_mistake, read_image, read_raw_mask, unknown_mask_colours
 from vss.core.index import Card, LeftOut
-from vss.core.label_space import IGNORE_INDEX, LabelSpace
+from vss.core.label_space import LabelSpace
 from vss.core.log import track
 from vss.core.masks import MaskCoding
 from vss.core.video import place_of_frame, size_of_frames
@@ -86,7 +86,7 @@ class MaskLabels:
     @classmethod
     def of_card(cls, card: Card) -> MaskLabels:
         """Returns what the masks of a prepared dataset may hold."""
-        raw_ids = tuple(raw for raw, train in enumerate(card.label_map) if train != IGNORE_INDEX)
+        raw_ids = tuple(raw for raw, train in enumerate(card.label_map) if train != card.ignore_index)
         space = LabelSpace(
             name=card.label_space,
             classes=tuple(card.classes),

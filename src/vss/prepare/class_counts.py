@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vss.core.label_space import IGNORE_INDEX, LabelSpace
+from vss.core.label_space import IGNORE_INDEX, LabelSpace, ignore_index
 from vss.prepare.checks import CheckedFrame
 
 _NAMED = 5  # classes or files in a warning
@@ -35,12 +35,13 @@ class ClassCounts:
     def pixels(self) -> dict[str, dict[str, int]]:
         """Returns by split and class the pixels of all its masks; classes without any are left out."""
         to_train, classes = self._space.raw_to_train(), self._space.classes
+        ignored = ignore_index(to_train.dtype)
         found: dict[str, dict[str, int]] = {}
         for split, counts in self._pixels.items():
             by_class: Counter[int] = Counter()
             for raw, pixels in counts.items():
-                by_class[int(to_train[raw]) if raw < len(to_train) else IGNORE_INDEX] += pixels
-            of_split = {classes[train]: by_class[train] for train in sorted(by_class) if train != IGNORE_INDEX}
+                by_class[int(to_train[raw]) if raw < len(to_train) else ignored] += pixels
+            of_split = {classes[train]: by_class[train] for train in sorted(by_class) if train != ignored}
             if of_split:
                 found[split] = of_split
         return found
@@ -68,7 +69,7 @@ class ClassCounts:
             return []
         lines = []
         for split, counts in self._pixels.items():
-            values = set(counts) - {IGNORE_INDEX}
+            values = set(counts) - {IGNORE_INDEX, ignore_index(self._space.raw_to_train().dtype)}
             for step, word in ((-1, "less"), (1, "more")):
                 if not values <= known and {value + step for value in values} <= known:
                     lines.append(

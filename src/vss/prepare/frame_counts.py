@@ -149,7 +149,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 def _by_class(lengths: np.ndarray, raw: np.ndarray, pixels: np.ndarray, dataset: Card) -> ClassPixels:
     """Returns counts by raw id as counts by class: several raw ids may be one class."""
     frame = np.repeat(np.arange(len(lengths)), lengths)
-    train = train_ids(raw.astype(np.uint16), dataset.label_map).astype(np.int64)
+    train = train_ids(raw.astype(np.uint16), dataset.raw_to_train).astype(np.int64)
     num_classes = len(dataset.classes)
     counted = train < num_classes
     keys, place = np.unique(frame[counted] * num_classes + train[counted], return_inverse=True)

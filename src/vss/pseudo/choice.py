@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vss.core.codec import Planes
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 
 _BINS = 1000  # of certainty, 0..1
 
@@ -46,8 +46,8 @@ class Thresholds:
         self._bins: np.ndarray | None = None
 
     def count(self, labels: np.ndarray, sure: np.ndarray) -> None:
-        """Adds a frame's pixels; labels [H, W] uint8 with 255 = not to be kept."""
-        wanted = labels != IGNORE_INDEX
+        """Adds a frame's pixels; labels [H, W] with the ignore index = not to be kept."""
+        wanted = labels != ignore_index(labels.dtype)
         places = labels[wanted].astype(np.int64) * _BINS + _bin_of(sure[wanted])
         self._counts += np.bincount(places, minlength=self._counts.size).reshape(self._counts.shape)
 
@@ -70,10 +70,10 @@ class Thresholds:
         }
 
     def chosen(self, labels: np.ndarray, sure: np.ndarray) -> np.ndarray:
-        """Returns the labels [H, W] uint8 with 255 at the pixels that are not kept."""
+        """Returns the labels [H, W] with the ignore index at the pixels that are not kept."""
         assert self._bins is not None, "close() comes first"
         least = np.append(self._bins, _BINS)[np.minimum(labels, len(self._bins))]
-        return np.where(_bin_of(sure) >= least, labels, np.uint8(IGNORE_INDEX))
+        return np.where(_bin_of(sure) >= least, labels, labels.dtype.type(ignore_index(labels.dtype)))
 
 
 def _bin_of(sure: np.ndarray) -> np.ndarray:

@@ -23,8 +23,9 @@ from vss.core.codec import Planes
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file, write_json
 from vss.core.index import Card, read_dataset, write_card, write_index
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.core.log import log, track
+from vss.core.masks import MaskCoding
 from vss.ensemble.members import Member, MemberScores, open_members
 from vss.ensemble.run import WeightedMean
 from vss.pseudo.choice import Thresholds, certainty, shares_by_class
@@ -127,14 +128,14 @@ class _Source:
         self._mean, self._opened, self._measure = mean, opened, measure
 
     def read(self, rows: pd.DataFrame, *, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (labels [H, W] uint8, 255 where predictions disagree; certainty [H, W])."""
+        """Yields (labels [H, W], no class where predictions disagree; certainty [H, W])."""
         for row in track(list(rows.itertuples(index=False)), what=what):
             size = (row.height, row.width)
             planes: Planes = self._mean.read(row.video, row.frame, size=size)
             labels = planes.labels
             if len(self._opened) > 1:
                 alike = [member.read(row.video, row.frame, size=size).labels == labels for member in self._opened]
-                labels = np.where(np.all(alike, axis=0), labels, np.uint8(IGNORE_INDEX))
+                labels = np.where(np.all(alike, axis=0), labels, labels.dtype.type(ignore_index(labels.dtype)))
             yield labels, certainty(planes, self._measure)
 
 
@@ -183,10 +184,11 @@ def _card(folder: Path, dataset: Card, index: str | os.PathLike, frames: int) ->
         name=f"pseudo.{folder.name}",
         root=str(folder.resolve()),
         classes=dataset.classes,
-        label_map=[*range(classes), *[IGNORE_INDEX] * (256 - classes)],
+        label_map=[*range(classes), *[dataset.ignore_index] * (dataset.ignore_index + 1 - classes)],
         drawn=dataset.drawn,
         frames={"train": frames},
         sha256=sha256_of_file(index),
         space=dataset.label_space,
         colours=dataset.colours,
+        coding=MaskCoding(bits=8 * dataset.label_dtype.itemsize),
     )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 
 UNCERTAIN_REACH, UNCERTAIN_CONTEXT = 8, 32
 
@@ -48,7 +48,7 @@ def split_components(
     lose pixels at two of its sides, which keep their label like all pixels outside parts.)
 
     Args:
-        labels: [H, W] uint8 train ids; `IGNORE_INDEX` is no class.
+        labels: [H, W] train ids; `ignore_index` is no class.
         min_area: pixels; classes and components that are not larger are dropped, they keep their label.
         dilate: diameter of the disc in pixels, 0 for none.
         margin: see `expanded_box`.
@@ -84,9 +84,9 @@ def split_classes(labels: np.ndarray, *, min_area: int, classes: Collection[int]
 def _classes_of(
     labels: np.ndarray, *, min_area: int, classes: Collection[int] | None
 ) -> Iterable[tuple[int, np.ndarray]]:
-    areas = np.bincount(labels.ravel(), minlength=256)
+    areas = np.bincount(labels.ravel())
     for label in np.flatnonzero(areas > min_area).tolist():
-        if label != IGNORE_INDEX and (classes is None or label in classes):
+        if label != ignore_index(labels.dtype) and (classes is None or label in classes):
             yield label, (labels == label).astype(np.uint8)
 
 
@@ -174,13 +174,13 @@ def merge_parts(
     background: Collection[int],
     background_weight: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the label map [H, W] uint8 and the winning confidence [H, W] float64 after merging refined parts.
+    """Returns the label map [H, W] and the winning confidence [H, W] float64 after merging refined parts.
 
     Confidence starts at 0.5 and labels at the input; a part takes every pixel of its box where its probability is
     strictly greater than the confidence so far. On exact ties the part that comes first keeps the pixel.
 
     Args:
-        labels: [H, W] uint8, the map before refinement.
+        labels: [H, W], the map before refinement.
         refined: (train id, box, probability [h, w] in 0..1); a probability map of another size than its box is resized
             (bilinear, as PIL does).
         background: train ids whose probabilities are multiplied by `background_weight` (0.51: they win a pixel only

@@ -19,7 +19,7 @@ from vss.core.files import JsonObject
 from vss.core.frames_file import FramesReader, go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresReader
@@ -338,7 +338,7 @@ def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:
 def _read_scores(reader: ScoresReader, row: Any, labels: np.ndarray) -> SoftLabels:
     planes = reader.read_planes(row.video, row.frame)
     # An imported label map may have pixels without a class; in its scores these have every class alike.
-    known = labels != IGNORE_INDEX
+    known = labels != ignore_index(labels.dtype)
     if planes.labels.shape != labels.shape or (planes.labels != labels)[known].any():
         raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} is not that of the labels file")
     return SoftLabels.of(planes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vss.core.codec import Planes
+from vss.core.label_space import ignore_index
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class SoftLabels:
     What every class has of a pixel, because it is none of those in the frame, is left out: it decides no vote.
 
     Attributes:
-        classes: ascending ids of the A classes that have scores [A] uint8.
+        classes: ascending ids of the A classes that have scores [A].
         shares: [A, H, W] uint8 by how many 255ths a class's probability exceeds that of a class without scores.
         top: [H, W] uint8 the share of the pixel's label.
     """
@@ -31,7 +32,7 @@ class SoftLabels:
         shares = np.empty(planes.planes.shape, np.uint8)
         for share, plane in zip(shares, planes.planes, strict=True):
             np.rint((plane - planes.rest) * 255, out=share, casting="unsafe")
-        plane_of = np.zeros(256, np.intp)
+        plane_of = np.zeros(ignore_index(planes.labels.dtype) + 1, np.intp)
         plane_of[planes.classes] = np.arange(len(planes.classes))
         top = np.take_along_axis(shares, plane_of[planes.labels][None], axis=0)[0]
         return cls(planes.classes, shares, top)

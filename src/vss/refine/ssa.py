@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.refine.proposals import Proposals
 from vss.refine.soft_labels import SoftLabels
 
@@ -36,11 +36,11 @@ def vote_proposals(
     """Returns the label map after every proposal has voted on the original one.
 
     Masks are ordered by their number of pixels, descending and stable, and painted in that order. Empty masks, and
-    masks that hold nothing but `IGNORE_INDEX`, are skipped. Where two classes have equally many pixels in a mask the
+    masks that hold no class, are skipped. Where two classes have equally many pixels in a mask the
     smaller id wins, as in the authors' run (`torch.topk` on CUDA takes equal values in index order).
 
     Args:
-        labels: [H, W] uint8 train ids, 255 = unknown; unknown pixels have no vote but may be painted.
+        labels: [H, W] train ids; pixels of no class have no vote but may be painted.
         proposals: the masks of this frame.
         scores: the class scores that are summed over every mask, in place of its pixels' labels. The authors count
             labels.
@@ -50,7 +50,7 @@ def vote_proposals(
         keep_area: pixels; a class that has at most this many in the whole frame is never painted over, so that small
             classes do not vanish. 0 is the authors' behaviour.
     """
-    assert labels.dtype == np.uint8 and labels.shape == proposals.size, (labels.dtype, labels.shape, proposals.size)
+    assert labels.shape == proposals.size, (labels.shape, proposals.size)
     pixels, counts = proposals.pixels()
     votes = count_votes(labels, pixels, counts, scores)
     return paint(labels, pixels, counts, votes, min_purity=min_purity, keep_area=keep_area)
@@ -59,7 +59,7 @@ def vote_proposals(
 def count_votes(
     labels: np.ndarray, pixels: np.ndarray, counts: np.ndarray, scores: SoftLabels | None = None
 ) -> np.ndarray:
-    """Returns [M, 255] votes by mask and class: numbers of pixels, or sums of scores.
+    """Returns [M, K] votes by mask and by class up to the highest one: numbers of pixels, or sums of scores.
 
     Args:
         labels, scores: as of `vote_proposals`.
@@ -79,7 +79,7 @@ def paint(
     min_purity: float,
     keep_area: int,
 ) -> np.ndarray:
-    """Returns the label map with every mask in the class that has most of its votes [M, 255], the smallest mask last.
+    """Returns the label map with every mask in the class that has most of its votes [M, K], the smallest mask last.
 
     Arguments as of `vote_proposals` and `count_votes`.
     """
@@ -93,25 +93,26 @@ def paint(
     order = order[painted[order]]
     refined = flat.copy()
     target = pixels[_concatenated_ranges(np.cumsum(counts)[order] - counts[order], counts[order])]
-    colour = np.repeat(winner[order].astype(np.uint8), counts[order])
+    colour = np.repeat(winner[order].astype(labels.dtype), counts[order])
     if keep_area:
-        frame_area = np.bincount(flat, minlength=256)
-        free = ((frame_area > keep_area) | (np.arange(256) == IGNORE_INDEX))[flat[target]]
+        frame_area = np.bincount(flat)
+        free = ((frame_area > keep_area) | (np.arange(len(frame_area)) == ignore_index(flat.dtype)))[flat[target]]
         target, colour = target[free], colour[free]
     refined[target] = colour
     return refined.reshape(labels.shape)
 
 
 def _class_histogram(classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns [M, 255] numbers of pixels by mask and class, from the masks' pixel classes one after another."""
-    row = np.repeat(np.arange(len(counts)), counts)
-    bins = np.bincount(row * 256 + classes, minlength=256 * len(counts)).reshape(len(counts), 256)
-    return bins[:, :IGNORE_INDEX]
+    """Returns [M, K] numbers of pixels by mask and class, from the masks' pixel classes one after another."""
+    known = classes != ignore_index(classes.dtype)
+    row, classes = np.repeat(np.arange(len(counts)), counts)[known], classes[known]
+    width = 1 + int(classes.max(initial=0))
+    return np.bincount(row * width + classes, minlength=width * len(counts)).reshape(len(counts), width)
 
 
 def _summed(scores: SoftLabels, pixels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns [M, 255] sums of the masks' scores by class, from the masks' pixels one after another."""
-    sums = np.zeros((len(counts), IGNORE_INDEX), np.int64)
+    """Returns [M, K] sums of the masks' scores by class, from the masks' pixels one after another."""
+    sums = np.zeros((len(counts), 1 + int(scores.classes.max(initial=0))), np.int64)
     full = np.flatnonzero(counts)
     starts = (np.cumsum(counts) - counts)[full]  # reduceat sums from each start to the next
     if len(full):

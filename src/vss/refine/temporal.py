@@ -21,7 +21,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.refine.flow_file import CELL
 from vss.refine.soft_labels import SoftLabels
 
@@ -58,7 +58,7 @@ class PredictedFrame:
 
     Attributes:
         video: its video; neighbours are frames of the same one.
-        labels: [H, W] uint8 train ids, 255 = unknown: has no vote.
+        labels: [H, W] train ids; one of no class has no vote.
         image: [H, W] uint8 grey.
         flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame; None at the end
             of a video and where no flow is known.
@@ -84,19 +84,20 @@ class _Frame:
 
 
 def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
-    """Returns, for every pixel, the class of the block of a cell's size that begins there; 255 if it has several."""
+    """Returns, for every pixel, the class of the block of a cell's size that begins there, if it has one alone."""
+    ignored = ignore_index(labels.dtype)
+    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": ignored}
     least, most = (
-        change(labels, np.ones((CELL, CELL), np.uint8), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT, borderValue=255)
-        for change in (cv2.erode, cv2.dilate)
+        change(labels, np.ones((CELL, CELL), np.uint8), anchor=(0, 0), **border) for change in (cv2.erode, cv2.dilate)
     )
-    return np.where(least == most, least, np.uint8(IGNORE_INDEX))
+    return np.where(least == most, least, labels.dtype.type(ignored))
 
 
 _Neighbour: TypeAlias = tuple[_Frame, np.ndarray, np.ndarray]  # see `_follow`
 
 
 def smooth(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iterator[np.ndarray]:
-    """Yields the refined label map [H, W] uint8 of every frame, in their order, from a window of them in memory.
+    """Yields the refined label map [H, W] of every frame, in their order, from a window of them in memory.
 
     Args:
         frames: videos one after another, each in the order of time.
@@ -178,8 +179,9 @@ def _goal(column: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, pixels: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """Returns an image's values at pixels (x, y) [..., 2] int16; outside it 255 or, `BORDER_REPLICATE`, the nearest."""
-    return cv2.remap(image, pixels, None, cv2.INTER_NEAREST, borderMode=border, borderValue=IGNORE_INDEX)
+    """Returns an image's values at pixels (x, y) [..., 2] int16; outside it the highest of its dtype, which is no class
+    of labels, or, `BORDER_REPLICATE`, the nearest."""
+    return cv2.remap(image, pixels, None, cv2.INTER_NEAREST, borderMode=border, borderValue=ignore_index(image.dtype))
 
 
 def _pairs(pixels: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -198,7 +200,9 @@ def _vote(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSetting
     against, _ = _dissent(frame, neighbours)
     own = frame.uniform[::CELL, ::CELL]
     refined = frame.labels.copy()
-    for cells in _some(np.flatnonzero((against > (1 if frame.scores is None else 0)) | (own == IGNORE_INDEX))):
+    for cells in _some(
+        np.flatnonzero((against > (1 if frame.scores is None else 0)) | (own == ignore_index(own.dtype)))
+    ):
         poll = _poll(frame, neighbours, cells, settings)
         # Where the own class has more than half, no other has as much; a hundredth is more than rounding takes.
         chosen = np.flatnonzero((np.float32(1.01) * poll.total > 2 * poll.kept) & poll.inside)
@@ -208,7 +212,7 @@ def _vote(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSetting
 
         # A pixel changes where another class has more votes than its own; what nobody knows stays as it is.
         own = poll.ballots[0].labels.take(chosen)
-        slot = np.full(256, len(classes))
+        slot = np.full(ignore_index(own.dtype) + 1, len(classes))
         slot[classes] = np.arange(len(classes))
         best = votes[:-1].argmax(axis=0)
         number = np.arange(len(chosen))
@@ -224,7 +228,7 @@ def _agreement(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSe
     against, everybody = _dissent(frame, neighbours)
     share = _in_255ths(1 - against / everybody).repeat(CELL, axis=0).repeat(CELL, axis=1)
     share = np.ascontiguousarray(share[: frame.labels.shape[0], : frame.labels.shape[1]])
-    for cells in _some(np.flatnonzero(frame.uniform[::CELL, ::CELL] == IGNORE_INDEX)):
+    for cells in _some(np.flatnonzero(frame.uniform[::CELL, ::CELL] == ignore_index(frame.uniform.dtype))):
         poll = _poll(frame, neighbours, cells, settings)
         chosen = np.flatnonzero(poll.inside)
         x, y = _pairs(poll.ballots[0].place, chosen).T
@@ -286,7 +290,7 @@ def _poll(frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, se
         ballots.append(_Ballot(neighbour, place, _look_up(neighbour.labels, place), alike * weight.take(cells)))
     total, kept = np.zeros(mine.shape, np.float32), np.zeros(mine.shape, np.float32)
     for ballot in ballots:
-        known = cv2.compare(ballot.labels, IGNORE_INDEX, cv2.CMP_NE)
+        known = cv2.compare(ballot.labels, ignore_index(ballot.labels.dtype), cv2.CMP_NE)
         cv2.accumulate(ballot.weight, total, known)
         cv2.accumulate(ballot.surely(), kept, cv2.bitwise_and(known, cv2.compare(ballot.labels, mine, cv2.CMP_EQ)))
     inside = (home[..., 0] < frame.labels.shape[1]) & (home[..., 1] < frame.labels.shape[0])
@@ -294,16 +298,17 @@ def _poll(frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, se
 
 
 def _count(ballots: Sequence[_Ballot], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids of the classes that have votes [C] uint8, and the votes at chosen pixels [C + 1, P] float32.
+    """Returns the ids of the classes that have votes [C], and the votes at chosen pixels [C + 1, P] float32.
 
     The last row is that of no class, and zero.
     """
-    present = np.zeros(256, bool)
+    dtype = ballots[0].labels.dtype
+    present = np.zeros(ignore_index(dtype) + 1, bool)
     for ballot in ballots:
         present[ballot.classes(chosen)] = True
-    present[IGNORE_INDEX] = False
-    classes = np.flatnonzero(present).astype(np.uint8)
-    slot = np.full(256, len(classes))
+    present[-1] = False
+    classes = np.flatnonzero(present).astype(dtype)
+    slot = np.full(len(present), len(classes))
     slot[classes] = np.arange(len(classes))
     votes = np.zeros((len(classes) + 1, len(chosen)), np.float32)
     for ballot in ballots:
@@ -319,7 +324,7 @@ class _Ballot:
     Attributes:
         voter: the frame.
         place: [16, m, 2] int16 where it sees them (x, y).
-        labels: [16, m] uint8 its labels there, 255 = unknown or outside.
+        labels: [16, m] its labels there; no class is unknown or outside.
         weight: [16, m] float32 of its votes.
     """
 
@@ -339,7 +344,7 @@ class _Ballot:
         return self.labels.take(chosen) if self.voter.scores is None else self.voter.scores.classes
 
     def add_to(self, votes: np.ndarray, slot: np.ndarray, chosen: np.ndarray) -> None:
-        """Adds its votes at chosen pixels to [C + 1, P], where `slot` [256] has the row of every class."""
+        """Adds its votes at chosen pixels to [C + 1, P], where `slot` [256 or 65536] has the row of every class."""
         labels, weight = self.labels.take(chosen), self.weight.take(chosen)
         if self.voter.scores is None:
             bins = slot.take(labels) * len(chosen) + np.arange(len(chosen))  # each once: every pixel has its own
@@ -347,8 +352,9 @@ class _Ballot:
             flat[bins] = flat.take(bins) + weight
             return
         x, y = _pairs(self.place, chosen).T
-        weight[labels == IGNORE_INDEX] = 0  # outside
-        at = np.where(labels == IGNORE_INDEX, 0, y.astype(np.intp) * self.voter.labels.shape[1] + x)
+        outside = labels == ignore_index(labels.dtype)
+        weight[outside] = 0
+        at = np.where(outside, 0, y.astype(np.intp) * self.voter.labels.shape[1] + x)
         shares = self.voter.scores.shares
         for row, plane in zip(slot[self.voter.scores.classes], shares.reshape(len(shares), -1), strict=True):
             votes[row] += weight * _SHARE.take(plane.take(at))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vss.core.labels import IGNORE_INDEX
 from vss.refine.flow_file import CELL
 from vss.refine.proposals import Partitions
 from vss.refine.soft_labels import SoftLabels
@@ -46,7 +45,7 @@ class MaskedFrame:
 
     Attributes:
         video: its video; tubes stay within it.
-        labels: [H, W] uint8 train ids, 255 = unknown: has no vote.
+        labels: [H, W] train ids; one of no class has no vote.
         masks: its superpixels; tubes are made of those of the first partition.
         flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame, or None.
         scores: its class scores, which vote in place of the labels.
@@ -74,7 +73,7 @@ class _Frame:
 
 
 def vote_in_tubes(frames: Iterable[MaskedFrame], settings: TubesSettings) -> Iterator[np.ndarray]:
-    """Yields the label map [H, W] uint8 of every frame after its tubes have voted, in the frames' order.
+    """Yields the label map [H, W] of every frame after its tubes have voted, in the frames' order.
 
     Of two classes with equally many votes the smaller id wins. Pixels in masks without a winner keep their class, and
     no pixel becomes unknown.
@@ -137,10 +136,11 @@ def _per_pixel(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _elect(window: deque[_Frame], at: int, settings: TubesSettings) -> np.ndarray:
     """Returns the label map of the frame at position `at` of the window after the votes of its tubes."""
     frame = window[at]
-    total = np.zeros((len(frame.counts), IGNORE_INDEX), np.int64)
-    total[:, frame.classes] = frame.votes
     last = min(at + settings.window, len(window) - 1)
     first = max(at - settings.window, 0)
+    classes = 1 + max(int(window[voter].classes.max(initial=0)) for voter in range(first, last + 1))
+    total = np.zeros((len(frame.counts), classes), np.int64)
+    total[:, frame.classes] = frame.votes
     for side in (range(at, last), range(at, first, -1)):
         mine, theirs = np.arange(len(frame.counts)), np.arange(len(frame.counts))
         for position in side:

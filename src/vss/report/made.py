@@ -14,7 +14,6 @@ from vss.core.checkout import checkout_commit
 from vss.core.extras import installed_versions
 from vss.core.files import JsonObject, read_json
 from vss.core.index import Card
-from vss.core.labels import IGNORE_INDEX
 
 _PROTOCOL_WORDS = {
     "paper": "paper: what the paper says",
@@ -93,8 +92,10 @@ def weights_table(made: JsonObject) -> pd.DataFrame:
 def _mask_values(card: Card) -> str:
     """Returns which mask values are the classes, in words."""
     if card.coding.values == "colours":
-        return f"{sum(train != IGNORE_INDEX for train in card.label_map)} colours are the {len(card.classes)} classes"
-    ids = [raw for raw, train in enumerate(card.label_map) if train != IGNORE_INDEX]
+        return (
+            f"{sum(train != card.ignore_index for train in card.label_map)} colours are the {len(card.classes)} classes"
+        )
+    ids = [raw for raw, train in enumerate(card.label_map) if train != card.ignore_index]
     starts = [raw for raw in ids if raw - 1 not in ids]
     ends = [raw for raw in ids if raw + 1 not in ids]
     spans = [str(first) if first == last else f"{first}..{last}" for first, last in zip(starts, ends, strict=True)]

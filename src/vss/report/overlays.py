@@ -22,7 +22,8 @@ from vss.core.errors import UserError
 from vss.core.frames_file import FrameFiles
 from vss.core.images import read_image
 from vss.core.index import Card
-from vss.core.labels import IGNORE_INDEX, overlay_palette
+from vss.core.label_space import ignore_index
+from vss.core.labels import overlay_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import one_line, track
 
@@ -60,12 +61,12 @@ class Predictions(FrameFiles[LabelsReader]):
         self.title = title
 
     def read(self, video: str, frame: str) -> np.ndarray:
-        """Returns a label map [H, W] uint8; a frame that no file has is a `UserError`."""
+        """Returns a label map [H, W]; a frame that no file has is a `UserError`."""
         return (self.get(video, frame) or self.readers[0]).read(video, frame)
 
 
 def class_colours(classes: Sequence[str], chosen: Mapping[str, str], colours: Sequence[str] = ()) -> np.ndarray:
-    """Returns RGB colours [256, 3] uint8 by train id: the overlay palette with the chosen colours in it.
+    """Returns RGB colours [C or more, 3] uint8 by train id: the overlay palette with the chosen colours in it.
 
     Args:
         classes: class names, position = train id.
@@ -75,7 +76,7 @@ def class_colours(classes: Sequence[str], chosen: Mapping[str, str], colours: Se
     Raises:
         UserError: a name is no class, or a colour is not of that form.
     """
-    palette = overlay_palette(colours)
+    palette = overlay_palette(colours, num_classes=len(classes))
     for name, colour in chosen.items():
         if name not in classes:
             raise UserError(f"report.colours: {name!r} is no class of the dataset")
@@ -102,7 +103,7 @@ def frame_rows(
         card: of the dataset.
         predictions: those shown, in order; the last one ranks the frames.
         count: how many frames.
-        colours: [256, 3] uint8 by train id.
+        colours: [C or more, 3] uint8 by train id.
         alpha: weight of the colour over the image, 0..1.
     """
     chosen = choose_frames(rows, card=card, prediction=predictions[-1], count=count)
@@ -165,7 +166,7 @@ def _frame_row(
     titles = _short_titles([prediction.title for prediction in predictions])
     panels = [Panel("image", scale_image(image, PANEL_WIDTH), f"{image.shape[1]}\u00d7{image.shape[0]}")]
     if truth is not None:
-        void = float((truth == IGNORE_INDEX).mean())
+        void = float((truth == card.ignore_index).mean())
         panels.append(
             Panel(
                 "truth",
@@ -194,7 +195,9 @@ def _short_titles(titles: Sequence[str]) -> list[str]:
 def _legend(
     maps: Sequence[np.ndarray], classes: Sequence[str], colours: np.ndarray
 ) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    shares = np.array([np.bincount(labels.ravel(), minlength=256)[: len(classes)] / labels.size for labels in maps])
+    shares = np.array(
+        [np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)] / labels.size for labels in maps]
+    )
     shown = [
         train_id for train_id in np.argsort(-shares[0], kind="stable") if shares[:, train_id].max() > SMALLEST_SHARE
     ]
@@ -219,8 +222,8 @@ def draw_labels(
 
     Args:
         image: RGB [H, W, 3] uint8.
-        labels: train ids [H, W] uint8, 255 = none.
-        colours: RGB [256, 3] uint8 by train id.
+        labels: train ids [H, W].
+        colours: RGB [C or more, 3] uint8 by train id.
         alpha: weight of the colour, 0..1.
         width: of the result in pixels.
 
@@ -229,9 +232,9 @@ def draw_labels(
     """
     enlarged = max(1, math.ceil(2 * width / image.shape[1]))
     large = scale_image(image, image.shape[1] * enlarged).astype(np.float32)
-    ids = np.kron(labels, np.ones((enlarged, enlarged), np.uint8))
+    ids = np.kron(labels, np.ones((enlarged, enlarged), labels.dtype))
     grey = large.mean(axis=2, keepdims=True)
-    without = (ids == IGNORE_INDEX)[..., None]
+    without = (ids == ignore_index(ids.dtype))[..., None]
     drawn = np.where(without, 0.6 * grey + 60, (1 - alpha) * large + alpha * colours[ids].astype(np.float32))
     line = _borders(ids, max(1, round(0.75 * image.shape[1] * enlarged / width)))[..., None]
     drawn = np.where(line, 0.25 * drawn + 0.75 * 255, drawn)
@@ -248,7 +251,7 @@ def _borders(ids: np.ndarray, thickness: int) -> np.ndarray:
 
 def _change_panel(image: np.ndarray, truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> Panel:
     """Marks on a pale image what the last prediction made right (green) and wrong (red) against the one before."""
-    known = truth != IGNORE_INDEX
+    known = truth != ignore_index(truth.dtype)
     right = known & (before != truth) & (after == truth)
     wrong = known & (before == truth) & (after != truth)
     enlarged = max(1, math.ceil(2 * PANEL_WIDTH / image.shape[1]))

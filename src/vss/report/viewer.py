@@ -18,7 +18,7 @@ import pandas as pd
 from vss.core.confusion import confusion_matrix, iou, mean_iou
 from vss.core.images import data_url, read_image
 from vss.core.index import Card
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.core.log import log, one_line, track
 from vss.core.page.document import document, json_script, resource
 from vss.report.overlays import Predictions, scale_image
@@ -107,13 +107,13 @@ def viewer_page(
         card: of the dataset.
         predictions: those that can be chosen, in order.
         videos: as `read_videos` returns them.
-        colours: RGB [256, 3] uint8 by train id.
+        colours: RGB [C or more, 3] uint8 by train id.
         megabytes: of all videos at most.
     """
     content = {
         "classes": [one_line(name.replace("_", " ")) for name in card.classes],
         "colours": ["#" + bytes(colour).hex() for colour in colours[: len(card.classes)]],
-        "ignore": IGNORE_INDEX,
+        "ignore": card.ignore_index,
         "predictions": [prediction.title for prediction in predictions],
         "videos": [{key: value for key, value in vars(video).items() if key not in _NOT_HELD} for video in videos],
     }
@@ -250,7 +250,7 @@ def _flicker(
         return None
     counted = np.ones(labels.shape, bool)
     if truth is not None and truth_before is not None and truth.shape == truth_before.shape:
-        counted = (truth == truth_before) & (truth != IGNORE_INDEX)
+        counted = (truth == truth_before) & (truth != ignore_index(truth.dtype))
     total = int(counted.sum())
     return round(100 * int(((before != labels) & counted).sum()) / total, 2) if total else None
 

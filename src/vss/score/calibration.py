@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 
 BINS = 15
 CALIBRATION_COLUMNS = ("video", "bin", "pixels", "right", "confidence")
@@ -22,12 +22,12 @@ def calibration_counts(confidence: np.ndarray, labels: np.ndarray, truth: np.nda
 
     Args:
         confidence: probability of each pixel's label [H, W] float, 0..1.
-        labels, truth: train ids [H, W] uint8; pixels whose truth is 255 are left out.
+        labels, truth: train ids [H, W]; pixels whose truth is no class are left out.
 
     Returns:
         Pixels, those labelled right, and their confidence in steps of 1 / `CONFIDENCE_STEPS`, summed [BINS, 3] int64.
     """
-    known = truth != IGNORE_INDEX
+    known = truth != ignore_index(truth.dtype)
     steps = np.rint(confidence[known] * CONFIDENCE_STEPS).astype(np.int64)
     bins = np.maximum(steps - 1, 0) // (CONFIDENCE_STEPS // BINS)
     right = (labels == truth)[known]

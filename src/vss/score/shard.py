@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vss.core.confusion import MOST_COUNTED_CLASSES
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.core.index import Card, read_dataset, shard_rows
@@ -109,6 +110,11 @@ def count_videos(
     Raises:
         UserError: see `score_shard`.
     """
+    if len(dataset.classes) > MOST_COUNTED_CLASSES:
+        raise UserError(
+            f"{dataset.name}: has {len(dataset.classes)} classes, at most {MOST_COUNTED_CLASSES} can be scored; merge"
+            " some by train_name in its class table"
+        )
     counted = [
         (
             video,
@@ -156,7 +162,7 @@ def _count_video(
         predicted = read(row.video, row.frame)
         if row.mask:
             raw = dataset.read_raw_mask(row.mask)
-            truth = train_ids(raw, dataset.label_map)  # decoded once: consistency compares the raw values
+            truth = train_ids(raw, dataset.raw_to_train)  # decoded once: consistency compares the raw values
             try:
                 counter.add(raw=raw, truth=truth, labels=predicted)
             except UserError as error:

@@ -92,14 +92,14 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     - `mBIoU`: mean boundary IoU over the classes of the truth; `trimap_acc`: share labelled right near its contours.
     """
     confusion = counts.confusion()
-    each_video = [counts.confusion([number]) for number in range(len(counts.videos))]
+    each_video = [frame_scores(counts.confusion([number])) for number in range(len(counts.videos))]
     long_videos = np.flatnonzero(counts.frames > CFFM_SKIPPED_FRAMES)
     result: dict[str, Any] = {
         "split": counts.split,
         **frame_scores(confusion),
         "mIoU_mmseg": mean_iou(confusion, "mmseg"),
-        "video_mIoU": _mean(mean_iou(each) for each in each_video),
-        "video_fwIoU": _mean(frame_scores(each)["fwIoU"] for each in each_video),
+        "video_mIoU": _mean(each["mIoU"] for each in each_video),
+        "video_fwIoU": _mean(each["fwIoU"] for each in each_video),
         "strict": {},
         "cffm_compat": {"mIoU": mean_iou(counts.confusion(long_videos)), "videos": len(long_videos)},
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from vss.core.confusion import confusion_matrix
 from vss.core.errors import UserError
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 
 OFFICIAL_VIDEOS = 100  # TC_cal.py stops after the first 100 videos of its list
 
@@ -26,11 +26,11 @@ def warp_labels(labels: np.ndarray, flow: np.ndarray) -> np.ndarray:
     centres, so that zero flow is not the identity; what falls outside the frame becomes class 0, a real class (wall).
 
     Args:
-        labels: train ids of the next frame [H, W] uint8.
+        labels: train ids of the next frame [H, W].
         flow: displacement in pixels from this frame to the next [2, H, W] float32, x first.
 
     Returns:
-        [H, W] uint8.
+        [H, W].
     """
     height, width = labels.shape
     flow = flow.astype(np.float32, copy=False)
@@ -53,7 +53,7 @@ def pair_confusion(labels: np.ndarray, next_labels: np.ndarray, flow: np.ndarray
     """Counts this frame's prediction (rows) against the next frame's, warped (columns).
 
     Args:
-        labels, next_labels: train ids [H, W] uint8.
+        labels, next_labels: train ids [H, W].
         flow: [2, H, W] float32 from this frame to the next.
         num_classes: number of classes.
 
@@ -114,7 +114,7 @@ def visible_confusion(
     outside the frame does not count.
 
     Args:
-        labels, next_labels: train ids [H, W] uint8.
+        labels, next_labels: train ids [H, W].
         flow, backward: see `visible_pixels`.
         num_classes: number of classes.
 
@@ -122,7 +122,9 @@ def visible_confusion(
         int64, as `confusion_matrix` returns it.
     """
     column, row, inside = _targets(flow)
-    seen = np.where(_visible(flow, backward, column, row, inside), labels, np.uint8(IGNORE_INDEX))
+    seen = np.where(
+        _visible(flow, backward, column, row, inside), labels, labels.dtype.type(ignore_index(labels.dtype))
+    )
     return confusion_matrix(next_labels[row, column], seen, num_classes)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vss.core.confusion import check_labels
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index
 from vss.score import bitmap
 from vss.score.boundary import TRIMAP_PIXELS, Contours, band_pixels, frame_band
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS, ConstantRun
@@ -22,7 +21,7 @@ class LabelledPixels:
 
     Attributes:
         pixels: number of pixels of each group [K] int64.
-        truth, labels: their train ids in truth and prediction [K] uint8; a prediction may be 255.
+        truth, labels: their train ids in truth and prediction [K]; a prediction may be no class.
         within: by bitmap that they were grouped by, whether it is set there [K] bool.
     """
 
@@ -71,16 +70,17 @@ class VideoCounter:
 
         Args:
             raw: raw mask ids [H, W] uint8 or uint16.
-            truth: the same mask as train ids [H, W] uint8, 255 = ignore.
-            labels: predicted train ids [H, W] uint8.
+            truth: the same mask as train ids [H, W] (`label_dtype`).
+            labels: predicted train ids [H, W] of the same dtype.
 
         Raises:
-            UserError: prediction and mask differ in size, or a value is neither a class nor 255.
+            UserError: prediction and mask differ in size, or a value is neither a class nor the ignore index.
         """
         check_labels(labels, truth, self._num_classes)
         self._frames += 1
         self._in_a_row += 1
-        known = bitmap.pack(truth != IGNORE_INDEX)
+        without = truth == ignore_index(truth.dtype)
+        known = bitmap.pack(~without)
         right = bitmap.pack(truth == labels) & known
         self._follow(raw, truth, labels, known)
 
@@ -93,7 +93,7 @@ class VideoCounter:
             self._count_window(number, constant[number], kept[number], right)
 
         # Where the truth has no class the prediction has no contour either: a perfect one meets every boundary.
-        seen = labels | cv2.compare(truth, IGNORE_INDEX, cv2.CMP_EQ)
+        seen = labels | without * truth.dtype.type(ignore_index(truth.dtype))
         contours = Contours(truth), Contours(seen)
         width = band_pixels(*truth.shape)
         edge = frame_band(*truth.shape, width)
@@ -120,7 +120,7 @@ class VideoCounter:
     def _follow(self, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray, known: np.ndarray) -> None:
         """Takes a frame up into the runs of equal values."""
         self._raw.add(raw)
-        self._merged.add(raw * (raw != IGNORE_INDEX))  # void becomes 0, "others"
+        self._merged.add(raw * (raw != ignore_index(truth.dtype)))  # void becomes 0, "others"
         self._truth.add(truth)
         self._labels.add(labels)
         before = self._known_before
@@ -170,7 +170,7 @@ def _grouped(
     Neighbours are mostly alike: what is grouped are runs of equal pixels in rows, a tenth of the pixels or fewer.
 
     Args:
-        truth, labels: [H, W] uint8.
+        truth, labels: [H, W], both uint8 or both uint16.
         contours: of both.
         maps: at most 8 bitmaps.
     """
@@ -183,22 +183,31 @@ def _grouped(
         first |= each ^ bitmap.shifted_right(each)
     start = np.flatnonzero(bitmap.unpack(first, width))
 
-    run = truth.ravel()[start].astype(np.uint64)
-    for values in (labels.ravel()[start], bitmap.joined_at(maps, start, width)):
-        run = run << np.uint64(8) | values
-    run = run << np.uint64(32) | np.diff(start, append=height * width).astype(np.uint64)
+    # One number each: truth, labels, bitmaps, and in the bits that are left the length, which is that of a row at most.
+    bits = np.uint64(8 * truth.itemsize)
+    length_bits = np.uint64(56) - bits - bits
+    run = truth.ravel()[start].astype(np.uint64) << bits | labels.ravel()[start]
+    run = run << np.uint64(8) | bitmap.joined_at(maps, start, width)
+    run = run << length_bits | np.diff(start, append=height * width).astype(np.uint64)
 
     # Runs of one kind lie together once they are sorted, and their lengths are summed up.
     run.sort()
-    run = run[: np.searchsorted(run, np.uint64(IGNORE_INDEX << 48))]  # without those whose truth has no class
-    kind = run >> np.uint64(32)
+    no_class = np.uint64(ignore_index(truth.dtype))
+    run = run[
+        : np.searchsorted(run, no_class << (bits + np.uint64(8) + length_bits))
+    ]  # the truth of the others has none
+    kind = run >> length_bits
     groups = np.flatnonzero(np.diff(kind, prepend=np.uint64(2**64 - 1)))
-    pixels = np.add.reduceat(run & np.uint64(2**32 - 1), groups).astype(np.int64) if len(run) else run.astype(np.int64)
+    pixels = (
+        np.add.reduceat(run & ((np.uint64(1) << length_bits) - np.uint64(1)), groups).astype(np.int64)
+        if len(run)
+        else run.astype(np.int64)
+    )
     found = kind[groups]
     states = found & np.uint64(255)
     return LabelledPixels(
         pixels=pixels,
-        truth=(found >> np.uint64(16)).astype(np.uint8),
-        labels=(found >> np.uint64(8)).astype(np.uint8),
+        truth=(found >> (bits + np.uint64(8))).astype(truth.dtype),
+        labels=(found >> np.uint64(8)).astype(truth.dtype),  # its lowest bits
         within=[(states >> np.uint64(place) & np.uint64(1)).astype(bool) for place in range(len(maps))],
     )

@@ -98,10 +98,10 @@ def _prepared_for(folder: Path, reader: LabelsReader) -> Path | None:
 
 
 def _palette(classes: Sequence[str], dataset: Card | None) -> np.ndarray:
-    """Returns the palette [256, 3] uint8 of a dataset, or where none is known of these classes."""
+    """Returns the palette [C or more, 3] uint8 of a dataset, or where none is known of these classes."""
     if dataset is not None and dataset.classes == classes:
         return palette_of(dataset)
-    return submission_palette() if tuple(classes) == VSPW.classes else overlay_palette()
+    return submission_palette() if tuple(classes) == VSPW.classes else overlay_palette(num_classes=len(classes))
 
 
 def _classes(readers: Sequence[LabelsReader]) -> list[str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
 
 from vss.core.errors import UserError
 from vss.core.index import Card
-from vss.core.labels import VSPW, submission_palette
+from vss.core.labels import VSPW, label_picture, submission_palette
 
 
 def entry_name(video: str, frame: str) -> str:
@@ -25,14 +24,12 @@ def entry_name(video: str, frame: str) -> str:
 
 
 def palette_of(dataset: Card) -> np.ndarray:
-    """Returns the palette [256, 3] uint8 of a dataset's submissions: VSPW's official one, or its own."""
+    """Returns the palette [256 or 65536, 3] uint8 of a dataset's submissions: VSPW's official one, or its own."""
     return submission_palette() if dataset.label_space == VSPW.name else dataset.palette()
 
 
 def png_of_labels(labels: np.ndarray, palette: np.ndarray) -> bytes:
-    """Returns a label map [H, W] uint8 as a PNG of mode P with a palette [256, 3] uint8."""
-    image = Image.fromarray(labels)
-    image.putpalette(palette.tobytes())  # turns L into P
+    """Returns a label map [H, W] as a PNG (`label_picture`)."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    label_picture(labels, palette).save(buffer, format="PNG")
     return buffer.getvalue()

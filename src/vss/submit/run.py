@@ -27,6 +27,7 @@ from vss.core.order import natural_key
 from vss.submit.png import entry_name, palette_of, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
+_MOST_IN_A_PALETTE = 255  # classes; more are written as 16-bit grey
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can hold
 
 
@@ -137,7 +138,7 @@ def check_submission(
 
 def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int, palette: np.ndarray) -> None:
     """Checks a submission zip against the rows of its frames (`check_submission`)."""
-    expected = palette.ravel().tolist()
+    mode, expected = ("P", palette.ravel().tolist()) if num_classes <= _MOST_IN_A_PALETTE else ("I;16", None)
     listed = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -150,11 +151,11 @@ def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_class
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
             for name, row in track(listed.items(), what=f"check submission of {split}", total=len(listed)):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
-                    if (image.format, image.mode) != ("PNG", "P"):
+                    if (image.format, image.mode) != ("PNG", mode):
                         raise UserError(
-                            f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode P"
+                            f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode {mode}"
                         )
-                    if image.getpalette() != expected:
+                    if expected is not None and image.getpalette() != expected:
                         raise UserError(f"{path}: {name} has another palette than the dataset's")
                     problem = _problem(np.array(image), (row.height, row.width), num_classes)
                 if problem:

@@ -16,7 +16,7 @@ import numpy as np
 from vss.configs.resolved import RareClassSampling, TrainingSettings
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
-from vss.core.label_space import IGNORE_INDEX
+from vss.core.index import read_card
 from vss.core.log import log
 from vss.models.config_types import NetworkConfig
 from vss.prepare.frame_counts import ClassPixels, class_pixels
@@ -58,24 +58,24 @@ def write_pixels(folder: Path, parts: Sequence[TrainingPart], content: Mapping[s
         content: digests of the train splits' files: "train" of the first dataset, "1.train" of the second, ...
         what: starts the progress lines.
     """
-    mixed, begin = [], 0
+    mixed, begin, ignored = [], 0, read_card(parts[0].card).ignore_index
     for number, part in enumerate(parts):
         key = f"{number}.train" if number else "train"
         now = {"train": content[key]} if key in content else {}
         found = class_pixels(part.index, part.card, split="train", content=now, what=what)
-        mixed.append(_in_model_classes(found, part, begin))
+        mixed.append(_in_model_classes(found, part, begin, ignored))
         begin += found.num_frames
     arrays = {name: np.concatenate([getattr(each, name) for each in mixed]) for name in MixedPixels.__annotations__}
     with atomic_path(folder / CLASS_PIXELS) as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def _in_model_classes(found: ClassPixels, part: TrainingPart, begin: int) -> MixedPixels:
+def _in_model_classes(found: ClassPixels, part: TrainingPart, begin: int, ignored: int) -> MixedPixels:
     if part.train_ids is None:
         train = found.train_id
     else:
         train = np.array(part.train_ids, np.int64)[found.train_id]
-    kept = train != IGNORE_INDEX
+    kept = train != ignored
     return MixedPixels(
         found.frame[kept] + begin, train[kept], found.pixels[kept], np.full(int(kept.sum()), float(part.weight))
     )

@@ -19,7 +19,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from vss.core.errors import UserError
 from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
-from vss.core.labels import IGNORE_INDEX
+from vss.core.label_space import ignore_index, label_dtype
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a package is absent that it can do without
     from mmseg.datasets import BaseSegDataset
@@ -39,7 +39,9 @@ class IndexDataset(BaseSegDataset):
         label_shift: reproduces what the authors' COCO-Stuff pretraining did (`protocol: as_published`): their
             `reduce_zero_label=True` on files that already held train ids drops train id 0 (person) and moves every
             other id down by one. For the train split only; they did not shift in validation.
-        train_ids: train id of each of the dataset's classes among other classes, 255 = ignored; None keeps its own.
+        train_ids: train id of each of the dataset's classes among other classes, or their ignore index; None keeps its
+            own.
+        num_classes: how many those other classes are.
         kwargs: of `BaseSegDataset`: pipeline, indices, test_mode, lazy_init, max_refetch, serialize_data.
 
     Raises:
@@ -54,16 +56,19 @@ class IndexDataset(BaseSegDataset):
         split: str,
         label_shift: bool = False,
         train_ids: Sequence[int] | None = None,
+        num_classes: int = 0,
         **kwargs: Any,
     ) -> None:
         self.index, self.split = index, split
         self.card = read_card(card)
         if label_shift and split != "train":
             raise UserError(f"label_shift: requested on split {split!r}, allowed on 'train' only")
-        self.raw_to_train = label_map(self.card.label_map, shift=label_shift)
+        self.raw_to_train = label_map(self.card.raw_to_train, shift=label_shift)
         if train_ids is not None:
-            beyond = [IGNORE_INDEX] * (256 - len(train_ids))
-            self.raw_to_train = np.array([*train_ids, *beyond], np.uint8)[self.raw_to_train]
+            dtype = label_dtype(num_classes)
+            table = np.full(self.card.ignore_index + 1, ignore_index(dtype), dtype)
+            table[: len(train_ids)] = train_ids
+            self.raw_to_train = table[self.raw_to_train]
         classes = self.card.classes
         palette = self.card.palette()[: len(classes)].tolist()
         super().__init__(metainfo={"classes": tuple(classes), "palette": palette}, **kwargs)
@@ -97,13 +102,13 @@ class IndexDataset(BaseSegDataset):
         return info
 
 
-def label_map(raw_to_train: Sequence[int], *, shift: bool = False) -> np.ndarray:
-    """Returns a lookup table [256 or more] uint8 from raw id to train id; `shift`: see `IndexDataset.label_shift`."""
-    table = np.asarray(raw_to_train, np.uint8)
+def label_map(table: np.ndarray, *, shift: bool = False) -> np.ndarray:
+    """Returns a lookup table [256 or more] from raw id to train id; `shift`: see `IndexDataset.label_shift`."""
     if not shift:
         return table
-    kept = (table != 0) & (table != IGNORE_INDEX)
-    return np.where(kept, table - 1, IGNORE_INDEX).astype(np.uint8)
+    ignored = ignore_index(table.dtype)
+    kept = (table != 0) & (table != ignored)
+    return np.where(kept, table - 1, ignored).astype(table.dtype)
 
 
 @TRANSFORMS.register_module()
@@ -122,7 +127,7 @@ class LoadIndexImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadIndexLabels(BaseTransform):
-    """Reads `seg_map_path` to `gt_seg_map` [H, W] uint8: train ids, 255 = ignore.
+    """Reads `seg_map_path` to `gt_seg_map` [H, W]: train ids (`label_dtype`).
 
     Raises:
         UserError: the frame has no mask.

@@ -17,7 +17,7 @@ class TrainingPart:
     Attributes:
         index, card: the prepared dataset.
         weight: how often an epoch holds each of its images.
-        train_ids: the model's train id of each of its classes, 255 = ignored; None where they are the model's.
+        train_ids: the model's train id of each of its classes, or the ignore index; None where they are the model's.
         strong: whether its samples are augmented more strongly, as of pseudo-labels.
     """
 

@@ -149,7 +149,9 @@ def renew_batch_norm(segmentor: nn.Module, config: TrainingConfig, index: str, c
         return
     training = config.training
     with DefaultScope.overwrite_default_scope("mmseg"):  # where the transforms of a training are registered
-        frames = IndexDataset(index=index, card=card, split="train", pipeline=train_pipeline(training))
+        frames = IndexDataset(
+            index=index, card=card, split="train", pipeline=train_pipeline(training, len(config.classes))
+        )
     samples = SeededDataset(datasets=[frames], seed=training.seed)
     segmentor.eval()
     momenta = [norm.momentum for norm in norms]

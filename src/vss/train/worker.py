@@ -164,7 +164,8 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
             split="train",
             label_shift=training.label_shift and part is job.parts[0],
             train_ids=part.train_ids,
-            pipeline=train_pipeline(training, strong=part.strong),
+            num_classes=len(job.config.classes),
+            pipeline=train_pipeline(training, len(job.config.classes), strong=part.strong),
         )
         for part in job.parts
     ]
