@@ -55,6 +55,33 @@ def test_trainings_with_other_code_are_told_and_broken_fingerprints_passed_over(
     assert digest.trained_with_other_code(tmp_path, names) == ["finetune/other"]
 
 
+def forget() -> None:
+    """What a new process knows: nothing."""
+    digest._facts_of.cache_clear()
+    digest._native_digest.cache_clear()
+
+
+def test_facts_that_a_process_before_kept_are_those_of_the_source(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "module.py"
+    source.write_text("import vss.core\nfrom . import other\n")
+    forget()
+    found = digest._facts_of(source)
+    assert sorted(found.imports) == [(0, "vss.core", []), (1, "", ["other"])]
+    (kept,) = (tmp_path / "vss" / "sources").iterdir()
+    with monkeypatch.context() as context:
+        context.setattr(digest.ast, "parse", lambda source: pytest.fail("parsed again"))
+        forget()
+        assert digest._facts_of(source).digest == found.digest
+    kept.write_text(kept.read_text().replace(found.digest, "0" * 64))  # damaged
+    forget()
+    assert digest._facts_of(source).digest == found.digest
+    source.write_text("import vss.core\n")
+    forget()
+    assert digest._facts_of(source).digest != found.digest
+    forget()
+
+
 def test_the_sources_of_the_operators_count(tmp_path) -> None:
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     (tmp_path / "compiled.py").write_text("x = 1\n")
@@ -62,8 +89,7 @@ def test_the_sources_of_the_operators_count(tmp_path) -> None:
     seen = set()
     for text in ("a", "b"):
         kernel.write_text(text)
-        digest._file_digest.cache_clear()
-        digest._native_digest.cache_clear()
-        seen.add(digest._file_digest(tmp_path / "compiled.py"))
+        forget()
+        seen.add(digest._facts_of(tmp_path / "compiled.py").digest)
     assert len(seen) == 2
     assert any(module.startswith("vss_ops.") for module in digest.modules_of("infer"))

@@ -3,6 +3,7 @@
 Nothing here may import torch: this file is read for every dry run and again for every job.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -78,7 +79,8 @@ KEEP_LOG = (
 
 def asked(question, *names):
     """A parameter that is compared between runs: a question to the plan about some wildcards, as text."""
-    return lambda wildcards: as_text(question(*(wildcards[name] for name in names)))
+    answer = functools.cache(lambda *values: as_text(question(*values)))
+    return lambda wildcards: answer(*(wildcards[name] for name in names))
 
 
 def uncompared(question, *names):

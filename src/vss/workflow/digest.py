@@ -8,14 +8,19 @@ C++ and CUDA sources.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from vss.core.code import statements, tree_without_prose
+from vss.core import code
+from vss.core.errors import UserError
+from vss.core.files import read_json, write_json
 
 # What a stage's command calls. cli.py is left out: it only parses.
 ENTRY_MODULES = {
@@ -56,7 +61,7 @@ def stage_digest(stage: str) -> str:
     """Returns 16 hexadecimal digits that change exactly when code that the stage runs changes."""
     digest = hashlib.sha256()
     for module in modules_of(stage):
-        digest.update(f"{module} {_file_digest(_source_of(module))}\n".encode())
+        digest.update(f"{module} {_facts_of(_source_of(module)).digest}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -78,26 +83,20 @@ def modules_of(stage: str) -> tuple[str, ...]:
 def imports_of(module: str) -> frozenset[str]:
     """Returns the project's modules that a module's source imports, wherever in it the import stands."""
     found: set[str] = set()
-    for node in statements(_tree(_source_of(module))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(module, node)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found.update(name for name in names if name.split(".")[0] in _PACKAGES and _source_of(name) is not None)
-    return frozenset(found)
+    for level, base, names in _facts_of(_source_of(module)).imports:
+        base = _absolute(module, level, base)
+        found.update((base, *(f"{base}.{name}" for name in names)))
+    return frozenset(name for name in found if name.split(".")[0] in _PACKAGES and _source_of(name) is not None)
 
 
-def _absolute(module: str, node: ast.ImportFrom) -> str:
-    if node.level == 0:
-        return node.module or ""
+def _absolute(module: str, level: int, base: str) -> str:
+    if level == 0:
+        return base
     source = _source_of(module)
     is_package = source is not None and source.name == "__init__.py"
     parts = module.split(".")
-    parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
-    return ".".join([*parts, *([node.module] if node.module else [])])
+    parts = parts[: len(parts) - level + (1 if is_package else 0)]
+    return ".".join([*parts, *filter(None, [base])])
 
 
 @functools.cache
@@ -121,21 +120,55 @@ def _package_folder(package: str) -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    """Returns a file's syntax tree, parsed once for its imports and its digest."""
-    return ast.parse(path.read_bytes())
+class _Facts(NamedTuple):
+    """What of a source file counts here: (level, module, names) of every import in it, and its digest."""
+
+    imports: list[tuple[int, str, list[str]]]
+    digest: str
 
 
 @functools.cache
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256(tree_without_prose(_tree(path)).encode())
-    if path.name != "__init__.py":
-        for data in sorted(path.parent.iterdir()):
-            if data.suffix in _DATA_SUFFIXES:
-                digest.update(data.read_bytes())
-    digest.update(_native_digest(path.parent / _NATIVE_FOLDER))
-    return digest.hexdigest()
+def _facts_of(path: Path) -> _Facts:
+    """Returns the facts of a source file, from the user's cache folder where a process before has found them.
+
+    To parse all sources takes 2 s of a core, which every dry run and every training would pay.
+    """
+    source = path.read_bytes()
+    beside = _data_beside(path.parent) if path.name != "__init__.py" else b""
+    beside += _native_digest(path.parent / _NATIVE_FOLDER)
+    kept = _cache_folder() / f"{hashlib.sha256(_own_source() + source + beside).hexdigest()}.json"
+    with contextlib.suppress(UserError, TypeError):  # none yet, or damaged
+        return _Facts(**read_json(kept))
+    tree = ast.parse(source)
+    facts = _Facts(list(_imports(tree)), hashlib.sha256(code.tree_without_prose(tree).encode() + beside).hexdigest())
+    with contextlib.suppress(UserError, OSError):  # a folder that takes no file: found again next time
+        write_json(kept, facts._asdict())
+    return facts
+
+
+def _cache_folder() -> Path:
+    """Returns the user's cache; the folder of Python's own for a user without a home, as in some containers."""
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(__file__).with_name("__pycache__") if cache.startswith("~") else Path(cache, "vss", "sources")
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[int, str, list[str]]]:
+    for node in code.statements(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", [alias.name for alias in node.names]
+
+
+@functools.cache
+def _own_source() -> bytes:
+    """Returns the sources that facts are found by: other ones may find others."""
+    return Path(__file__).read_bytes() + Path(code.__file__).read_bytes()
+
+
+@functools.cache
+def _data_beside(folder: Path) -> bytes:
+    return b"".join(data.read_bytes() for data in sorted(folder.iterdir()) if data.suffix in _DATA_SUFFIXES)
 
 
 @functools.cache
