@@ -47,7 +47,6 @@ def of_transformers(segmentor: Segmentor, architecture: str) -> Any:
         num_heads=head.layers[0].attention.num_heads,
         num_layers=len(backbone.layers) + len(head.layers),
         patch_size=PATCH,
-        num_register_tokens=4,
         image_size=SIDE,
         num_queries=head.num_queries,
         num_classes=CLASSES,

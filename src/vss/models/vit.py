@@ -73,40 +73,58 @@ def run_layer(layer: nn.Module, with_cp: bool, hidden: Tensor, may_look: Tensor 
     return maybe_checkpoint(with_cp, layer, hidden, may_look, rope)
 
 
+def vit_settings(
+    *, hidden_size: int, num_heads: int, num_layers: int, patch_size: int, image_size: int
+) -> dict[str, Any]:
+    """Returns the settings that all configs of transformers' vision transformers have, under transformers' names.
+
+    Args:
+        hidden_size: channels of a token.
+        num_heads: of every attention.
+        num_layers: of the transformer.
+        patch_size: side of a patch in pixels.
+        image_size: side in pixels of the square image that the table of positions is for (dinov2).
+    """
+    return dict(
+        hidden_size=hidden_size,
+        num_attention_heads=num_heads,
+        num_hidden_layers=num_layers,
+        patch_size=patch_size,
+        image_size=image_size,
+        attn_implementation="sdpa",
+    )
+
+
 def eomt_modules(
     architecture: str,
     *,
-    hidden_size: int,
-    num_heads: int,
-    num_layers: int,
-    patch_size: int,
-    num_register_tokens: int,
-    image_size: int,
+    patch_size: int = 16,
+    image_size: int = 512,
+    num_register_tokens: int = 4,
     drop_path_rate: float = 0.0,
     num_queries: int = 1,
     num_classes: int = 1,
     intermediate_size: int | None = None,
+    **vit: Any,
 ) -> Any:
-    """Returns transformers' EoMT with `num_layers` layers and drawn weights, of whose parts our modules are made.
+    """Returns transformers' EoMT with drawn weights, of whose parts our modules are made.
 
     Args:
         architecture: "dinov2" (learnt positions) or "dinov3" (rotary ones): of the layers.
-        image_size: side of the square image that the table of positions is for (dinov2).
+        patch_size, image_size, vit: arguments of `vit_settings`.
+        num_register_tokens: between the class token and the patches.
+        drop_path_rate: of stochastic depth.
+        num_queries, num_classes: of the head.
         intermediate_size: hidden channels of the feed-forward networks (dinov3); None = 4 * hidden_size.
     """
-    common: dict[str, Any] = dict(
-        hidden_size=hidden_size,
-        num_attention_heads=num_heads,
-        num_hidden_layers=num_layers,
-        num_blocks=min(num_layers, 1),
-        patch_size=patch_size,
+    settings = vit_settings(patch_size=patch_size, image_size=image_size, **vit)
+    common: dict[str, Any] = settings | dict(
+        num_blocks=min(settings["num_hidden_layers"], 1),
         num_register_tokens=num_register_tokens,
-        image_size=image_size,
         drop_path_rate=drop_path_rate,
         num_queries=num_queries,
         num_labels=num_classes,
         num_upscale_blocks=max(1, int(math.log2(patch_size)) - 2),
-        attn_implementation="sdpa",
     )
     if architecture == "dinov2":
         from transformers import EomtConfig, EomtForUniversalSegmentation
@@ -115,7 +133,7 @@ def eomt_modules(
     from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
 
     config = EomtDinov3Config(
-        **common, intermediate_size=intermediate_size or 4 * hidden_size, layer_norm_eps=_DINOV3_EPS
+        **common, intermediate_size=intermediate_size or 4 * common["hidden_size"], layer_norm_eps=_DINOV3_EPS
     )
     return EomtDinov3ForUniversalSegmentation(config)
 
@@ -126,46 +144,22 @@ class EomtEncoder(BaseModule):
 
     Args:
         architecture: "dinov2" or "dinov3".
-        hidden_size, num_heads, patch_size, num_register_tokens: of the vision transformer.
-        num_layers: of this part; the head has the others.
-        image_size: side of the square image that the table of positions is for; resized bicubically for others.
-        drop_path_rate: of stochastic depth.
         with_cp: gradient checkpointing of every layer.
         init_cfg: MMEngine's.
+        vit: further arguments of `eomt_modules`. num_layers are those of this part; the head has the others. The table
+            of positions of `image_size` is resized bicubically for images of other sizes.
 
     Shape:
         images [N, 3, H, W] normalised -> `TokenFeatures` with one map.
     """
 
-    def __init__(
-        self,
-        *,
-        architecture: str,
-        hidden_size: int,
-        num_heads: int,
-        num_layers: int,
-        patch_size: int = 16,
-        num_register_tokens: int = 4,
-        image_size: int = 512,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: dict | None = None,
-    ) -> None:
+    def __init__(self, *, architecture: str, with_cp: bool = False, init_cfg: dict | None = None, **vit: Any) -> None:
         super().__init__(init_cfg)
-        self.patch_size, self.with_cp = patch_size, with_cp
-        self._head_dim, self._has_rope = hidden_size // num_heads, architecture == "dinov3"
-        whole = eomt_modules(
-            architecture,
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            patch_size=patch_size,
-            num_register_tokens=num_register_tokens,
-            image_size=image_size,
-            drop_path_rate=drop_path_rate,
-        )
+        whole = eomt_modules(architecture, **vit)
         self.embeddings, self.layers = whole.embeddings, whole.layers
-        self._num_prefix = 1 + num_register_tokens
+        self.patch_size, self.with_cp = whole.config.patch_size, with_cp
+        self._head_dim, self._has_rope = _head_dim(whole.config), architecture == "dinov3"
+        self._num_prefix = 1 + whole.config.num_register_tokens
 
     def forward(self, images: Tensor) -> TokenFeatures:
         size = (images.shape[-2], images.shape[-1])
@@ -201,11 +195,11 @@ class FrozenEncoder(BaseModule):
 
     Args:
         architecture: "dinov2" or "dinov3".
-        hidden_size, num_heads, num_layers, patch_size, num_register_tokens: of the vision transformer.
         out_layers: numbers of the layers that are given to the head, from 0.
-        image_size: side of the square image that DINOv2's table of positions is for.
+        num_register_tokens: between the class token and the patches (dinov3).
         with_cp: not looked at; part of every backbone's interface.
         init_cfg: MMEngine's.
+        image_size, vit: arguments of `vit_settings`.
 
     Shape:
         images [N, 3, H, W] normalised -> `TokenFeatures` with a map for every one of `out_layers`, without prefix.
@@ -215,35 +209,23 @@ class FrozenEncoder(BaseModule):
         self,
         *,
         architecture: str,
-        hidden_size: int,
-        num_heads: int,
-        num_layers: int,
         out_layers: Sequence[int],
-        patch_size: int,
         num_register_tokens: int = 0,
         image_size: int = 518,
         with_cp: bool = False,
         init_cfg: dict | None = None,
+        **vit: Any,
     ) -> None:
         super().__init__(init_cfg)
-        self.patch_size, self._out_layers = patch_size, tuple(out_layers)
-        self._head_dim, self._has_rope = hidden_size // num_heads, architecture == "dinov3"
-        self._num_prefix = 1 + num_register_tokens
-        common: dict[str, Any] = dict(
-            hidden_size=hidden_size,
-            num_attention_heads=num_heads,
-            num_hidden_layers=num_layers,
-            patch_size=patch_size,
-            image_size=image_size,
-            attn_implementation="sdpa",
-        )
+        common = vit_settings(image_size=image_size, **vit)
+        self._has_rope = architecture == "dinov3"
         if self._has_rope:
             from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-            config = DINOv3ViTConfig(
-                **common, intermediate_size=4 * hidden_size, num_register_tokens=num_register_tokens
+            feed_forward = 4 * common["hidden_size"]
+            whole = DINOv3ViTModel(
+                DINOv3ViTConfig(**common, intermediate_size=feed_forward, num_register_tokens=num_register_tokens)
             )
-            whole = DINOv3ViTModel(config)
             self.embeddings, self.layers, self.norm = whole.embeddings, whole.model.layer, whole.norm
             self.embeddings.register_parameter("mask_token", None)
         else:
@@ -252,6 +234,8 @@ class FrozenEncoder(BaseModule):
 
             whole = Dinov2Model(Dinov2Config(**common, use_mask_token=False))
             self.embeddings, self.layers, self.norm = whole.embeddings, whole.encoder.layer, whole.layernorm
+        self.patch_size, self._out_layers = whole.config.patch_size, tuple(out_layers)
+        self._head_dim, self._num_prefix = _head_dim(whole.config), 1 + num_register_tokens
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FrozenEncoder:
@@ -273,6 +257,11 @@ class FrozenEncoder(BaseModule):
             if number in self._out_layers:
                 maps.append(_as_map(self.norm(hidden)[:, self._num_prefix :], grid))
         return TokenFeatures(tuple(maps), hidden[:, :0], None, size)
+
+
+def _head_dim(config: Any) -> int:
+    """Returns the channels of an attention head, by a config of transformers."""
+    return config.hidden_size // config.num_attention_heads
 
 
 def _as_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
