@@ -8,7 +8,7 @@ CORES ?= 2
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-refine bench-score bench-scores plan gpu-check clean-venv
+.PHONY: help demo test test-long fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-refine bench-score bench-scores plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,8 +33,11 @@ endif
 demo: $(READY)  ## run the whole flow on the default config (drawn data, small models, no GPU needed)
 	$(RUN)/snakemake --cores $(CORES)
 
-test: $(READY)  ## run the whole test suite
+test: $(READY)  ## run the test suite
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(CORES) --dist loadgroup --no-loadscope-reorder $(PYTEST)
+
+test-long: $(READY)  ## run the tests of a minute or more, which `make test` leaves out: kills, races, the largest models
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(CORES) --dist loadgroup --no-loadscope-reorder -m long $(PYTEST)
 
 fuzz: $(READY)  ## random configs, tables, masks, stored files and checkpoints, for minutes (FUZZ_EXAMPLES=3000)
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),3000) $(RUN)/python -m pytest --numprocesses $(CORES) tests/fuzz

@@ -199,7 +199,7 @@ def test_cuda_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.Mon
         build.cuda_compiler()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cuda_sources_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
         build.cuda_compiler()

@@ -191,7 +191,7 @@ def _assert_sectors_are_filled(kernels: ctypes.CDLL, dtype: torch.dtype) -> None
     assert kernels.filled_sectors() >= 1.0  # more where rows of a warp meet
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_wide_atomics(emulator: Path, tmp_path: Path):
     """As on GPUs before compute capability 9, and on later ones where the code is PTX for those."""
     made = compile_emulated("entry.cpp", tmp_path / "kernels.so", "-shared", "-fPIC", "-DVSS_EMULATED_MAJOR=8")
@@ -313,7 +313,7 @@ def _races(folder: Path, *flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("emulator")  # skips without a compiler
 def test_threads_of_a_block_and_blocks_do_not_race(tmp_path: Path):
     status, printed = _races(tmp_path)
@@ -321,7 +321,7 @@ def test_threads_of_a_block_and_blocks_do_not_race(tmp_path: Path):
     assert printed.splitlines()[-1] == "attention"  # all ran
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("emulator")  # skips without a compiler
 def test_a_barrier_that_orders_nothing_is_found(tmp_path: Path):
     status, printed = _races(tmp_path, "-DVSS_BARRIERS_ORDER_NOTHING")

@@ -22,7 +22,7 @@ def config(backbone: str, head: str) -> dict:
     return rows.segmentor_config(backbone, heads)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backbone", "head"), [*((name, "upernet") for name in UPERNET), *(("internimage-h", size) for size in MASK2FORMER)]
 )

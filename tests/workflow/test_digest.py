@@ -93,3 +93,18 @@ def test_the_sources_of_the_operators_count(tmp_path) -> None:
         seen.add(digest._facts_of(tmp_path / "compiled.py").digest)
     assert len(seen) == 2
     assert any(module.startswith("vss_ops.") for module in digest.modules_of("infer"))
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"),
+    [
+        ("vss.score.shard", {"score_shard"}),
+        ("vss.score.summary", {"score", "report"}),
+        ("vss.report.run", {"report"}),
+        ("vss.submit.run", {"submit"}),
+        ("vss.ensemble.run", {"ensemble", "pseudo"}),
+        ("vss.prepare.recheck", {"check_masks", "pretrain", "finetune", "train_refiner"}),
+    ],
+)
+def test_code_counts_in_the_stages_that_run_it(module: str, stages: set[str]) -> None:
+    assert {stage for stage in digest.ENTRY_MODULES if module in digest.modules_of(stage)} == stages

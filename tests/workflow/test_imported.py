@@ -97,15 +97,13 @@ def test_it_is_averaged_refined_reported_and_submitted(imported: Project) -> Non
 
 
 def test_only_what_a_changed_file_touches_runs_again(imported: Project) -> None:
-    assert imported.planned() == {}
     video = sorted((imported.folder / "peer" / "val").iterdir())[0]
     frame = sorted(video.iterdir())[0]
     before, times = frame.read_bytes(), (frame.stat().st_atime_ns, frame.stat().st_mtime_ns)
     frame.write_bytes(png_of_labels(np.zeros((48, 85), np.uint8), submission_palette()))
-    done = imported.snakemake("--dry-run")
-    assert f"Import peer on val shard {shard_of(video.name, 2):02d}" in done.stdout + done.stderr
     after = {"import_prediction": 1, "ensemble": 1, "refine": 1, "score_shard": 3, "score": 3, "report": 1}
-    assert imported.planned() == after
+    shown = f"Import peer on val shard {shard_of(video.name, 2):02d}"
+    assert imported.planned(shows=shown) == after
     frame.write_bytes(before)
     os.utime(frame, ns=times)
     assert imported.planned() == {}

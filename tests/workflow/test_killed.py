@@ -12,22 +12,32 @@ import pytest
 
 from tests.workflow.conftest import KILLED, Project, kill_at_work
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
-def test_the_run_ends_complete(finished: Project) -> None:
-    assert finished.planned() == {}
-    missing = [output for output, _ in KILLED.values() if not (finished.folder / "results" / output).is_file()]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which the tiny config was killed in every stage and has then run to its end."""
+    copy = Project(tmp_path_factory.mktemp("killed"))
+    for output, log in KILLED.values():
+        kill_at_work(copy, output, log)
+    copy.snakemake()
+    return copy
+
+
+def test_the_run_ends_complete(killed: Project) -> None:
+    assert killed.planned() == {}
+    missing = [output for output, _ in KILLED.values() if not (killed.folder / "results" / output).is_file()]
     assert missing == []
 
 
-def test_nothing_half_written_stays(finished: Project) -> None:
-    assert [str(path) for path in finished.folder.glob("results/**/.writing-*")] == []
+def test_nothing_half_written_stays(killed: Project) -> None:
+    assert [str(path) for path in killed.folder.glob("results/**/.writing-*")] == []
 
 
-def test_a_change_that_was_killed_halfway_is_finished_by_the_next_run(finished: Project, tmp_path: Path) -> None:
+def test_a_change_that_was_killed_halfway_is_finished_by_the_next_run(killed: Project, tmp_path: Path) -> None:
     """The job's old output is gone and everything after it is still there: it must not pass for up to date."""
-    project = finished.copied(tmp_path / "project")
+    project = killed.copied(tmp_path / "project")
     wanted = "results/score/convnext.single/val/scores.json"
     with project.changed_config(lambda config: config["models"]["convnext"]["finetune"].update(max_iters=4)):
         kill_at_work(project, *KILLED["finetune"])

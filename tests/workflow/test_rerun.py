@@ -37,11 +37,8 @@ def change_ensemble_weight(config: dict) -> None:
     config["ensembles"]["both"]["members"]["m2f.single"] = 2
 
 
-def change_colour(config: dict) -> None:
+def change_what_the_report_shows(config: dict) -> None:
     config["report"]["colours"] = {"wall": "#336699"}
-
-
-def change_paper_figure(config: dict) -> None:
     config["predictions"]["convnext.single"]["paper"]["val"] = 55.6
 
 
@@ -90,8 +87,7 @@ CONFIG_CHANGES: list[tuple[Callable[[dict], None], dict[str, int]]] = [
     (change_max_iters, {"settings": 1, "finetune": 1, "infer": 3, "infer_labels": 2, **AFTER_INFER}),
     (change_pretrain, {"settings": 1, "pretrain": 1, "finetune": 1, "infer": 3, **FROM_BOTH}),
     (change_ensemble_weight, FROM_BOTH),
-    (change_colour, REPORT),
-    (change_paper_figure, REPORT),
+    (change_what_the_report_shows, REPORT),
     (change_data, {**DATA, "settings": 3, "finetune": 2, "train_refiner": 1, "propose": 2, **FROM_INFER}),
     (change_vote, {"refine": 2, "score_shard": 2, "score": 1, "report": 1}),
     (add_model, {"settings": 1, "finetune": 1, "infer_labels": 2, "score_shard": 2, "score": 1, **REPORT}),
@@ -118,12 +114,8 @@ def append_prose(source: str) -> str:
 
 
 AFTER_SCORE = {"score": 4, "report": 1}
+# Which file belongs to which stage is tests/workflow/test_digest.py's.
 CODE_CHANGES = [
-    ("src/vss/score/shard.py", {"score_shard": 8, **AFTER_SCORE}),
-    ("src/vss/score/summary.py", AFTER_SCORE),
-    ("src/vss/report/run.py", {"report": 1}),
-    ("src/vss/submit/run.py", {"submit": 1}),
-    ("src/vss/ensemble/run.py", FROM_BOTH),
     ("src/vss/refine/run.py", {"refine": 4, "score_shard": 4, "score": 2, "report": 1}),
     ("src/vss/prepare/recheck.py", {"check_masks": 1, "score_shard": 8, **AFTER_SCORE}),
     ("src/vss/infer/run.py", FROM_INFER),
@@ -194,6 +186,7 @@ def test_another_spelling_of_the_folders_reruns_nothing(finished: Project, spell
         assert finished.planned() == {}
 
 
+@pytest.mark.long
 def test_lost_records_of_snakemake_are_no_silent_miss(finished: Project) -> None:
     """Without them Snakemake cannot see that a parameter has changed."""
     kept = finished.folder / ".snakemake"
@@ -210,6 +203,7 @@ def test_lost_records_of_snakemake_are_no_silent_miss(finished: Project) -> None
         (finished.folder / "elsewhere").rename(kept)
 
 
+@pytest.mark.long
 def test_changed_files_of_a_real_dataset_rerun_what_depends_on_them(tmp_path: Path, vspw: RawVspw) -> None:
     project = Project(tmp_path / "project")
 
@@ -241,6 +235,7 @@ def test_changed_files_of_a_real_dataset_rerun_what_depends_on_them(tmp_path: Pa
         assert project.planned(*wanted) == after_images
 
 
+@pytest.mark.long
 def test_published_weights_may_move(finished: Project) -> None:
     published = [finished.folder / name / "published.safetensors" for name in ("here", "there")]
     published[0].parent.mkdir()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_nothing_heavy_is_imported_for_a_dry_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_why_a_training_failed_outlives_the_next_try(tmp_path: Path) -> None:
     """Snakemake deletes the log of a job that it starts again."""
     project = Project(tmp_path / "project")
@@ -167,8 +169,9 @@ def test_real_sample_is_planned_whole(project: Project, real_data: Path) -> None
     assert "finetune" in done.stdout + done.stderr
 
 
+@cache
 def printed_commands(project: Project, config: str = "tiny.yaml") -> list[str]:
-    """Returns the shell commands of all jobs, as a dry run prints them."""
+    """Returns the shell commands of all jobs, as a dry run prints them; asks Snakemake once."""
     text = project.snakemake("--dry-run", "--forceall", "--printshellcmds", "--configfile", config).stdout
     return re.findall(r"^Shell command: (.+)$", text, re.MULTILINE)
 
