@@ -5,6 +5,8 @@ VENV := .venv
 UV := $(VENV)/bin/uv
 RUN := $(VENV)/bin
 CORES ?= 2
+# Images of containers set it; a run starts a process for every job, and each would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
