@@ -24,6 +24,42 @@ WINDOW_COLUMNS = ("length", "video", "start", *PIXEL_COLUMNS)
 PERSISTENT_COLUMNS = ("length", "video", "start", "class", "truth", "predicted", "both")
 
 
+class Conjunctions:
+    """Of the latest bitmaps: which pixels are set in all of them.
+
+    A bitmap is 51 kB at 480x853. What 2, 4 and 8 bitmaps in a row have in common is kept as well, so that a conjunction
+    of any number joins two.
+    """
+
+    def __init__(self) -> None:
+        longest = max(WINDOW_LENGTHS)
+        # By number of bitmaps in a row, a power of two: their conjunctions, of those that end latest first.
+        self._of: dict[int, deque[np.ndarray]] = {
+            1 << power: deque(maxlen=(1 << power) + 1) for power in range(longest.bit_length())
+        }
+
+    def add(self, bitmap: np.ndarray) -> None:
+        """Takes the next bitmap; one of another size starts again."""
+        if self._of[1] and self._of[1][0].shape != bitmap.shape:
+            self.clear()
+        self._of[1].appendleft(bitmap)
+        for number in self._of:
+            shorter = self._of.get(number // 2, ())
+            if len(shorter) > number // 2:
+                self._of[number].appendleft(shorter[0] & shorter[number // 2])
+
+    def clear(self) -> None:
+        """Forgets all bitmaps."""
+        for conjunctions in self._of.values():
+            conjunctions.clear()
+
+    def of(self, number: int) -> np.ndarray | None:
+        """Returns which pixels are set in each of the latest bitmaps, so many of them; None where there are fewer."""
+        power = 1 << number.bit_length() - 1
+        found = self._of[power]
+        return None if len(found) <= number - power else found[0] & found[number - power]
+
+
 class ConstantRun:
     """Which pixels kept their value over the last frames.
 
@@ -32,20 +68,17 @@ class ConstantRun:
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
-        # Of the latest frame first: which pixels are those of the frame before. A bitmap is 51 kB at 480x853.
-        self._equal: deque[np.ndarray] = deque(maxlen=max(WINDOW_LENGTHS) - 1)
+        self._same = Conjunctions()  # which pixels are those of the frame before
 
-    def add(self, values: np.ndarray, *, only: np.ndarray | None = None) -> None:
-        """Takes the next frame's values [H, W]; runs go on only where the bitmap `only` is set."""
+    def add(self, values: np.ndarray) -> None:
+        """Takes the next frame's values [H, W]."""
         if self._last is None or self._last.shape != values.shape:
-            self._equal.clear()
+            self._same.clear()
         else:
-            equal = bitmap.pack(values == self._last)
-            self._equal.appendleft(equal if only is None else equal & only)
+            self._same.add(bitmap.pack(values == self._last))
         self._last = values
 
     def constant(self, frames: int) -> np.ndarray:
         """Returns which pixels kept their value over the last `frames` frames, at least 2, a bitmap."""
-        if len(self._equal) < frames - 1:
-            return bitmap.pack(np.zeros(self._last.shape, bool))
-        return np.bitwise_and.reduce([self._equal[at] for at in range(frames - 1)])
+        found = self._same.of(frames - 1)
+        return bitmap.pack(np.zeros(self._last.shape, bool)) if found is None else found

@@ -11,39 +11,48 @@ from vss.core.confusion import check_labels
 from vss.core.label_space import ignore_index
 from vss.score import bitmap
 from vss.score.boundary import TRIMAP_PIXELS, Contours, band_pixels, frame_band
-from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS, ConstantRun
+from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS, WINDOW_LENGTHS, Conjunctions, ConstantRun
 from vss.score.counts import FRAME_COLUMNS
 
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """The pixels of a frame whose truth has a class, grouped by all that any measure asks of them (K groups).
+    """The pixels of a frame whose truth has a class, by truth, prediction and by all else that any measure asks.
 
     Attributes:
-        pixels: number of pixels of each group [K] int64.
-        truth, labels: their train ids in truth and prediction [K]; a prediction may be no class.
-        within: by bitmap that they were grouped by, whether it is set there [K] bool.
+        truth, labels: train ids of each pair that is in the frame [K]; a prediction may be no class.
+        pixels: number of pixels of each pair, by the bitmaps that they are set in: bit k for the k-th [K, S] float64.
     """
 
-    pixels: np.ndarray
     truth: np.ndarray
     labels: np.ndarray
-    within: Sequence[np.ndarray]
+    pixels: np.ndarray
 
-    def total(self, chosen: np.ndarray) -> int:
-        """Returns the number of pixels of the groups chosen [K] bool."""
-        return int(self.pixels[chosen].sum())
+    def by_class(self, bitmaps: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
+        """Returns the pixels of each class in pairs of regions: one of the truth's and one of the prediction's.
 
-    def by_class(self, ids: np.ndarray, chosen: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns the pixels of the groups chosen [K] bool by their train id in `ids` [K]: [num_classes] int64."""
-        counted = np.bincount(ids[chosen], self.pixels[chosen], minlength=num_classes)
-        return counted[:num_classes].astype(np.int64)
+        Args:
+            bitmaps: the numbers of each pair's bitmaps.
+            num_classes: number of classes.
+
+        Returns:
+            [P, num_classes, 3] int64: of the truth in its region, of the prediction in its, of both in both.
+        """
+        states = np.arange(self.pixels.shape[1])
+        in_truth, in_labels = np.array(bitmaps).T[:, None, :]
+        in_truth, in_labels = states[:, None] >> in_truth & 1, states[:, None] >> in_labels & 1
+        right = self.truth == self.labels
+        total = np.zeros((3, num_classes + 1, len(bitmaps)))
+        np.add.at(total[0], self.truth, self.pixels @ in_truth)
+        np.add.at(total[1], np.minimum(self.labels, num_classes), self.pixels @ in_labels)
+        total[2, self.truth[right]] = self.pixels[right] @ (in_truth & in_labels)
+        return total[:, :num_classes].astype(np.int64).transpose(2, 1, 0)
 
 
 class VideoCounter:
     """Counts the pixels of one video.
 
-    What is not counted by class is counted in bitmaps, all else in the groups of `LabelledPixels`, so that a frame is
+    What is not counted by class is counted in bitmaps, all else in `LabelledPixels`, so that a frame is
     passed over once, however many measures there are. All T-n+1 windows of a video of T frames are counted; the
     official rule, which leaves the last one out, is applied when they are summed up.
     """
@@ -62,8 +71,8 @@ class VideoCounter:
     def skip(self) -> None:
         """Takes a frame without a mask: no window reaches over it."""
         self._in_a_row = 0
-        self._known_before: np.ndarray | None = None
-        self._raw, self._merged, self._truth, self._labels, self._labelled = (ConstantRun() for _ in range(5))
+        self._raw, self._merged, self._truth, self._labels = (ConstantRun() for _ in range(4))
+        self._known = Conjunctions()
 
     def add(self, *, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
         """Takes the next frame.
@@ -88,7 +97,6 @@ class VideoCounter:
         windows = [number for number in WINDOW_LENGTHS if self._in_a_row >= number]
         constant = {number: self._truth.constant(number) & known for number in windows}
         kept = {number: self._labels.constant(number) for number in windows}
-        kept_labelled = {number: self._labelled.constant(number) for number in windows}
         for number in windows:
             self._count_window(number, constant[number], kept[number], right)
 
@@ -97,13 +105,20 @@ class VideoCounter:
         contours = Contours(truth), Contours(seen)
         width = band_pixels(*truth.shape)
         edge = frame_band(*truth.shape, width)
-        maps = [*(each.band(width) | edge for each in contours), contours[0].band(TRIMAP_PIXELS)]
+        near = contours[0].band(TRIMAP_PIXELS) & known
+        self._trimap += bitmap.count(near), bitmap.count(near & right)
+
+        # What is counted by class: pairs of a region of the truth and one of the prediction.
+        maps = [(each.band(width) | edge) & known for each in contours]
         for number in windows:
-            maps += constant[number], kept_labelled[number]
-        frame = _grouped(truth, seen, contours, [each & known for each in maps])
+            always_known = self._known.of(number)
+            maps += constant[number], kept[number] & (known if always_known is None else always_known)
+        frame = _labelled_pixels(truth, seen, contours, maps)
         self._count_frame(frame)
-        for at, number in enumerate(windows):
-            self._count_classes(number, frame, *frame.within[3 + 2 * at :][:2])
+        in_band, *in_windows = frame.by_class([(at, at + 1) for at in range(0, len(maps), 2)], self._num_classes)
+        self._boundary += in_band
+        for number, persistent in zip(windows, in_windows, strict=True):
+            self._add_persistent(number, persistent)
 
     def tables(self) -> dict[str, np.ndarray]:
         """Returns what the video adds to the tables of `Counts`, int64, but for those of confusion and calibration."""
@@ -123,10 +138,7 @@ class VideoCounter:
         self._merged.add(raw * (raw != ignore_index(truth.dtype)))  # void becomes 0, "others"
         self._truth.add(truth)
         self._labels.add(labels)
-        before = self._known_before
-        same_size = before is not None and before.shape == known.shape
-        self._labelled.add(labels, only=known & before if same_size else None)
-        self._known_before = known
+        self._known.add(known)
 
     def _count_window(self, length: int, constant: np.ndarray, kept: np.ndarray, right: np.ndarray) -> None:
         """Counts the pixels of the window that ends at this frame, `PIXEL_COLUMNS`."""
@@ -139,38 +151,27 @@ class VideoCounter:
         self._windows.append((length, self._video, self._frames - length, *pixels))
 
     def _count_frame(self, frame: LabelledPixels) -> None:
-        band, predicted_band, near = frame.within[:3]
-        right = frame.truth == frame.labels
-        predicted = np.minimum(frame.labels, self._num_classes)
-        np.add.at(self.confusion, (frame.truth, predicted), frame.pixels)
-        self._frame_pixels.append((self._video, self._frames - 1, int(frame.pixels.sum()), frame.total(right)))
-        self._boundary += self._by_class(frame, band, predicted_band, right & band & predicted_band)
-        self._trimap += frame.total(near), frame.total(near & right)
+        pixels = frame.pixels.sum(axis=1).astype(np.int64)
+        right = pixels[frame.truth == frame.labels].sum()
+        np.add.at(self.confusion, (frame.truth, np.minimum(frame.labels, self._num_classes)), pixels)
+        self._frame_pixels.append((self._video, self._frames - 1, int(pixels.sum()), int(right)))
 
-    def _count_classes(self, length: int, frame: LabelledPixels, constant: np.ndarray, kept: np.ndarray) -> None:
-        """Counts the pixels of each class over the window that ends at this frame, `PERSISTENT_COLUMNS`."""
-        persistent = self._by_class(frame, constant, kept, constant & kept & (frame.truth == frame.labels))
+    def _add_persistent(self, length: int, persistent: np.ndarray) -> None:
+        """Adds the pixels of each class [C, 3] over the window that ends at this frame, `PERSISTENT_COLUMNS`."""
         present = np.flatnonzero(persistent.any(axis=1))
         head = np.broadcast_to([length, self._video, self._frames - length], (len(present), 3))
         self._persistent.append(np.concatenate([head, present[:, None], persistent[present]], axis=1))
 
-    def _by_class(
-        self, frame: LabelledPixels, in_truth: np.ndarray, in_labels: np.ndarray, in_both: np.ndarray
-    ) -> np.ndarray:
-        """Returns the pixels of each class among groups of the truth, of the prediction, and of both [C, 3] int64."""
-        chosen = (frame.truth, in_truth), (frame.labels, in_labels), (frame.truth, in_both)
-        return np.stack([frame.by_class(ids, groups, self._num_classes) for ids, groups in chosen], axis=1)
 
-
-def _grouped(
+def _labelled_pixels(
     truth: np.ndarray, labels: np.ndarray, contours: Sequence[Contours], maps: Sequence[np.ndarray]
 ) -> LabelledPixels:
-    """Groups the pixels of a frame that have a class.
+    """Counts the pixels of a frame that have a class, by all that any measure asks of them.
 
-    Neighbours are mostly alike: what is grouped are runs of equal pixels in rows, a tenth of the pixels or fewer.
+    Neighbours are mostly alike: what is counted are runs of equal pixels in rows, a tenth of the pixels or fewer.
 
     Args:
-        truth, labels: [H, W], both uint8 or both uint16.
+        truth, labels: [H, W] of train ids.
         contours: of both.
         maps: at most 8 bitmaps.
     """
@@ -181,33 +182,29 @@ def _grouped(
     first |= bitmap.shifted_right(contours[0].right | contours[1].right)
     for each in maps:
         first |= each ^ bitmap.shifted_right(each)
-    start = np.flatnonzero(bitmap.unpack(first, width))
+    start = bitmap.positions(first, width)
 
-    # One number each: truth, labels, bitmaps, and in the bits that are left the length, which is that of a row at most.
-    bits = np.uint64(8 * truth.itemsize)
-    length_bits = np.uint64(56) - bits - bits
-    run = truth.ravel()[start].astype(np.uint64) << bits | labels.ravel()[start]
-    run = run << np.uint64(8) | bitmap.joined_at(maps, start, width)
-    run = run << length_bits | np.diff(start, append=height * width).astype(np.uint64)
+    # Number the pairs of truth and prediction that there are: tables of all that there could be are larger.
+    of_truth, truth_number = _numbered(truth.ravel().take(start))
+    of_labels, labels_number = _numbered(labels.ravel().take(start))
+    pairs, number = _numbered(truth_number * len(of_labels) + labels_number)
 
-    # Runs of one kind lie together once they are sorted, and their lengths are summed up.
-    run.sort()
-    no_class = np.uint64(ignore_index(truth.dtype))
-    run = run[
-        : np.searchsorted(run, no_class << (bits + np.uint64(8) + length_bits))
-    ]  # the truth of the others has none
-    kind = run >> length_bits
-    groups = np.flatnonzero(np.diff(kind, prepend=np.uint64(2**64 - 1)))
-    pixels = (
-        np.add.reduceat(run & ((np.uint64(1) << length_bits) - np.uint64(1)), groups).astype(np.int64)
-        if len(run)
-        else run.astype(np.int64)
-    )
-    found = kind[groups]
-    states = found & np.uint64(255)
+    # Sum up the lengths of the runs of one pair that are set in the same bitmaps; the sums are exact in float64.
+    states = 1 << len(maps)
+    key = number * states + bitmap.joined_at(maps, start, width).view(np.int64)
+    pixels = np.bincount(key, np.diff(start, append=height * width), minlength=len(pairs) * states)
+    truth_of_pair = of_truth[pairs // len(of_labels)]
+    known = truth_of_pair != ignore_index(truth.dtype)
     return LabelledPixels(
-        pixels=pixels,
-        truth=(found >> (bits + np.uint64(8))).astype(truth.dtype),
-        labels=(found >> np.uint64(8)).astype(truth.dtype),  # its lowest bits
-        within=[(states >> np.uint64(place) & np.uint64(1)).astype(bool) for place in range(len(maps))],
+        truth=truth_of_pair[known],
+        labels=of_labels[pairs[known] % len(of_labels)],
+        pixels=pixels.reshape(-1, states)[known],
     )
+
+
+def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct ones of small whole numbers [N], ascending, and the position of each number among them."""
+    distinct = np.flatnonzero(np.bincount(values))
+    number = np.zeros(distinct[-1] + 1, np.int64)
+    number[distinct] = np.arange(len(distinct))
+    return distinct, number.take(values)
