@@ -151,7 +151,7 @@ def test_the_estimate_of_the_disk_follows_parameters_and_frames(config, tmp_path
     assert work == same_work == parameters * (4 + 3 * 12) and 100_000 < parameters < 20_000_000
     assert more_results - results == pytest.approx(100 * 5_000 * (480 * 853) / (480 * 360), rel=1e-3)
     # Once the dataset is prepared, its frames have their own size; an imported prediction is written like any other.
-    prepared = Path(plans[1].config["results"], "prepare", "vspw")
+    prepared = Path(plans[1].config.results, "prepare", "vspw")
     prepared.mkdir(parents=True)
     (prepared / "dataset.json").write_text('{"frames": {"val": 100}}')
     (prepared / "index.csv").write_text(

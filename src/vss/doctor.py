@@ -286,7 +286,7 @@ def _disk(plan: Any) -> Findings:
     from vss.workflow.disk import bytes_needed
 
     work, results = bytes_needed(plan)
-    folders = {key: _existing(Path(plan.config[key])) for key in ("work", "results")}
+    folders = {key: _existing(Path(getattr(plan.config, key))) for key in ("work", "results")}
     one_disk = folders["work"].stat().st_dev == folders["results"].stat().st_dev
     needed = {"work and results": work + results} if one_disk else {"work": work, "results": results}
     for what, size in needed.items():
@@ -295,7 +295,7 @@ def _disk(plan: Any) -> Findings:
         text = f"disk of {what}: {free / _GIB:.1f} GiB free, a run from scratch writes roughly {size / _GIB:.1f} GiB"
         if size <= free:
             yield Finding(OK, text)
-        elif any(Path(plan.config[key]).is_dir() for key in folders):
+        elif any(Path(getattr(plan.config, key)).is_dir() for key in folders):
             yield Finding(NOTE, f"{text}; part of it may be there already: free some space if the rest does not fit")
         else:
             yield Finding(PROBLEM, f"{text}; free some space, or set `results` and `work` to a larger disk")

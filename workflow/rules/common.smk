@@ -45,7 +45,7 @@ if not workflow.config_settings.configfiles:
 
 try:
     plan = settings.read_plan(config)
-    config.update(plan.config)
+    config.update(plan.document)
     if not workflow.remote_exec:
         for note in jobs.notes(plan):
             print(note, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,12 +228,10 @@ class MixEntry:
     map: str | None
 
 
-def mix_of(data: Any, default: str) -> list[MixEntry]:
-    """Returns the datasets of a training: its `data` is a name, a list of names and maps, or None for the default."""
-    if data is None or isinstance(data, str):
-        return [MixEntry(data or default, 1.0, None)]
-    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in data]
-    return [MixEntry(entry["name"], float(entry.get("weight", 1)), entry.get("map")) for entry in entries]
+def mix_of(data: str | Sequence[str | MixEntry] | None, default: str) -> list[MixEntry]:
+    """Returns the datasets of a training: its `data` names one or several, or is None for the default."""
+    entries = [data or default] if data is None or isinstance(data, str) else data
+    return [MixEntry(entry, 1.0, None) if isinstance(entry, str) else entry for entry in entries]
 
 
 def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where: str) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vss.configs.schema import read_section
@@ -15,8 +15,6 @@ PLACEHOLDERS = ("split", "video", "frame", "shard")
 OUR_LABELS, OUR_SCORES = ".labels.h5", ".scores.h5"
 _LABEL_FILES, _SCORE_FILES = (".png", OUR_LABELS), (".npz", ".npy", OUR_SCORES)
 _KNOWN_IDS = ("train", "raw", "categories")
-# Of a row of `predictions`, what only the report reads.
-_REPORTED = ("title", "table", "paper")
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,23 @@ class ImportSource:
         return self.holds in _SCORE_FILES
 
 
+@dataclass(frozen=True)
+class ReportedRow:
+    """What only the report reads of a row of `predictions`; the schema describes every key."""
+
+    title: str | None = None
+    table: int | None = None
+    paper: JsonObject = field(default_factory=dict)
+
+
+def reported_row(row: JsonObject) -> ReportedRow:
+    """Returns what of a row of `predictions` only the report reads."""
+    return ReportedRow(**{key: row[key] for key in ReportedRow.__annotations__ if key in row})
+
+
 def import_keys(row: JsonObject) -> dict[str, Any]:
     """Returns what of a row of `predictions` says how it is imported; empty for one that is made here."""
-    return {key: value for key, value in row.items() if key not in _REPORTED}
+    return {key: value for key, value in row.items() if key not in ReportedRow.__annotations__}
 
 
 def import_source(row: JsonObject, *, where: str) -> ImportSource:

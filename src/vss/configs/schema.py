@@ -220,7 +220,10 @@ def _filled(value: Any, schema: JsonObject, *, stages_too: bool) -> Any:
 
 
 def from_json(cls: type[Section], values: JsonObject) -> Section:
-    """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses that fields want."""
+    """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses that fields want.
+
+    A field `Mapping[str, SomeDataclass]` gets one of every value; maps of anything else stay as they are.
+    """
     hints = typing.get_type_hints(cls)
     return cls(**{key: _as_type(value, hints.get(key, Any)) for key, value in values.items()})
 
@@ -230,7 +233,11 @@ def _as_type(value: Any, hint: Any) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, Mapping):
         made: Any = next((option for option in options if dataclasses.is_dataclass(option)), None)
-        return value if made is None else from_json(made, value)
+        if made is not None:
+            return from_json(made, value)
+        item_hints = [typing.get_args(option)[1] for option in options if typing.get_origin(option) is Mapping]
+        named: Any = next(filter(dataclasses.is_dataclass, item_hints), None)
+        return value if named is None else {key: from_json(named, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         listed = next((option for option in options if typing.get_origin(option) is tuple), None)
         item_hint = typing.get_args(listed)[0] if listed is not None else Any

@@ -10,15 +10,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vss.configs.schema import read_section
+from vss.configs.sections import PseudoSettings, read_pseudo_settings
 from vss.core.codec import Planes
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, sha256_of_file, write_json
@@ -32,36 +31,6 @@ from vss.pseudo.choice import Thresholds, certainty, shares_by_class
 from vss.submit.png import entry_name
 
 _IMAGES, _MASKS = "images", "masks"
-
-
-@dataclass(frozen=True)
-class PseudoSettings:
-    """How pseudo-labels are made: see `pseudo` in config.schema.yaml."""
-
-    of: tuple[str, ...]
-    split: str
-    measure: str
-    keep: float
-    least: float
-    max_share: float
-    stride: int
-    transductive: bool
-    keep_of: Mapping[str, float] = field(default_factory=dict)
-
-
-def read_settings(given: JsonObject, *, where: str = "pseudo") -> PseudoSettings:
-    """Returns the typed settings of pseudo-labels.
-
-    Raises:
-        UserError: an unknown key, a value that is not allowed, or a split that is scored without `transductive`.
-    """
-    settings = read_section(PseudoSettings, "pseudo_labels", given, where=where)
-    if settings.split != "train" and not settings.transductive:
-        raise UserError(
-            f"{where}.split: is {settings.split!r}, which is scored; training on it is transductive: choose train, or"
-            " set transductive: true, which every table will say"
-        )
-    return settings
 
 
 def pseudo(
@@ -89,7 +58,7 @@ def pseudo(
     Raises:
         UserError: a mistake in the settings, no frame to label, or one that a prediction lacks.
     """
-    chosen = read_settings(settings)
+    chosen = read_pseudo_settings(settings, where="pseudo")
     table, dataset = read_dataset(index, card)
     if unknown := sorted(set(chosen.keep_of) - set(dataset.classes)):
         raise UserError(f"pseudo.keep_of: {unknown[0]!r} is no class of {dataset.name}")

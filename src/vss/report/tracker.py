@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from mmengine.registry import VISBACKENDS
 from mmengine.visualization import vis_backend  # noqa: F401 (registers the backends)
 
 from vss.configs.schema import read_section
+from vss.configs.sections import TrackerSettings
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, StrPath, read_json, write_json
 from vss.core.images import read_image
@@ -31,14 +31,6 @@ _BACKENDS = {
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlflow": {"artifact_suffix": (), "tracked_config_keys": ("protocol", "split", "version", "commit")}
 }
-
-
-@dataclass(frozen=True)
-class TrackerSettings:
-    """Settings of the tracker; the schema has their defaults and meaning (`tracker`)."""
-
-    backend: str | None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def track(

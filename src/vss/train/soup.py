@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from vss.configs.resolve import train_pipeline
 from vss.configs.resolved import TrainingConfig, read_training_config
 from vss.configs.schema import read_section
+from vss.configs.sections import RunSoup
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, StrPath, read_json, sha256_of_file, write_json
@@ -36,15 +36,6 @@ from vss.weights.fingerprint import Fingerprint, sha256_of_weights, write_finger
 from vss.weights.tensor_files import save_tensors
 
 _BATCH_NORM_IMAGES = 256  # training samples that statistics of batch norm are computed on
-
-
-@dataclass(frozen=True)
-class RunSoup:
-    """How a run's last weights are averaged: see `run_soup` in config.schema.yaml."""
-
-    of: str
-    last: int
-    greedy: str | None
 
 
 def soup_of_run(

@@ -43,7 +43,9 @@ def bytes_needed(plan: Plan) -> tuple[int, int]:
 
 
 def _rows(plan: Plan) -> list[str]:
-    return [plan.models[model][stage]["config"] for stage, model in (name.split("/") for name in plan.trainings())]
+    return [
+        plan.models[model].training(stage).config for stage, model in (name.split("/") for name in plan.trainings())
+    ]
 
 
 def _parameters(row: str) -> int:
@@ -64,7 +66,7 @@ def _with_sources(plan: Plan, predictions: Iterable[str]) -> set[str]:
 
 def _frame_pixels(plan: Plan) -> float:
     """Returns the pixels of a frame of the predicted dataset, by the first ones of its index."""
-    index = Path(plan.config["results"], "prepare", plan.dataset, "index.csv")
+    index = Path(plan.config.results, "prepare", plan.dataset, "index.csv")
     if not index.is_file():
         return _FRAME_PIXELS
     with open(index, encoding="utf-8", newline="") as file:
@@ -74,7 +76,7 @@ def _frame_pixels(plan: Plan) -> float:
 
 def _frames(plan: Plan) -> dict[str, int]:
     """Returns the number of frames of the predicted dataset by split."""
-    card = Path(plan.config["results"], "prepare", plan.dataset, "dataset.json")
+    card = Path(plan.config.results, "prepare", plan.dataset, "dataset.json")
     if card.is_file():
         return read_json(card)["frames"]
     row = plan.datasets[plan.dataset]

@@ -25,7 +25,7 @@ _PROVENANCE = {"settings", "row", "data", "init", "code"}
 
 def training_code(plan: Plan, stage: str) -> str:
     """Returns the digest of a training's code, which costs weeks: only where the config demands it."""
-    return stage_digest(stage) if plan.config["retrain_on_code_change"] else "kept"
+    return stage_digest(stage) if plan.config.retrain_on_code_change else "kept"
 
 
 def training_provenance(plan: Plan, stage: str, name: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def training_provenance(plan: Plan, stage: str, name: str) -> dict[str, Any]:
         name: the model's, or the refiner's.
     """
     if stage == "refine":
-        settings, row, published = plan.refiners[name]["training"], None, None
+        settings, row, published = plan.refiners[name].training, None, None
     else:
         settings, row = counted_settings(plan, stage, name), training_digest(plan, f"{stage}/{name}")
         published = plan.published_init(stage, name)
@@ -76,7 +76,7 @@ def trained_with_other_settings(plan: Plan) -> list[str]:
     refiners = [f"refine/{name}" for name in plan.refiners if plan.trains_refiner(name)]
     found = []
     for training in [*plan.trainings(), *refiners]:
-        folder = Path(plan.config["results"], training)
+        folder = Path(plan.config.results, training)
         if not all((folder / name).exists() for name in ("settings.json", "fingerprint.json")):
             continue
         today = training_provenance(plan, *training.split("/"))
@@ -92,8 +92,8 @@ def trained_with_other_settings(plan: Plan) -> list[str]:
 def notes(plan: Plan) -> list[str]:
     """Returns what a user should know before a run: finished weights that today's code or settings did not make."""
     lines = []
-    names = trained_with_other_code(plan.config["results"], plan.trainings())
-    if names and not plan.config["retrain_on_code_change"]:
+    names = trained_with_other_code(plan.config.results, plan.trainings())
+    if names and not plan.config.retrain_on_code_change:
         lines.append(
             "note: training code has changed since these weights were made, which are kept"
             f" (retrain_on_code_change: true retrains): {', '.join(names)}"
@@ -109,7 +109,7 @@ def notes(plan: Plan) -> list[str]:
 def init_weights(plan: Plan, stage: str, model: str) -> str:
     """Returns where the weights are that a training starts from; empty where it starts from none."""
     if stage == "finetune" and model in plan.pretrained():
-        return os.path.join(plan.config["results"], "pretrain", model, "weights.safetensors")
+        return os.path.join(plan.config.results, "pretrain", model, "weights.safetensors")
     return plan.published_init(stage, model) or ""
 
 
@@ -119,13 +119,13 @@ def init_weights(plan: Plan, stage: str, model: str) -> str:
 def infer_settings(plan: Plan, member: str) -> dict[str, Any]:
     """Returns the settings of running `model.tta`."""
     model, tta = member.split(".")
-    return {"prediction": member, "tta": plan.views(model, tta), "protocol": plan.config["protocol"]}
+    return {"prediction": member, "tta": plan.views(model, tta), "protocol": plan.config.protocol}
 
 
 def import_settings(plan: Plan, name: str) -> dict[str, Any]:
     """Returns the settings of importing a prediction: its row, without what changes nothing in the files."""
     unused = {"splits"} if name in plan.with_scores() else {"splits", "confidence"}
-    row = import_keys(plan.predictions[name])
+    row = import_keys(plan.config.predictions[name] or {})
     return {"prediction": name, **{key: value for key, value in row.items() if key not in unused}}
 
 
@@ -137,31 +137,32 @@ def ensemble_settings(plan: Plan, ensemble: str) -> dict[str, Any]:
 def search_settings(plan: Plan, ensemble: str) -> dict[str, Any]:
     """Returns the settings of the search of an ensemble's weights."""
     chosen = plan.ensembles[ensemble]
-    switches = {key: chosen[key] for key in ("search_weights", "fit_temperature")}
+    switches = {"search_weights": chosen.search_weights, "fit_temperature": chosen.fit_temperature}
     return {**ensemble_settings(plan, ensemble), **switches}
 
 
 def proposals_settings(plan: Plan, proposals: str) -> dict[str, Any]:
     """Returns the settings of a set of mask proposals, which all refiners that use it share."""
-    return plan.refiners[plan.proposal_sets()[proposals]]["proposals"]
+    return dict(plan.refiners[plan.proposal_sets()[proposals]].proposals)
 
 
 def proposals_weights(plan: Plan, proposals: str) -> str:
     """Returns the weights that a set of mask proposals needs; empty where it needs none."""
-    return plan.refiners[plan.proposal_sets()[proposals]]["weights"] or ""
+    return plan.refiners[plan.proposal_sets()[proposals]].weights or ""
 
 
 def refine_settings(plan: Plan, refiner: str) -> dict[str, Any]:
     """Returns the settings of a refiner."""
-    return {key: plan.refiners[refiner][key] for key in ("method", "settings")}
+    chosen = plan.refiners[refiner]
+    return {"method": chosen.method, "settings": chosen.settings}
 
 
 def refiner_weights(plan: Plan, refiner: str) -> str:
     """Returns where CascadePSP's weights are, published or trained here; empty where none are needed."""
     chosen = plan.refiners[refiner]
-    if chosen["method"] != "cascadepsp":
+    if chosen.method != "cascadepsp":
         return ""
-    return chosen["weights"] or os.path.join(plan.config["results"], "refine", refiner, "weights.safetensors")
+    return chosen.weights or os.path.join(plan.config.results, "refine", refiner, "weights.safetensors")
 
 
 # ---- score
@@ -169,10 +170,8 @@ def refiner_weights(plan: Plan, refiner: str) -> str:
 
 def flow_options(plan: Plan) -> list[str]:
     """Returns the optical flow of the score stage as words of its command line."""
-    flow, weights = plan.config["targets"]["flow"], plan.config["targets"]["flow_weights"]
-    return [
-        word for name, value in (("flow", flow), ("flow-weights", weights)) if value for word in (f"--{name}", value)
-    ]
+    options = (("--flow", plan.config.targets.flow), ("--flow-weights", plan.config.targets.flow_weights))
+    return [word for name, value in options if value for word in (name, value)]
 
 
 # ---- report
@@ -187,15 +186,15 @@ def report_settings(plan: Plan) -> dict[str, Any]:
     """Returns the settings of the report: its rows, titles and order, and the config's section of it."""
     scored = {name: plan.predictions[name] for name in plan.scored()}
     rows = [
-        {"name": name, "title": _marked_title(plan, name), "table": row.get("table"), "paper": row.get("paper", {})}
+        {"name": name, "title": _marked_title(plan, name), "table": row.table, "paper": row.paper}
         for name, row in scored.items()
     ]
     title = f"Video semantic segmentation on {_DATASET_TITLES.get(plan.dataset, plan.dataset)}"
     return {
         "title": title,
-        **plan.config["report"],
+        **plan.document["report"],
         "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
-        "protocol": plan.config["protocol"],
+        "protocol": plan.config.protocol,
         "split": plan.split,
         "rows": rows,
         "shown": plan.shown(),
@@ -206,7 +205,7 @@ def report_settings(plan: Plan) -> dict[str, Any]:
 
 def report_inputs(plan: Plan) -> dict[str, Any]:
     """Returns the report's input files by kind, and by the name of what they belong to."""
-    results, split = plan.config["results"], plan.split
+    results, split = plan.config.results, plan.split
     return {
         "scores": {name: f"{results}/score/{name}/{split}/scores.json" for name in plan.scored()},
         "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
@@ -228,17 +227,17 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
 
 def config_copy(plan: Plan) -> str:
     """Returns where the config of the last run is, for the report; no rule makes it, as a change of it reruns none."""
-    return f"{plan.config['results']}/report/config.json"
+    return f"{plan.config.results}/report/config.json"
 
 
 def write_config_copy(plan: Plan) -> None:
     """Writes what the report shows of the config."""
-    write_json(config_copy(plan), {key: plan.config[key] for key in _SHOWN_OF_CONFIG})
+    write_json(config_copy(plan), {key: plan.document[key] for key in _SHOWN_OF_CONFIG})
 
 
 def training_logs(plan: Plan) -> dict[str, str]:
     """Returns the log of every training, by "stage/model"."""
-    return {name: f"{plan.config['results']}/{name}/log.jsonl" for name in plan.trainings()}
+    return {name: f"{plan.config.results}/{name}/log.jsonl" for name in plan.trainings()}
 
 
 # ---- command lines

@@ -13,8 +13,9 @@ from typing import Any
 
 from vss.configs import is_row
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
-from vss.configs.layouts import ImportSource, import_keys, import_source
+from vss.configs.layouts import ImportSource, ReportedRow, import_keys, import_source, reported_row
 from vss.configs.schema import section_schema
+from vss.configs.sections import ModelRow, RunSoup, read_pseudo_settings, read_run_config
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import EXTRAS
@@ -33,29 +34,39 @@ class Plan:
     """A checked config, asked what has to be made and with which settings.
 
     Args:
-        config: the config with defaults filled in (`read_config`).
+        document: the config with defaults filled in (`read_config`).
         row_names: names of the rows in src/vss/configs/rows.
+
+    Attributes:
+        document: the config as JSON, of which jobs are given parts.
+        config: the same, typed.
 
     Raises:
         UserError: names that do not exist, clash, or cannot be made; files and folders that are not there.
     """
 
-    def __init__(self, config: dict[str, Any], *, row_names: Iterable[str]) -> None:
-        self.config = config
-        self.models: dict[str, dict] = config["models"]
-        self.tta: dict[str, dict] = config["tta"]
-        self.ensembles: dict[str, dict] = config["ensembles"]
-        self.refiners: dict[str, dict] = config["refiners"]
-        self.pseudo: dict[str, dict] = config["pseudo"]
-        self.predictions: dict[str, dict] = {name: row or {} for name, row in config["predictions"].items()}
-        self.split: str = config["targets"]["score_split"]
+    def __init__(self, document: dict[str, Any], *, row_names: Iterable[str]) -> None:
+        self.document = document
+        config = self.config = read_run_config(document)
+        self.models, self.tta, self.ensembles, self.refiners = (
+            config.models,
+            config.tta,
+            config.ensembles,
+            config.refiners,
+        )
+        self.pseudo = {
+            name: read_pseudo_settings(row, where=f"config: pseudo.{name}") for name, row in config.pseudo.items()
+        }
+        rows = {name: row or {} for name, row in config.predictions.items()}
+        self.predictions: dict[str, ReportedRow] = {name: reported_row(row) for name, row in rows.items()}
+        self.split: str = config.targets.score_split
         self._marks: dict[str, str] = {}
         self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self._import_contents: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._shards: dict[str, list[str]] = {}
         self.imports: dict[str, ImportSource] = {
             name: import_source(row, where=f"config: predictions.{name}")
-            for name, row in self.predictions.items()
+            for name, row in rows.items()
             if import_keys(row)
         }
         self._check_names()
@@ -73,11 +84,11 @@ class Plan:
 
     def pretrained(self) -> list[str]:
         """Returns the models that are trained on another dataset first."""
-        return [name for name, model in self.models.items() if "pretrain" in model]
+        return [name for name, model in self.models.items() if model.pretrain is not None]
 
     def finetuned(self) -> list[str]:
         """Returns the models that are trained here on what is predicted, or in its classes."""
-        return [name for name, model in self.models.items() if "finetune" in model]
+        return [name for name, model in self.models.items() if model.finetune is not None]
 
     def trainings(self) -> list[str]:
         """Returns every training as "stage/model", pretrainings first."""
@@ -85,20 +96,19 @@ class Plan:
 
     def imported(self) -> list[str]:
         """Returns the models whose finished weights are named in the config."""
-        return [name for name, model in self.models.items() if "weights" in model]
+        return [name for name, model in self.models.items() if model.weights is not None]
 
     def soups(self) -> list[str]:
         """Returns the models that are averages of other models' weights."""
-        return [name for name, model in self.models.items() if "soup" in model]
+        return [name for name, model in self.models.items() if model.soup is not None]
 
     def soup_parts(self, model: str) -> list[str]:
         """Returns the models whose weights a soup averages; a single one where it is of one training."""
-        soup = self.models[model]["soup"]
-        return soup if isinstance(soup, list) else [soup["of"]]
+        return list(self.models[model].soup_parts)
 
     def soups_of_runs(self) -> list[str]:
         """Returns the soups of the last weights of one training."""
-        return [name for name in self.soups() if isinstance(self.models[name]["soup"], dict)]
+        return [name for name in self.soups() if isinstance(self.models[name].soup, RunSoup)]
 
     def soup_dataset(self, model: str) -> str:
         """Returns the dataset that a soup of one training is chosen on."""
@@ -106,27 +116,29 @@ class Plan:
 
     def soup_settings(self, model: str) -> dict[str, Any]:
         """Returns the settings of a soup of one training."""
-        return self.models[model]["soup"]
+        return self.document["models"][model]["soup"]
 
-    def _kept_for_soups(self, model: str) -> dict[str, Any]:
+    def _kept_for_soups(self, name: str) -> dict[str, Any]:
         """Returns how many checkpoints' weights a training keeps; nothing where no soup is made of them."""
-        soups = [self.models[name]["soup"] for name in self.soups_of_runs()]
-        last = max((soup["last"] for soup in soups if soup["of"] == model), default=1)
+        soups = [model.soup for model in self.models.values() if isinstance(model.soup, RunSoup)]
+        last = max((soup.last for soup in soups if soup.of == name), default=1)
         return {"keep_weights": last - 1} if last > 1 else {}
 
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns a training's settings as its job takes them; GPUs are not part of them."""
         left_out = ("init", "gpus", "data", "extra")
-        settings = {key: value for key, value in self.models[model][stage].items() if key not in left_out}
+        given = self.document["models"][model][stage]  # keys that are not given stay the row's
+        settings = {key: value for key, value in given.items() if key not in left_out}
         kept = self._kept_for_soups(model) if stage == "finetune" else {}
-        settings["cfg_options"] = {**self.models[model].get("cfg_options", {}), **kept, **settings["cfg_options"]}
+        settings["cfg_options"] = {**self.models[model].cfg_options, **kept, **settings["cfg_options"]}
         added = {**self._label_space(stage, model), **self._mix_settings(stage, model)}
-        return {**settings, **added, "protocol": self.config["protocol"]}
+        return {**settings, **added, "protocol": self.config.protocol}
 
     def import_settings(self, model: str) -> dict[str, Any]:
         """Returns what imported weights depend on, but for the file itself."""
-        chosen = {key: self.models[model][key] for key in ("config", "cfg_options")}
-        return {**chosen, **self._label_space("import", model), "protocol": self.config["protocol"]}
+        row = self.models[model]
+        chosen = {"config": row.config, "cfg_options": row.cfg_options}
+        return {**chosen, **self._label_space("import", model), "protocol": self.config.protocol}
 
     def trained_on(self, stage: str, model: str) -> str:
         """Returns the dataset whose classes a model is trained in, or (stage "import") its weights have."""
@@ -134,8 +146,8 @@ class Plan:
 
     def training_mix(self, stage: str, model: str) -> list[MixEntry]:
         """Returns the datasets that a model is trained on, the one whose classes it has first."""
-        row = self.models[model] if stage == "import" else self.models[model][stage]
-        return mix_of(row.get("data"), _TRAINED_ON[stage])
+        row = self.models[model]
+        return mix_of(row.data if stage == "import" else row.training(stage).data, _TRAINED_ON[stage])
 
     def training_datasets(self, stage: str, model: str) -> list[str]:
         """Returns the names of the datasets that a model is trained on."""
@@ -154,8 +166,8 @@ class Plan:
 
     def _extra(self, stage: str, model: str) -> dict[str, float]:
         """Returns the weights of the pseudo-labels that a model is trained on, by their names."""
-        extra = self.models[model].get(stage, {}).get("extra", {})
-        return {name.removeprefix("pseudo."): weight for name, weight in extra.items()}
+        row = self.models[model].trainings.get(stage)
+        return {} if row is None else {name.removeprefix("pseudo."): weight for name, weight in row.extra.items()}
 
     def pseudo_of(self, stage: str, model: str) -> list[str]:
         """Returns the names of the pseudo-labels that a model is trained on."""
@@ -163,15 +175,15 @@ class Plan:
 
     def pseudo_settings(self, pseudo: str) -> dict[str, Any]:
         """Returns the settings of pseudo-labels."""
-        return self.pseudo[pseudo]
+        return self.document["pseudo"][pseudo]
 
     def pseudo_members(self, pseudo: str) -> list[str]:
         """Returns the predictions that pseudo-labels are made of."""
-        return self.pseudo[pseudo]["of"]
+        return list(self.pseudo[pseudo].of)
 
     def pseudo_split(self, pseudo: str) -> str:
         """Returns the split that pseudo-labels are of."""
-        return self.pseudo[pseudo].get("split", "train")
+        return self.pseudo[pseudo].split
 
     def _pseudo_in_use(self) -> list[str]:
         return list(dict.fromkeys(name for model in self.finetuned() for name in self.pseudo_of("finetune", model)))
@@ -185,7 +197,7 @@ class Plan:
         found, todo = [model], [model]
         while todo:
             name = todo.pop()
-            before = self.soup_parts(name) if "soup" in self.models[name] else []
+            before = self.soup_parts(name)
             for pseudo in self.pseudo_of("finetune", name):
                 before = [*before, *(member.split(".")[0] for member in self.pseudo_members(pseudo))]
             if model in before:
@@ -206,14 +218,9 @@ class Plan:
 
     def _check_pseudo(self) -> None:
         for name, row in self.pseudo.items():
-            if self.pseudo_split(name) != "train" and not row.get("transductive", False):
-                raise UserError(
-                    f"config: pseudo.{name}.split: is {row['split']!r}, which is scored; training on it is"
-                    " transductive: choose train, or set transductive: true, which every table will say"
-                )
             for member in self.pseudo_members(name):
                 self._check_model_tta(f"pseudo.{name}.of", member)
-            for found in row.get("keep_of", {}):
+            for found in row.keep_of:
                 self._check_class(f"pseudo.{name}.keep_of", found)
         for model in self.finetuned():
             for name in self.pseudo_of("finetune", model):
@@ -236,22 +243,26 @@ class Plan:
 
     def space_of_model(self, model: str) -> LabelSpace:
         """Returns the label space of a model's predictions."""
-        if "soup" in self.models[model]:
-            return self.space_of_model(self.soup_parts(model)[0])
-        return self.datasets[self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)].space
+        if parts := self.soup_parts(model):
+            return self.space_of_model(parts[0])
+        return self.datasets[self._dataset_of_weights(model)].space
+
+    def _dataset_of_weights(self, model: str) -> str:
+        """Returns the dataset whose classes a model has that is no soup."""
+        return self.trained_on("import" if self.models[model].finetune is None else "finetune", model)
 
     def training_gpus(self, stage: str, model: str) -> int:
         """Returns how many GPUs a training requests."""
-        return self.models[model][stage]["gpus"]
+        return self.models[model].training(stage).gpus
 
     def published_init(self, stage: str, model: str) -> str | None:
         """Returns the path of published weights that a training starts from."""
-        return self.models[model][stage].get("init")
+        return self.models[model].training(stage).init
 
     def published_weights(self, name: str) -> str:
         """Returns the path of the finished weights that the config gives a model or a refiner; empty for none."""
-        table = self.models if name in self.models else self.refiners
-        return table[name].get("weights") or ""
+        row = self.models[name] if name in self.models else self.refiners[name]
+        return row.weights or ""
 
     def published_content(self, name: str) -> str | None:
         """Returns a mark of the content of those weights, None for none."""
@@ -259,11 +270,12 @@ class Plan:
 
     def title(self, name: str) -> str:
         """Returns the report's name of a model, ensemble, refiner or prediction."""
-        if name in self.predictions and "title" in self.predictions[name]:
-            return self.predictions[name]["title"]
-        for table in (self.models, self.ensembles, self.refiners):
-            if name in table:
-                return table[name].get("title", name)
+        rows = (
+            table[name] for table in (self.predictions, self.models, self.ensembles, self.refiners) if name in table
+        )
+        titles = [row.title for row in rows if row.title is not None]
+        if titles:
+            return titles[0]
         if "." in name:
             return " + ".join(self.title(part) for part in name.split(".") if not self._is_plain(part))
         return name
@@ -291,7 +303,7 @@ class Plan:
 
     def data_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what a prepared dataset depends on; shards are not part of it."""
-        settings = settings_for_jobs(dataset, self.config["data"])
+        settings = settings_for_jobs(dataset, self.config.data)
         return {key: value for key, value in settings.items() if key != "shards"}
 
     def data_content(self, dataset: str) -> dict[str, str]:
@@ -353,24 +365,24 @@ class Plan:
 
     def submitted(self) -> list[str]:
         """Returns every prediction of the test split that is zipped."""
-        return self.config["targets"]["submit"]
+        return list(self.config.targets.submit)
 
     def shards(self, split: str) -> list[str]:
         """Returns the shard names of a split: "00", "01", ..., with three digits where there are more than 100."""
         if split not in self._shards:  # every job asks, and a list of 1,000 names takes 0.1 ms
-            count = self.config["data"][self.dataset]["shards"][split]
+            count = self.datasets[self.dataset].settings.shards[split]
             self._shards[split] = [f"{shard:0{2 if count <= 100 else 3}d}" for shard in range(count)]
         return self._shards[split]
 
     def members(self, ensemble: str) -> list[str]:
         """Returns the members of an ensemble: `model.tta`, or the name of an imported prediction."""
-        return list(self.ensembles[ensemble]["members"])
+        return list(self.ensembles[ensemble].members)
 
     def member_settings(self, ensemble: str) -> list[dict[str, Any]]:
         """Returns the members of an ensemble as the stage wants them: name, weight and what else the config gives."""
-        members = self.ensembles[ensemble]["members"]
+        members = self.ensembles[ensemble].members
         return [
-            {"name": name, "weight": 1, **(given if isinstance(given, dict) else {"weight": given})}
+            {"name": name, "weight": 1, **({"weight": given} if isinstance(given, (int, float)) else given)}
             for name, given in members.items()
         ]
 
@@ -407,9 +419,8 @@ class Plan:
 
     def calibrated(self, prediction: str) -> bool:
         """Returns whether a prediction's calibration is scored; imported label maps have no confidence of their own."""
-        if not self.config["targets"]["calibration"] or "labels" in self.predictions.get(prediction, {}):
-            return False
-        return prediction in self.with_scores()
+        has_confidence = prediction not in self.imports or self.imports[prediction].has_scores
+        return self.config.targets.calibration and has_confidence and prediction in self.with_scores()
 
     def reads_scores(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads the class scores of what it refines."""
@@ -418,21 +429,17 @@ class Plan:
     def _votes(self, refiner: str) -> bool | None:
         """Returns whether a refiner needs class scores; None: it reads them where they are stored anyway."""
         chosen = self.refiners[refiner]
-        schema = section_schema(chosen["method"])["properties"].get("votes")
+        schema = section_schema(chosen.method)["properties"].get("votes")
         if schema is None:
-            return None if self._only_uncertain(refiner) else False
-        votes = chosen["settings"].get("votes", schema["default"])
+            return None if chosen.only_uncertain else False
+        votes = chosen.settings.get("votes", schema["default"])
         return None if votes is None else votes == "scores"
-
-    def _only_uncertain(self, refiner: str) -> bool:
-        """Returns whether a refiner looks only at what the prediction is uncertain of."""
-        return self.refiners[refiner]["settings"].get("only_uncertain") is not None
 
     def reads_flow(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads optical flow."""
-        if self._only_uncertain(refiner):
+        if self.refiners[refiner].only_uncertain:
             return not self.reads_scores(prediction, refiner)
-        return self.refiners[refiner]["method"] in ("temporal", "tubes")
+        return self.refiners[refiner].method in ("temporal", "tubes")
 
     def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
         """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
@@ -471,11 +478,11 @@ class Plan:
 
     def views(self, model: str, tta: str) -> dict[str, Any]:
         """Returns the view settings of a prediction: the model's own, overridden by the tta's."""
-        return {**self.models[model].get("test", {}), **self.tta[tta]}
+        return {**self.models[model].test, **self.tta[tta]}
 
     def searches(self, ensemble: str) -> bool:
         """Returns whether an ensemble's weights or temperatures are chosen on val."""
-        return self.ensembles[ensemble]["search_weights"] or self.ensembles[ensemble]["fit_temperature"]
+        return self.ensembles[ensemble].searches
 
     def searched(self) -> list[str]:
         """Returns the ensembles in use whose weights or temperatures are chosen on val."""
@@ -484,13 +491,13 @@ class Plan:
 
     def trains_refiner(self, refiner: str) -> bool:
         """Returns whether a refiner's small network is trained here."""
-        return self.refiners[refiner]["method"] == "cascadepsp" and self.refiners[refiner]["weights"] is None
+        return self.refiners[refiner].is_trained
 
     def proposal_set(self, refiner: str) -> str:
         """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
         chosen = self.refiners[refiner]
-        source = "superpixels" if chosen["weights"] is None else "sam"
-        made_by = canonical_json({"settings": chosen["proposals"], "weights": self.content_of(chosen["weights"])})
+        source = "superpixels" if chosen.weights is None else "sam"
+        made_by = canonical_json({"settings": chosen.proposals, "weights": self.content_of(chosen.weights)})
         return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
 
     def content_of(self, published: str | None) -> str | None:
@@ -507,7 +514,7 @@ class Plan:
 
     def reads_proposals(self, refiner: str) -> bool:
         """Returns whether a refiner reads mask proposals."""
-        return self.refiners[refiner]["method"] in ("ssa", "tubes")
+        return self.refiners[refiner].reads_proposals
 
     def proposals_content(self, proposals: str) -> str | None:
         """Returns a mark of the content of the weights that a set of mask proposals needs, None for none."""
@@ -519,12 +526,12 @@ class Plan:
 
     def refiner_gpu(self, refiner: str) -> int:
         """Returns how many GPUs a refiner requests: the vote over segments is counted on the CPU."""
-        return int(self.refiners[refiner]["method"] == "cascadepsp")
+        return int(self.refiners[refiner].method == "cascadepsp")
 
     def shown(self) -> list[str]:
         """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
-        if self.config["report"]["overlays"]:
-            return self.config["report"]["overlays"]
+        if self.config.report.overlays:
+            return list(self.config.report.overlays)
         for name in reversed(self.scored()):
             if refined := self.refinement(name):
                 return [refined[0], name]
@@ -534,8 +541,9 @@ class Plan:
 
     def _check_names(self) -> None:
         owners: dict[str, str] = {}
-        for kind in ("models", "tta", "ensembles", "refiners"):
-            for name in self.config[kind]:
+        tables = {"models": self.models, "tta": self.tta, "ensembles": self.ensembles, "refiners": self.refiners}
+        for kind, table in tables.items():
+            for name in table:
                 if name in owners:
                     raise UserError(
                         f"config: {kind}.{name}: the name is taken by {owners[name]}.{name}; choose another"
@@ -555,21 +563,22 @@ class Plan:
 
     def _check_models(self, row_names: list[str]) -> None:
         for name, model in self.models.items():
-            sources = [key for key in ("finetune", "weights", "soup") if key in model]
+            sources = [key for key in ("finetune", "weights", "soup") if getattr(model, key) is not None]
             if len(sources) != 1:
                 found = " and ".join(sources) if sources else "none"
                 raise UserError(f"config: models.{name}: needs exactly one of finetune, weights, soup; found {found}")
-            if "pretrain" in model and "finetune" not in model:
+            if model.pretrain is not None and model.finetune is None:
                 raise UserError(f"config: models.{name}.pretrain: allowed only next to finetune")
-            if "weights" in model and "config" not in model:
+            if model.weights is not None and model.config is None:
                 raise UserError(f"config: models.{name}.config: is missing; weights need the row they belong to")
-            if "config" in model and "weights" not in model:
+            if model.config is not None and model.weights is None:
                 raise UserError(f"config: models.{name}.config: allowed only next to weights; name the row in finetune")
-            if "pretrain" in model and "init" in model["finetune"]:
+            if model.pretrain is not None and model.training("finetune").init is not None:
                 raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
-            for part in self.soup_parts(name) if "soup" in model else []:
-                untrained = isinstance(model["soup"], dict) and "finetune" not in self.models.get(part, {})
-                if part not in self.models or "soup" in self.models[part] or untrained:
+            for part in model.soup_parts:
+                source = self.models.get(part)
+                of_run = isinstance(model.soup, RunSoup)
+                if source is None or source.soup is not None or (of_run and source.finetune is None):
                     raise UserError(
                         f"config: models.{name}.soup: no trained model {part!r}{did_you_mean(part, self.models)}"
                     )
@@ -581,12 +590,11 @@ class Plan:
                     )
 
     @staticmethod
-    def _rows_of(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        if "config" in model:
-            yield "config", model["config"]
-        for stage in ("pretrain", "finetune"):
-            if stage in model:
-                yield f"{stage}.config", model[stage]["config"]
+    def _rows_of(model: ModelRow) -> Iterator[tuple[str, str]]:
+        if model.config is not None:
+            yield "config", model.config
+        for stage, training in model.trainings.items():
+            yield f"{stage}.config", training.config
 
     def _check_predictions(self) -> None:
         for ensemble in self.ensembles:
@@ -597,13 +605,13 @@ class Plan:
             self._check_prediction("predictions", name)
         for name in self.submitted():
             self._check_prediction("targets.submit", name)
-        targets = self.config["targets"]
-        if (targets["flow"] == "raft") != (targets["flow_weights"] is not None):
+        targets = self.config.targets
+        if (targets.flow == "raft") != (targets.flow_weights is not None):
             raise UserError(
                 "config: targets.flow_weights: must be the weights of torchvision's raft_large where targets.flow is"
-                f" raft, and null elsewhere; flow is {targets['flow']!r}, flow_weights {targets['flow_weights']!r}"
+                f" raft, and null elsewhere; flow is {targets.flow!r}, flow_weights {targets.flow_weights!r}"
             )
-        for name in self.config["report"]["overlays"]:
+        for name in self.config.report.overlays:
             if name not in self.scored():
                 raise UserError(f"config: report.overlays: {name!r} is not among predictions")
         if not self.scored():
@@ -667,14 +675,14 @@ class Plan:
 
     def _check_refiners(self) -> None:
         for name, refiner in self.refiners.items():
-            if refiner["training"] and not self.trains_refiner(name):
+            if refiner.training and not refiner.is_trained:
                 raise UserError(
                     f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights"
                 )
-            if refiner["proposals"] and not self.reads_proposals(name):
+            if refiner.proposals and not refiner.reads_proposals:
                 raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
             for key in ("classes", "background"):
-                for found in refiner["settings"].get(key, []):
+                for found in refiner.settings.get(key, []):
                     self._check_class(f"refiners.{name}.settings.{key}", found)
         for ensemble in self.ensembles:
             for member in self.member_settings(ensemble):
@@ -692,16 +700,16 @@ class Plan:
         Raises:
             UserError: a mistake in one, or a training on a dataset that there is not.
         """
-        rows = self.config["data"]
+        rows = self.config.data
         try:
             datasets = {name: read_dataset_row(name, row, rows) for name, row in rows.items()}
         except UserError as error:
             raise UserError(f"config: {error}") from None
         for name, model in self.models.items():
-            for stage in filter(model.__contains__, ("pretrain", "finetune", "weights")):
-                names = self.training_datasets("import" if stage == "weights" else stage, name)
+            for stage in [*model.trainings, *(["import"] if model.weights is not None else [])]:
+                names = self.training_datasets(stage, name)
                 for trained_on in (each for each in names if each not in datasets):
-                    key = "data" if stage == "weights" else f"{stage}.data"
+                    key = "data" if stage == "import" else f"{stage}.data"
                     near = did_you_mean(trained_on, datasets)
                     raise UserError(
                         f"config: models.{name}.{key}: no dataset {trained_on!r}{near}; data has {', '.join(datasets)}"
@@ -715,7 +723,7 @@ class Plan:
             UserError: models in use do not have its classes.
         """
         models = list(dict.fromkeys(member.split(".")[0] for member in self.inferred()))
-        chosen = self.config["targets"].get("data")
+        chosen = self.config.targets.data
         if chosen is not None and chosen not in self.datasets:
             raise UserError(f"config: targets.data: no dataset {chosen!r}{did_you_mean(chosen, self.datasets)}")
         if chosen is None:
@@ -733,9 +741,9 @@ class Plan:
 
     def _dataset_of_classes(self, model: str) -> str:
         """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
-        while "soup" in self.models[model]:
-            model = self.soup_parts(model)[0]
-        trained_on = self.trained_on("finetune" if "finetune" in self.models[model] else "import", model)
+        while parts := self.soup_parts(model):
+            model = parts[0]
+        trained_on = self._dataset_of_weights(model)
         target = self.datasets[trained_on].settings.map
         if target is None:
             return trained_on
@@ -773,26 +781,26 @@ class Plan:
     def weight_files(self) -> Iterator[tuple[str, str]]:
         """Yields (key in the config, path) of every file of published weights."""
         for name, model in self.models.items():
-            if "weights" in model:
-                yield f"models.{name}.weights", model["weights"]
-            for stage in ("pretrain", "finetune"):
-                if "init" in model.get(stage, {}):
-                    yield f"models.{name}.{stage}.init", model[stage]["init"]
+            if model.weights is not None:
+                yield f"models.{name}.weights", model.weights
+            for stage, training in model.trainings.items():
+                if training.init is not None:
+                    yield f"models.{name}.{stage}.init", training.init
         for name, refiner in self.refiners.items():
-            if refiner["weights"] is not None:
-                yield f"refiners.{name}.weights", refiner["weights"]
-        if self.config["targets"]["flow_weights"] is not None:
-            yield "targets.flow_weights", self.config["targets"]["flow_weights"]
+            if refiner.weights is not None:
+                yield f"refiners.{name}.weights", refiner.weights
+        if self.config.targets.flow_weights is not None:
+            yield "targets.flow_weights", self.config.targets.flow_weights
 
     def _check_tracker(self) -> None:
-        library = self.config["tracker"]["backend"]
+        library = self.config.tracker.backend
         if library in EXTRAS and importlib.util.find_spec(library) is None:
             raise UserError(
                 f"config: tracker.backend: {library} is not installed: run `pip install 'vss[{EXTRAS[library]}]'`"
             )
 
     def _check_report(self) -> None:
-        for name in self.config["report"]["colours"]:
+        for name in self.config.report.colours:
             self._check_class("report.colours", name)
 
 
