@@ -85,6 +85,13 @@ def test_a_confusion_leads_to_a_frame_that_has_it(browser, written):
     pixels = [int(text.replace(",", "")) for text in browser.texts("#what-for-what td:nth-child(3)")]
     assert len(pixels) == 4 and pixels == sorted(pixels, reverse=True), "each class of the truth is taken for one"
     name = browser.texts("#what-for-what tbody th")[0]
+    most = max(pixels)
+    browser.run("pointAt(0, 0)")
+    for column in range(len(browser.run("matrix.columns"))):  # the matrix says the same, cell by cell
+        browser.press("ArrowRight" if column else "ArrowUp", "#matrix")
+        if f"{most:,} pixels" in (cell := browser.texts("#matrix-cell")[0]):
+            break
+    assert "taken for" in cell and cell.endswith("shows it in the videos")
     browser.open(browser.run("document.querySelector('#what-for-what a').href"))
     browser.wait_for(READY)
     assert browser.texts("#legend [aria-pressed=true]") == [name]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vss.core.log import one_line
@@ -13,6 +14,7 @@ from vss.report.viewer import Places
 
 _FIGURES = {"iou": "IoU", "recall": "recall", "precision": "precision"}
 _PIXELS = {"pixels_truth": "pixels, truth", "pixels_predicted": "pixels, predicted"}
+SMALLEST_SHARE = 0.001  # of a class's pixels; the page would grow by confusions that nobody looks for
 _NONE = "\u2013"
 _TAKEN_FOR = re.compile(r"(.+?) ([0-9.]+)%(?:; |$)")
 
@@ -41,6 +43,7 @@ def comparison(
     classes: Sequence[str],
     shown: Sequence[str],
     where: Places,
+    confusions: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Returns what the page's script compares two predictions by, class by class.
 
@@ -50,18 +53,21 @@ def comparison(
         classes: class names by train id, as the dataset has them.
         shown: the predictions that the viewer holds, in its order.
         where: places in the viewer.
+        confusions: of `vss.score.bootstrap.load_confusions`, by prediction; where there are none, those that
+            per_class.csv names are taken.
 
     Returns:
         {classes, pixels (of the truth), places (address in the viewer by train id, of the truth), predictions: [{title,
-        iou (percent or None), predicted (pixels), taken: [[[train id or -1, percent of the class's pixels], ...], ...],
-        places, confusions (addresses, by "true>taken")}], chosen: [first, second] at the start}; lists are by train id.
+        iou (percent or None), predicted (pixels), taken: [[true, taken for or -1, pixels], ...], the most of a class
+        first, places, confusions (addresses, by "true>taken")}], chosen: [first, second] at the start}; all other lists
+        are by train id.
     """
     found = [
         {
             "title": titles[name],
             "iou": [None if pd.isna(value) else round(100 * float(value), 2) for value in table["iou"]],
             "predicted": table["pixels_predicted"].tolist(),
-            "taken": [taken_for(text, classes) for text in table["taken_for"].fillna("")],
+            "taken": _taken(table, classes, confusions.get(name)),
             **_places(name, shown, where),
         }
         for name, table in per_class.items()
@@ -76,10 +82,21 @@ def comparison(
     }
 
 
-def taken_for(text: str, classes: Sequence[str]) -> list[tuple[int, float]]:
-    """Returns (train id, percent) of what a class is taken for, by `taken_for` of per_class.csv; -1 is no class."""
-    known = {name: train_id for train_id, name in enumerate(classes)}
-    return [(known.get(name, -1), float(share)) for name, share in _TAKEN_FOR.findall(text)]
+def _taken(table: pd.DataFrame, classes: Sequence[str], confusions: np.ndarray | None) -> list[tuple[int, int, int]]:
+    """Returns (true, taken for, pixels) of the confusions that are `SMALLEST_SHARE` of their class or more."""
+    pixels = table["pixels_truth"].tolist()
+    if confusions is None:
+        known = {name: train_id for train_id, name in enumerate(classes)}
+        found = [
+            (true, known.get(name, -1), round(float(share) / 100 * pixels[true]))
+            for true, text in enumerate(table["taken_for"].fillna(""))
+            for name, share in _TAKEN_FOR.findall(text)
+        ]
+    else:
+        cells = ((true, -1 if label == len(classes) else label, count) for true, label, count in confusions.tolist())
+        found = [(true, label, count) for true, label, count in cells if true != label]
+    found = [cell for cell in found if cell[2] >= SMALLEST_SHARE * pixels[cell[0]]]
+    return sorted(found, key=lambda cell: (cell[0], -cell[2], cell[1]))
 
 
 def _chosen(names: list[str], shown: Sequence[str]) -> list[int]:

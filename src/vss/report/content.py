@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vss.core.files import JsonObject
@@ -31,10 +32,12 @@ class Content:
         not_run: rows of the paper that no prediction stands for.
         best: the prediction with the highest mIoU.
         ranks: the predictions by mIoU.
+        reliability: `reliability` of scores.json, by prediction, of those whose class scores were scored.
         refinements: see `vss.report.refinement.refinements`.
         members: as `members_table` returns it.
         searches: what it was made of: results of `vss search` by ensemble.
         per_class: rows of per_class.csv by prediction.
+        confusions: see `vss.score.bootstrap.load_confusions`, by prediction.
         logs: training logs by title.
         trainings: see `vss.report.trainings.training_rows`.
         costs: of every stage.
@@ -54,10 +57,12 @@ class Content:
     not_run: Sequence[ReportRow]
     best: str
     ranks: Sequence[Rank]
+    reliability: Mapping[str, list[dict[str, float]]]
     refinements: list[dict[str, Any]]
     members: pd.DataFrame
     searches: Mapping[str, JsonObject]
     per_class: Mapping[str, pd.DataFrame]
+    confusions: Mapping[str, np.ndarray]
     logs: Mapping[str, pd.DataFrame]
     trainings: list[dict[str, Any]]
     costs: Sequence[StageCost]

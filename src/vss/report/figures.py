@@ -136,6 +136,29 @@ def scatter_figure(table: pd.DataFrame, seconds: Mapping[str, float]) -> Figure:
         return figure
 
 
+def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Draws how often pixels are labelled right against how sure their scores are; on the diagonal both agree.
+
+    Args:
+        bins: of predictions by title, as `reliability` in scores.json has them.
+    """
+    with drawing():
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
+        for run, found in enumerate(bins.values()):
+            sure, right = ([100 * each[key] for each in found] for key in ("confidence", "accuracy"))
+            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
+            axes.plot(sure, right, color=colour, marker="o", markersize=3.5, gid=f"{_PART}reliability-{run}")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("mean confidence, percent")
+        axes.set_ylabel("labelled right, percent")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.tick_params(axis="both", which="both", colors=MUTED)
+        return figure
+
+
 def by_miou(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows that have an mIoU, the highest first: the numbers of the dots of `scatter_figure`."""
     return table[table["mIoU"].notna()].sort_values("mIoU", ascending=False, kind="stable")

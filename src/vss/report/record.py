@@ -39,7 +39,7 @@ def report_record(content: Content) -> dict[str, Any]:
 
 def _prediction(row: dict[Any, Any], content: Content) -> dict[str, Any]:
     name = row["prediction"]
-    between = {column.key: [row[f"{column.key}_{edge}"] for edge in EDGES] for column in SCORES}
+    between = {column.key: [row[f"{column.key}_{edge}"] for edge in EDGES] for column in (*SCORES, *OTHER)}
     classes = content.per_class[name]
     return {
         "name": name,

@@ -12,7 +12,7 @@ from vss.report.table import figure
 from vss.score.bootstrap import interval, load_draws
 from vss.score.compare import difference
 
-_FIGURES = ("mIoU", "mBIoU", "VC8", "VC16", "TC_dis")
+_FIGURES = ("mIoU", "mBIoU", "VC8", "VC16", "TC_raft", "TC_dis")
 
 
 def refinements(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> list[dict[str, Any]]:

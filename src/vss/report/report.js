@@ -93,9 +93,12 @@ function cell(value, text, ...parts) {
 const className = index => index < 0 ? "no class" : compared.classes[index];
 const percent = value => value === null ? "\u2013" : value.toFixed(2);
 
+const share = ([index, , pixels]) => 100 * pixels / compared.pixels[index];
+const placeOf = (prediction, [index, label]) => prediction.confusions[`${index}>${label}`];
+
 function takenFor(prediction, index) {
-  const parts = prediction.taken[index].map(([label, share]) =>
-    link(`${className(label)} ${share.toFixed(1)}%`, prediction.confusions[`${index}>${label}`]));
+  const parts = prediction.taken.filter(found => found[0] === index).slice(0, 3).map(found =>
+    link(`${className(found[1])} ${share(found).toFixed(1)}%`, placeOf(prediction, found)));
   const made = make("td", "", {className: "words"});
   parts.forEach((part, place) => made.append(...(place ? ["; ", part] : [part])));
   return made;
@@ -128,20 +131,101 @@ function filterClasses() {
 
 function showConfusions() {
   const prediction = compared.predictions[at("confused").value];
-  const found = compared.classes.flatMap((_, index) => prediction.taken[index].map(([label, share]) =>
-    ({index, label, share, pixels: Math.round(share / 100 * compared.pixels[index])})));
-  found.sort((a, b) => b.pixels - a.pixels);
-  const rows = found.slice(0, Number(at("confusions-shown").value)).map(({index, label, share, pixels}) => {
+  const found = [...prediction.taken].sort((a, b) => b[2] - a[2]);
+  const rows = found.slice(0, Number(at("confusions-shown").value)).map(one => {
+    const [index, label, pixels] = one;
     const row = make("tr"), heading = make("th", className(index), {className: "name", scope: "row"});
-    const place = prediction.confusions[`${index}>${label}`];
     const bar = make("i", "", {className: "bar"});
-    bar.style.width = `${8 * pixels / found[0].pixels}rem`;
-    row.append(heading, cell(undefined, "", link(className(label), place)),
-      cell(pixels, pixels.toLocaleString("en")), cell(share, `${share.toFixed(1)}%`), cell(undefined, "", bar));
+    bar.style.width = `${8 * pixels / found[0][2]}rem`;
+    row.append(heading, cell(undefined, "", link(className(label), placeOf(prediction, one))),
+      cell(pixels, pixels.toLocaleString("en")), cell(share(one), `${share(one).toFixed(1)}%`), cell(undefined, "", bar));
     row.cells[1].className = "words";
     return row;
   });
   at("what-for-what").tBodies[0].replaceChildren(...rows);
+  showMatrix();
+}
+
+// ---- the confusions as a matrix: drawn, for 124 x 124 elements are slow; the list says the same as text
+const matrix = {rows: [], columns: [], found: new Map(), row: -1, column: -1};
+function showMatrix() {
+  const prediction = compared.predictions[at("confused").value], canvas = at("matrix");
+  const ids = compared.classes.map((_, index) => index).sort((a, b) => compared.pixels[b] - compared.pixels[a]);
+  matrix.rows = ids.filter(index => compared.pixels[index]);
+  const used = new Set([...matrix.rows, ...prediction.taken.map(([, label]) => label)]);
+  matrix.columns = [...ids, -1].filter(index => used.has(index));
+  matrix.found = new Map(prediction.taken.map(found => [`${found[0]}>${found[1]}`, found]));
+  const missed = new Map();
+  for (const found of prediction.taken) missed.set(found[0], (missed.get(found[0]) || 0) + share(found));
+
+  const side = Math.max(11, Math.min(26, Math.floor(800 / matrix.columns.length))), room = 118, scale = devicePixelRatio || 1;
+  const [width, height] = [room + side * matrix.columns.length, room + side * matrix.rows.length];
+  Object.assign(matrix, {side, room, row: -1, column: -1});
+  [canvas.width, canvas.height] = [width * scale, height * scale];
+  [canvas.style.width, canvas.style.height] = [`${width}px`, `${height}px`];
+  const pen = canvas.getContext("2d"), colour = name => getComputedStyle(canvas).getPropertyValue(`--${name}`);
+  pen.scale(scale, scale);
+  pen.font = `${Math.min(12, side)}px sans-serif`;
+  pen.textBaseline = "middle";
+  pen.fillStyle = colour("ink");
+  const name = index => { const text = className(index); return text.length > 18 ? `${text.slice(0, 17)}\u2026` : text; };
+  matrix.rows.forEach((index, row) => {
+    pen.textAlign = "right";
+    pen.fillText(name(index), room - 5, room + side * (row + .5), room - 8);
+  });
+  pen.textAlign = "left";
+  matrix.columns.forEach((index, column) => {
+    pen.save();
+    pen.translate(room + side * (column + .5), room - 5);
+    pen.rotate(-Math.PI / 2);
+    pen.fillText(name(index), 0, 0, room - 8);
+    pen.restore();
+  });
+  matrix.rows.forEach((index, row) => matrix.columns.forEach((label, column) => {
+    const found = matrix.found.get(`${index}>${label}`), right = index === label;
+    const part = right ? 1 - (missed.get(index) || 0) / 100 : found ? share(found) / 100 : 0;
+    pen.globalAlpha = 1;
+    pen.fillStyle = colour("wash");
+    pen.fillRect(room + side * column, room + side * row, side - 1, side - 1);
+    pen.globalAlpha = Math.sqrt(Math.max(0, part));  // a few percent are seen, too
+    pen.fillStyle = colour(right ? "muted" : "accent");
+    pen.fillRect(room + side * column, room + side * row, side - 1, side - 1);
+  }));
+  matrix.right = index => 100 - (missed.get(index) || 0);
+}
+function matrixPlace() {
+  const [index, label] = [matrix.rows[matrix.row], matrix.columns[matrix.column]];
+  const prediction = compared.predictions[at("confused").value];
+  if (index === undefined || label === undefined) return undefined;
+  return index === label ? prediction.places[index] : placeOf(prediction, [index, label]);
+}
+function pointAt(row, column) {
+  [matrix.row, matrix.column] = [row, column];
+  const [index, label] = [matrix.rows[row], matrix.columns[column]];
+  if (index === undefined || label === undefined) return;
+  const found = matrix.found.get(`${index}>${label}`), place = matrixPlace();
+  at("matrix").style.cursor = place === undefined ? "default" : "pointer";
+  const what = index === label ? `${className(index)} is right in ${matrix.right(index).toFixed(1)}% of its pixels`
+    : `${className(index)} taken for ${className(label)}: ` +
+      (found ? `${share(found).toFixed(1)}% of it, ${found[2].toLocaleString("en")} pixels` : "less than 0.1% of it");
+  at("matrix-cell").textContent = what + (place === undefined ? "" : "; a click, or Enter, shows it in the videos");
+}
+function useMatrix(canvas) {
+  const open = () => { if (matrixPlace() !== undefined) location.href = `viewer.html#${matrixPlace()}`; };
+  canvas.onpointermove = event => {
+    const box = canvas.getBoundingClientRect();
+    pointAt(Math.floor((event.clientY - box.top - matrix.room) / matrix.side), Math.floor((event.clientX - box.left - matrix.room) / matrix.side));
+  };
+  canvas.onclick = event => { canvas.onpointermove(event); open(); };
+  canvas.onkeydown = event => {
+    const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
+    if (event.key === "Enter") open();
+    if (!step) return;
+    event.preventDefault();
+    const keep = (value, most) => Math.max(0, Math.min(most - 1, value));
+    pointAt(keep(matrix.row + step[0], matrix.rows.length), keep(matrix.column + step[1], matrix.columns.length));
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showMatrix);
 }
 
 if (compared && at("first")) {
@@ -153,6 +237,7 @@ if (compared && at("first")) {
   for (const id of ["first", "second"]) at(id).onchange = compareClasses;
   for (const id of ["confused", "confusions-shown"]) at(id).onchange = showConfusions;
   at("classes-with").oninput = filterClasses;
+  useMatrix(at("matrix"));
   compareClasses();
   showConfusions();
 }

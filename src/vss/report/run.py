@@ -37,6 +37,7 @@ from vss.report.sheet import overlay_sheet
 from vss.report.table import ReportRow, html_table, markdown_table, score_table
 from vss.report.trainings import training_rows
 from vss.report.viewer import Video, places, read_videos, viewer_page
+from vss.score.bootstrap import load_confusions
 
 # What the metadata say of each file.
 _HOLDS = {
@@ -190,9 +191,11 @@ def _content(
     """Returns all that the report shows, from what the run left."""
     table = score_table(options.rows, found.scores)
     best = _best(table)
-    counts = read_json(found.scores[best])["counts"]
+    scores = {name: read_json(found.scores[name]) for name in table["prediction"]}
+    counts = scores[best]["counts"]
     names = [one_line(name) for name in dataset.classes]
     classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
+    confusions = {name: load_confusions(found.draws[name]) for name in classes if name in found.draws}
     read = {key: figures.read_log(found.logs[key]) for key in options.trainings}
     logs = {_training_title(key, options): log for key, log in read.items()}
     jobs = [] if found.results is None else read_jobs(found.results, read)
@@ -207,10 +210,12 @@ def _content(
         not_run=rows_not_run(options.rows),
         best=best,
         ranks=rank_predictions(table, found.draws),
+        reliability={name: each["reliability"] for name, each in scores.items() if each.get("reliability")},
         refinements=refinements(table, found.draws),
         members=members_table(found.chosen, options.titles),
         searches={name: read_json(path) for name, path in found.chosen.items()},
         per_class=classes,
+        confusions={name: cells for name, cells in confusions.items() if cells is not None},
         logs=logs,
         trainings=training_rows(logs),
         costs=[] if found.results is None else stage_costs(found.results, jobs),

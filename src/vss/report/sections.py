@@ -58,11 +58,19 @@ CAPTIONS = {
         "mIoU against video consistency and, where it was measured, against what a frame costs: all jobs that the"
         " prediction is made of, on the machine they ran on. The numbers are those of the list."
     ),
+    "reliability": (
+        "How often pixels are labelled right, by how sure the class scores are: below the line a prediction is surer"
+        " than it is right. The expected calibration error (ECE) is the mean distance from the line, by pixels. Shown"
+        " are the predictions whose class scores were scored (targets.calibration), at most eight, the highest mIoU"
+        " first."
+    ),
     "refinement": "What each refinement changed: every figure before and after, percent.",
     "compare": "Any prediction against any other: IoU of each class in percent, and what missed pixels are taken for.",
     "confusions": (
-        "What is taken for what: the largest confusions of a prediction, by pixels. A click shows them in the videos,"
-        " where a frame that is held has them."
+        "What is taken for what. The matrix has a row per true class, the largest first, and a column per class that it"
+        " is taken for; the darker, the more of the class (the diagonal: what is right). The list has the largest"
+        " confusions by pixels. A click shows one in the videos, where a frame that is held has it. Confusions below"
+        " 0.1% of their class are left out."
     ),
     "runs": (
         "All trainings over each other: the loss, on a logarithmic scale, and the learning rate. A smoothed line is a"
@@ -90,6 +98,7 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
         _scatter(content, charts["scatter"]),
         _tabular("ranks", "Ranks", ranks_table(content.ranks)),
         _tabular("refinement", "Refinement", refinements_table(content.refinements)),
+        _reliability(content),
         _tabular("members", "Members", content.members),
         Section("frames", "Frames", CAPTIONS["overlays"], _VIEWER_LINK + html.frames(content.frames, content.videos)),
         _classes(content, charts["per_class"]),
@@ -111,6 +120,7 @@ def page_data(content: Content) -> str:
         classes=content.card.classes,
         shown=content.shown,
         where=content.places,
+        confusions=content.confusions,
     )
     return json_script("compared", compared)
 
@@ -129,8 +139,12 @@ _COMPARE = """<div class="controls">
 <noscript><p class="notice">A script, which this browser does not run, fills this table.</p></noscript>"""
 _CONFUSIONS = """<div class="controls">
 <label>Prediction <select id="confused"></select></label>
-<label>Show <select id="confusions-shown"><option>20</option><option>60</option><option>400</option></select></label>
+<label>Listed <select id="confusions-shown"><option>20</option><option>60</option><option>400</option></select></label>
 </div>
+<div class="scroll"><canvas id="matrix" tabindex="0" role="img"
+aria-label="Confusion matrix: rows are true classes, columns what they are taken for; arrow keys move, Enter opens">
+</canvas></div>
+<p class="note" id="matrix-cell" aria-live="polite">Point at a cell, or move with the arrow keys.</p>
 <div class="scroll"><table class="sortable" id="what-for-what">
 <thead><tr><th scope="col" class="name">Truth</th><th scope="col" class="words">is taken for</th>
 <th scope="col">pixels</th><th scope="col">of the class</th><th scope="col" class="bars"></th></tr></thead>
@@ -150,6 +164,7 @@ _TITLES = {
     "predictions": "Predictions by mIoU",
     "scatter": "mIoU against video consistency and cost",
     "per_class": "Classes by IoU",
+    "reliability": "How often pixels are labelled right by how sure the class scores are",
     "runs": "Loss and learning rate of all trainings",
     "curves": "Training loss, one chart per training",
 }
@@ -169,6 +184,23 @@ def _scatter(content: Content, chart: Figure) -> Section:
     drawn = _chart(chart, "scatter", tips)
     items = "".join(f'<li data-dot="{place}">{escape(title)}</li>' for place, title in enumerate(titles))
     return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{drawn}<ol class="dots">{items}</ol>')
+
+
+def _reliability(content: Content) -> Section:
+    """Returns the curves with the list of whose they are; nothing where no class scores were scored."""
+    ranked = by_miou(content.table)
+    ranked = ranked[ranked["prediction"].isin(list(content.reliability))].head(len(RUN_COLOURS))
+    if ranked.empty:
+        return Section("reliability", "Calibration", "", "")
+    titles = [f"{row['title']}: ECE {row['ECE']:.2f}" for row in ranked.to_dict("records")]
+    bins = dict(zip(titles, (content.reliability[name] for name in ranked["prediction"]), strict=True))
+    tips = {f"reliability-{run}": title for run, title in enumerate(titles)}
+    drawn = _chart(figures.reliability_figure(bins), "reliability", tips)
+    items = "".join(
+        f'<li><i style="background:{RUN_COLOURS[run]}"></i>{escape(title)}</li>' for run, title in enumerate(titles)
+    )
+    caption = CAPTIONS["reliability"]
+    return Section("reliability", "Calibration", caption, f'{drawn}<ul class="curves">{items}</ul>')
 
 
 def _classes(content: Content, chart: Figure) -> Section:

@@ -15,6 +15,7 @@ import pandas as pd
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.log import show
+from vss.score.bootstrap import score_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Column:
         meaning: one clause, shown where there is room.
         convention: whose rule it follows, by which the table can be filtered.
         source: where the figure is in scores.json, dotted; `key` if empty.
+        lower_is_better: as of an error.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Column:
     meaning: str
     convention: str
     source: str = ""
+    lower_is_better: bool = False
 
 
 SCORES = (
@@ -105,14 +108,26 @@ OTHER = (
     Column("VEC16", "VEC16", "the same over 16 frames", "effective"),
     Column("mBIoU", "mBIoU", "mean boundary IoU, the boundary 2% of the image's diagonal wide", "boundary"),
     Column("trimap_acc", "trimap acc.", "share labelled right within 5 pixels of a contour of the truth", "boundary"),
+    Column("TC_raft", "TC", "temporal consistency along RAFT's optical flow, all videos", "temporal"),
+    Column("TC_raft_first100", "TC, first 100", "TC of the first 100 videos, as the script takes them", "temporal"),
+    Column("TC_raft_visible", "visible TC", "TC without what leaves the frame or is occluded", "temporal"),
     Column(
         "TC_dis",
         "TC (DIS)",
         "temporal consistency along DIS optical flow; not comparable with published TC",
         "temporal",
     ),
+    Column("TC_dis_first100", "TC (DIS), first 100", "TC (DIS) of the first 100 videos", "temporal"),
+    Column("TC_dis_visible", "visible TC (DIS)", "TC (DIS) without what leaves the frame or is occluded", "temporal"),
+    Column(
+        "ECE",
+        "ECE",
+        "expected calibration error: how far pixels are right less, or more, often than their scores claim",
+        "calibration",
+        lower_is_better=True,
+    ),
 )
-EDGES = ("low", "high")  # of the 95% interval of each of `SCORES`: table.csv has them as `mIoU_low`, `mIoU_high`
+EDGES = ("low", "high")  # of the 95% interval of each figure: table.csv has them as `mIoU_low`, `mIoU_high`
 _NONE = "\u2013"
 
 
@@ -150,23 +165,21 @@ def score_table(rows: Sequence[ReportRow], scores: Mapping[str, str | os.PathLik
         found = read_json(scores[row.name])
         record: dict[str, Any] = {"prediction": row.name, "title": row.title, "table": row.table}
         for column in (*SCORES, *OTHER):
-            record[column.key] = _percent(found, column.source or column.key)
-        for column in SCORES:
+            source = column.source or column.key
+            record[column.key] = _percent(score_of(found, source))
             for at, edge in enumerate(EDGES):
-                interval = (found.get("intervals") or {}).get(column.key)
+                interval = (found.get("intervals") or {}).get(source)
                 record[f"{column.key}_{edge}"] = round(100 * interval[at], 4) if interval else math.nan
         for column in PAPER:
             record[column.key] = row.paper.get(column.key.removeprefix("paper_"), math.nan)
         records.append(record)
     keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER, *OTHER))]
-    keys += [f"{column.key}_{edge}" for column in SCORES for edge in EDGES]
+    keys += [f"{column.key}_{edge}" for column in (*SCORES, *OTHER) for edge in EDGES]
     return pd.DataFrame(records, columns=keys).astype({"table": "Int64"})
 
 
-def _percent(found: Any, source: str) -> float:
-    for key in source.split("."):
-        found = found.get(key) if found is not None else None
-    return math.nan if found is None else round(100 * found, 4)
+def _percent(value: float | None) -> float:
+    return math.nan if value is None else round(100 * value, 4)
 
 
 def known(columns: Sequence[Column], table: pd.DataFrame) -> list[Column]:
@@ -180,7 +193,8 @@ def best_cells(table: pd.DataFrame) -> set[tuple[int, str]]:
     for column in (*SCORES, *OTHER):
         values = table[column.key].round(2)
         if len(table) > 1 and values.nunique() > 1:
-            best |= {(row, column.key) for row in range(len(table)) if values.iloc[row] == values.max()}
+            most = values.min() if column.lower_is_better else values.max()
+            best |= {(row, column.key) for row in range(len(table)) if values.iloc[row] == most}
     return best
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,15 @@ from vss.core.files import atomic_path, canonical_json, regular_file
 from vss.score.boundary import BOUNDARY_COLUMNS
 from vss.score.calibration import expected_calibration_error
 from vss.score.consistency import WINDOW_LENGTHS
-from vss.score.counts import BROKEN_ZIP, CELL_COLUMNS, Counts
-from vss.score.measures import effective_consistency_by_video, window_consistency_by_video
+from vss.score.counts import BROKEN_ZIP, CELL_COLUMNS, Counts, cells_of
+from vss.score.measures import CFFM_SKIPPED_FRAMES, effective_consistency_by_video, window_consistency_by_video
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95
+# The headline figures, and those by other rules as they are nested in scores.json.
 FIGURES = (
-    "mIoU", "mIoU_mmseg", "fwIoU", "pixel_acc", "pixel_acc_class", "video_mIoU", "VC8", "VC16", "VC16_dvis",
-    "VEC8", "VEC16", "mBIoU", "trimap_acc",
+    "mIoU", "mIoU_mmseg", "fwIoU", "pixel_acc", "pixel_acc_class", "video_mIoU", "video_fwIoU", "VC8", "VC16",
+    "VC16_dvis", "VEC8", "VEC16", "mBIoU", "trimap_acc", "strict.VC8", "strict.VC16", "strict.VC8_correct",
+    "strict.VC16_correct", "cffm_compat.mIoU", "cffm_compat.VC8", "cffm_compat.VC16",
 )  # fmt: skip
 
 
@@ -37,6 +40,7 @@ class VideoSums:
         boundary: the same three in boundary bands [V, C] each (both, truth, predicted).
         trimap: labelled pixels near a contour, and those labelled right [V, 2].
         ratios: sum of a figure's windows, and their number, by figure [V, 2].
+        long: 1 for the videos that CFFM's rule takes, 0 for the others [V].
         flow: `hit`, `truth` and `predicted` of the confusions along optical flow, by figure; empty without flow.
         calibration: counts by bin of confidence [V, BINS, 3], or None where there are none.
     """
@@ -47,6 +51,7 @@ class VideoSums:
     boundary: tuple[np.ndarray, np.ndarray, np.ndarray]
     trimap: np.ndarray
     ratios: Mapping[str, np.ndarray]
+    long: np.ndarray
     flow: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     calibration: np.ndarray | None
 
@@ -55,6 +60,14 @@ def figures_of(counts: Counts) -> tuple[str, ...]:
     """Returns the names of the headline figures that counts have: `FIGURES`, and those that a run may count besides."""
     calibration = ("ECE",) if len(counts.calibration) else ()
     return (*FIGURES, *flow_tables(counts.flow), *calibration)
+
+
+def score_of(scores: Mapping[str, Any], name: str) -> Any:
+    """Returns a figure of scores.json by its name, which is dotted where it is nested; None where there is none."""
+    found: Any = scores
+    for key in name.split("."):
+        found = None if found is None else found.get(key)
+    return found
 
 
 def flow_tables(flow: str | None) -> dict[str, str]:
@@ -72,9 +85,12 @@ def video_sums(counts: Counts) -> VideoSums:
         table = {key: counts.boundary[:, BOUNDARY_COLUMNS.index(key)] for key in ("video", "class", name)}
         total[table["video"], table["class"]] = table[name]
         boundary.append(total)
-    ratios = {}
+    ratios, long = {}, (counts.frames > CFFM_SKIPPED_FRAMES).astype(np.float64)
     for length in WINDOW_LENGTHS:
-        ratios[f"VC{length}"] = window_consistency_by_video(counts, length, "official")
+        for name, rule in (("", "official"), ("strict.", "strict"), ("cffm_compat.", "cffm")):
+            ratios[f"{name}VC{length}"] = window_consistency_by_video(counts, length, rule)
+        ratios[f"cffm_compat.VC{length}"] = ratios[f"cffm_compat.VC{length}"] * long[:, None]
+        ratios[f"strict.VC{length}_correct"] = window_consistency_by_video(counts, length, "correct")
         ratios[f"VEC{length}"] = effective_consistency_by_video(counts, length)
     ratios[f"VC{max(WINDOW_LENGTHS)}_dvis"] = sum(ratios[f"VC{length}"] for length in WINDOW_LENGTHS)
     return VideoSums(
@@ -84,6 +100,7 @@ def video_sums(counts: Counts) -> VideoSums:
         boundary=(boundary[0], boundary[1], boundary[2]),
         trimap=counts.trimap.astype(np.float64),
         ratios=ratios,
+        long=long,
         flow={name: _sums_by_class(counts, table) for name, table in flow_tables(counts.flow).items()},
         calibration=counts.calibration_by_video() if len(counts.calibration) else None,
     )
@@ -107,9 +124,13 @@ def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Returns every one of `figures_of` [D] of D weightings of the videos [D, V]; NaN where undefined."""
     hit, truth, predicted = weights @ sums.hit, weights @ sums.truth, weights @ sums.predicted
     iou, in_truth = _ratio(hit, truth + predicted - hit), truth > 0
+    long_hit, long_truth, long_predicted = (
+        weights * sums.long @ part for part in (sums.hit, sums.truth, sums.predicted)
+    )
     both, band, predicted_band = (weights @ part for part in sums.boundary)
     of_video = _ratio(sums.hit, sums.truth + sums.predicted - sums.hit)
     video_miou = _mean(of_video, sums.truth > 0)
+    video_fwiou = _ratio((sums.truth * np.nan_to_num(of_video)).sum(axis=1), sums.truth.sum(axis=1))
     defined = ~np.isnan(video_miou)
     trimap = weights @ sums.trimap
     optional = {}
@@ -124,7 +145,11 @@ def figures(sums: VideoSums, weights: np.ndarray) -> dict[str, np.ndarray]:
         "fwIoU": _ratio((truth * np.nan_to_num(iou)).sum(axis=1), truth.sum(axis=1)),
         "pixel_acc": _ratio(hit.sum(axis=1), truth.sum(axis=1)),
         "pixel_acc_class": _mean(_ratio(hit, truth), in_truth),
-        "video_mIoU": _ratio(weights[:, defined] @ video_miou[defined], weights[:, defined].sum(axis=1)),
+        **{
+            name: _ratio(weights[:, defined] @ each[defined], weights[:, defined].sum(axis=1))
+            for name, each in (("video_mIoU", video_miou), ("video_fwIoU", video_fwiou))
+        },
+        "cffm_compat.mIoU": _mean(_ratio(long_hit, long_truth + long_predicted - long_hit), long_truth > 0),
         "mBIoU": _mean(_ratio(both, band + predicted_band - both), in_truth),
         "trimap_acc": _ratio(trimap[:, 1], trimap[:, 0]),
         **{name: _ratio(*(weights @ ratios).T) for name, ratios in sums.ratios.items()},
@@ -157,9 +182,13 @@ def intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
 
 
 def save_draws(path: str | os.PathLike, counts: Counts, drawn: Mapping[str, np.ndarray]) -> None:
-    """Writes drawn figures and a mark of the videos that they are of, for `load_draws`; equal ones give equal bytes."""
+    """Writes drawn figures, a mark of the videos that they are of, and the confusions; equal ones give equal bytes.
+
+    What is written is what a report takes from all predictions: see `load_draws` and `load_confusions`.
+    """
+    cells = cells_of(counts.confusion(), 0)[:, 1:]
     with atomic_path(path) as aside, open(aside, "wb") as file:
-        np.savez_compressed(file, videos=np.array(_mark_of_videos(counts)), **{name: drawn[name] for name in drawn})
+        np.savez_compressed(file, videos=np.array(_mark_of_videos(counts)), confusion=cells, **dict(drawn))
 
 
 def load_draws(path: str | os.PathLike, figure: str) -> tuple[str, np.ndarray]:
@@ -171,6 +200,19 @@ def load_draws(path: str | os.PathLike, figure: str) -> tuple[str, np.ndarray]:
     try:
         with np.load(regular_file(path), allow_pickle=False) as file:
             return str(file["videos"]), file[figure] if figure in file.files else np.zeros(0)
+    except BROKEN_ZIP as error:
+        raise UserError(f"{path}: not a readable file of draws ({error or type(error).__name__})") from None
+
+
+def load_confusions(path: str | os.PathLike) -> np.ndarray | None:
+    """Returns true class, predicted class (C = none) and pixels of all that was found [K, 3] int64; None in old files.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        with np.load(regular_file(path), allow_pickle=False) as file:
+            return file["confusion"] if "confusion" in file.files else None
     except BROKEN_ZIP as error:
         raise UserError(f"{path}: not a readable file of draws ({error or type(error).__name__})") from None
 

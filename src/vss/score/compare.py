@@ -15,7 +15,7 @@ from vss.core.errors import UserError
 from vss.core.files import read_json, write_json, write_text
 from vss.core.labels_file import LabelsReader
 from vss.core.log import show
-from vss.score.bootstrap import figures_of, paired_intervals
+from vss.score.bootstrap import figures_of, paired_intervals, score_of
 from vss.score.compare_page import comparison_page
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.summary import null_for_nan, overall_scores, video_table
@@ -91,7 +91,7 @@ def print_comparison(
         for name, figure in prediction["figures"].items():
             if figure["difference"] is not None:
                 values = f"{100 * figure['first']:7.2f} {100 * figure['second']:7.2f}"
-                show(f"  {name:<16}{values}  {figure['sentence']}")
+                show(f"  {name:<20}{values}  {figure['sentence']}")
         for key, (before, after) in prediction["settings"].items():
             show(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
         for kind, kinds in (("class", "classes"), ("video", "videos")):
@@ -153,10 +153,11 @@ def _compare(name: str, first: Path, second: Path) -> dict[str, Any]:
             raise UserError(f"{second}: was scored on other {what} than {first}; only the same frames can be compared")
     scores, intervals = [overall_scores(counts) for counts in (one, other)], paired_intervals(one, other)
     names = [name for name in figures_of(one) if name in figures_of(other)]
+    values = {name: [score_of(found, name) for found in scores] for name in names}
     return {
         "name": name,
         "videos": len(one.videos),
-        "figures": {key: difference(key, scores[0][key], scores[1][key], intervals.get(key)) for key in names},
+        "figures": {name: difference(name, *values[name], intervals.get(name)) for name in names},
         "settings": _different_settings(first, second),
         "per_class": _per_class(one, other),
         "per_video": _per_video(one, other),

@@ -19,7 +19,7 @@ from vss.core.labels import VSPW
 from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
 from vss.prepare.folders import list_dataset
-from vss.score.bootstrap import FIGURES, drawn_figures
+from vss.score.bootstrap import FIGURES, drawn_figures, score_of
 from vss.score.counts import Counts, merge_counts
 from vss.score.shard import count_videos
 from vss.score.summary import null_for_nan, scores_with_intervals
@@ -81,10 +81,10 @@ def print_scores(
     counts = scores["counts"]
     show(f"{counts['frames']} frames of {counts['videos']} videos, split {split}; percent, [95% interval over videos]")
     for name in FIGURES:
-        if scores[name] is not None:
+        if (value := score_of(scores, name)) is not None:
             between = scores["intervals"][name]
             shown = f" [{100 * between[0]:.2f}, {100 * between[1]:.2f}]" if between else ""
-            show(f"{name:<16}{100 * scores[name]:6.2f}{shown}")
+            show(f"{name:<20}{100 * value:6.2f}{shown}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from vss.score.boundary import BOUNDARY_COLUMNS
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
 from vss.score.counts import Counts
 
+CFFM_SKIPPED_FRAMES = 16  # CFFM's script leaves out videos of up to 16 frames, for mIoU as well
+
 # Which column of a window stands over which, and whether the last window of a video counts.
 _VC_RULES = {
     "official": ("official_kept", "official", False),

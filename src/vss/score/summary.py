@@ -20,6 +20,7 @@ from vss.score.calibration import expected_calibration_error, reliability
 from vss.score.consistency import WINDOW_LENGTHS
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.measures import (
+    CFFM_SKIPPED_FRAMES,
     boundary_iou,
     each_video,
     effective_consistency,
@@ -27,8 +28,6 @@ from vss.score.measures import (
     window_consistency,
 )
 from vss.score.temporal import OFFICIAL_VIDEOS
-
-CFFM_SKIPPED_FRAMES = 16  # CFFM's script leaves out videos of up to 16 frames, for mIoU as well
 
 _CONFUSIONS = 3  # labels that a class's missed pixels are said to have
 
