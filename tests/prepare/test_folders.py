@@ -273,7 +273,7 @@ MISTAKES = [
     ({"images": "{split}/{video}/{frame}"}, ["data.street.images", "must end in a file type"]),
     ({"images": "{split}/{frame}.jpg"}, ["data.street.masks", "must both hold {video}, or neither"]),
     ({"images": None}, ["data.street.images", "is missing"]),
-    ({"classes": "clases.csv"}, ["data.street.classes: no file 'clases.csv'", "camvid"]),
+    ({"classes": "clases.csv"}, ["data.street.classes: no file 'clases.csv'", "did you mean 'classes.csv'", "camvid"]),
     ({"classes": "cityscape"}, ["data.street.classes", "did you mean 'cityscapes'"]),
     ({"splits": {"train": 0.8, "val": 0.4}}, ["data.street.splits", "at most 1"]),
     ({"splits": {"train": 0.8, "val": "val.txt"}}, ["data.street.splits", "shares must be given for all splits"]),
@@ -287,6 +287,7 @@ MISTAKES = [
     ({"images": "{split}/{video}/rgb/{frame}.png"}, ["split_missing", "no {frame}.png in val/b/rgb, which"]),
     ({"masks": "{split}/{video}/label/{frame}.png"}, ["split_without_masks", "no label in train/a", "gt, rgb"]),
     ({"splits": {"train": "train", "val": "valid"}}, ["split_missing", "no valid in the root", "train, val"]),
+    ({"masks": "{split}/{video}/gtt/{frame}.png"}, ["split_without_masks", "which holds gt, rgb (did you mean 'gt'?)"]),
 ]
 
 

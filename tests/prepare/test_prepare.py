@@ -167,6 +167,7 @@ BROKEN = {
     ),
     "video without folder origin": ("video_empty", "no image", lambda v: shutil.rmtree(v.image("v0", "x").parent), 9),
     "video listed but absent": ("video_absent", "data/gone", lambda v: v.write_list("val", "v0\ngone\n"), 12),
+    "video listed by a near name": ("video_absent", "mean 'v0'", lambda v: v.write_list("val", "v0\nv0a\n"), 12),
     "list missing": ("list_missing", "No such file", lambda v: (v.root / "test.txt").unlink(), 9),
     "video in two splits": ("split_overlap", "val.txt", lambda v: v.write_list("train", "t0\nt1\nv0\n"), 12),
     "id climbs out": ("name_refused", "separator", lambda v: v.write_list("val", "v0\n../data/t0\n"), 12),

@@ -170,7 +170,8 @@ def _class_table(
         return shipped_space(named), None
     path = _file(named, root)
     if path is None:
-        near = did_you_mean(named, [*shipped_tables(), *others])
+        there = [] if root is None or not root.is_dir() else [path.name for path in root.glob("*.csv")]
+        near = did_you_mean(named, [*there, *shipped_tables(), *others])
         looked = "" if root is None else f" in {root} nor in the working directory"
         raise UserError(
             f"{where}: no file {named!r}{looked}{near}; class tables that come along: {', '.join(shipped_tables())}"

@@ -198,7 +198,9 @@ def why_nothing(root: Path, parts: list[str], known: Mapping[str, str]) -> str:
         if found is None:
             names = [name for name, _ in entries]
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            return f"no {filled(part, known)} in {folder or 'the root'}, which holds {shown or 'nothing'}"
+            expected = filled(part, known)
+            near = "" if "{" in expected else did_you_mean(expected, names)
+            return f"no {expected} in {folder or 'the root'}, which holds {shown or 'nothing'}{near}"
         folder, known = _join(folder, found[0]), {**known, **found.groupdict()}
     return f"nothing but {folder}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from vss.core.errors import did_you_mean
 from vss.core.order import natural_key
 from vss.prepare.listing import Listing, RawFrame, why_refused
 
+_NEAREST = 10  # problems of which the nearest name that there is is proposed
 # A video listed twice is kept where it is scored, so that nothing is trained on what is scored.
 _PRECEDENCE = ("val", "test", "train")
 
@@ -64,7 +66,11 @@ def _read_split(layout: DatasetLayout, root: Path, split: str, split_of: dict[st
             found = f"{name!r} is in {layout.list_file(split_of[name])} too"
             listing.problem(where, "split_overlap", found, without=(split, name, ""))
         elif by_folder and not _has_folder(root, folder := layout.images.video_folder(split=value, video=name)):
-            listing.problem(where, "video_absent", f"no folder {folder}", without=(split, name, ""))
+            beside, _, last = folder.rpartition("/")
+            # A message names a few; to look for the nearest of thousands would take minutes.
+            near = did_you_mean(last, _names_in(root / beside)) if len(listing.problems) < _NEAREST else ""
+            found = f"no folder {folder}{near}"
+            listing.problem(where, "video_absent", found, without=(split, name, ""))
         else:
             split_of[name] = split
 
@@ -93,6 +99,13 @@ def _list_found(layout: DatasetLayout, root: Path, split: str, listing: Listing)
         _split_missing(layout, root, split, value, listing)
     masks = _found(layout, root, "masks", split, value, listing) if split != "test" else {}
     _add(layout, images, masks, split, value, listing)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _list_named(layout: DatasetLayout, root: Path, split_of: dict[str, str], listing: Listing) -> None:
