@@ -26,6 +26,7 @@ from vss.core.labels import label_picture, overlay_palette
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.scores_file import ScoresReader
 from vss.ensemble.run import _argmax
+from vss.exchange.readers import votes
 from vss.exchange.run import import_prediction
 from vss.infer.engine import Engine
 from vss.refine.proposals import Partitions
@@ -180,14 +181,14 @@ def test_votes_are_those_of_one_byte() -> None:
     temporal = read_section(TemporalSettings, "temporal", {}, where="refine temporal")
     tubes = read_section(TubesSettings, "tubes", {"keep_area": 4}, where="refine tubes")
 
-    def votes(labels: list[np.ndarray]) -> list[np.ndarray]:
+    def voted(labels: list[np.ndarray]) -> list[np.ndarray]:
         flows = [still] * (len(labels) - 1) + [None]
         pairs = list(zip(labels, flows, strict=True))
         smoothed = smooth((PredictedFrame("v", each, grey, flow) for each, flow in pairs), temporal)
         in_tubes = vote_in_tubes((MaskedFrame("v", each, maps, flow) for each, flow in pairs), tubes)
         return [*smoothed, *in_tubes, *(vote_proposals(each, maps, keep_area=9, min_purity=0.3) for each in labels)]
 
-    for narrow, wide in zip(votes(frames), votes([widened(each) for each in frames]), strict=True):
+    for narrow, wide in zip(voted(frames), voted([widened(each) for each in frames]), strict=True):
         assert wide.dtype == np.uint16 and np.array_equal(wide, widened(narrow))
 
 
@@ -219,3 +220,11 @@ def test_a_model_predicts_them() -> None:
     found = engine.predict(frames, with_probabilities=True)
     assert found.labels.dtype == torch.uint16
     assert np.array_equal(found.labels.numpy(), found.probabilities.argmax(1).numpy())
+
+
+def test_a_single_class_is_stored_too() -> None:
+    planes = decode(encode(np.ones((1, *SIZE), np.float32)))
+    assert planes.dense() == pytest.approx(1, abs=1e-5) and not planes.labels.any()
+    labels = np.zeros(SIZE, np.uint8)
+    labels[0] = 255
+    assert decode(votes(labels, 0.9, 1)).dense() == pytest.approx(1, abs=1e-5)

@@ -143,7 +143,6 @@ def encode(probabilities: np.ndarray, labels: np.ndarray | None = None, *, strid
         `deadzone` and `tolerance`; one of a class without a plane within twice that.
     """
     num_classes = len(probabilities)
-    assert num_classes > 1, num_classes
     dtype = label_dtype(num_classes)
     if labels is None:
         labels = probabilities.argmax(axis=0).astype(dtype)

@@ -267,7 +267,7 @@ def votes(labels: np.ndarray, confidence: float, num_classes: int) -> Encoded:
     The labelled class has `confidence`, all others the same share of the rest; where there is no class, every class
     has the same.
     """
-    rest = (1 - confidence) / (num_classes - 1)
+    rest = (1 - confidence) / max(num_classes - 1, 1)
     probabilities = np.full((num_classes, *labels.shape), rest, np.float32)
     np.put_along_axis(probabilities, np.minimum(labels, num_classes - 1)[None].astype(np.intp), confidence, 0)
     probabilities[:, labels == ignore_index(labels.dtype)] = 1 / num_classes

@@ -23,7 +23,8 @@ def certainty(planes: Planes, measure: str) -> np.ndarray:
         return np.maximum(planes.planes.max(axis=0), planes.rest)
     rest = planes.rest * (planes.num_classes - len(planes.classes) > 0)
     entropy = -_times_log(planes.planes).sum(axis=0) - (planes.num_classes - len(planes.classes)) * _times_log(rest)
-    return np.clip(1 - entropy / np.log(planes.num_classes), 0, 1).astype(np.float32)
+    highest = np.log(max(planes.num_classes, 2))  # of a single class everything is certain
+    return np.clip(1 - entropy / highest, 0, 1).astype(np.float32)
 
 
 def _times_log(p: np.ndarray) -> np.ndarray:
