@@ -15,11 +15,14 @@ from tiny_dataset import TinyDataset, write_dataset, write_labels
 
 from vss.cli import main
 from vss.core.errors import UserError
+from vss.core.images import read_mask
 from vss.core.index import read_card, write_card
 from vss.core.labels import VSPW, submission_palette
 from vss.core.labels_file import LabelsReader
+from vss.core.masks import MaskCoding
 from vss.exchange.run import import_prediction
 from vss.submit.export import export_prediction
+from vss.submit.run import submit
 
 SHAPE = (5, 7)
 
@@ -93,6 +96,48 @@ def test_coco_panoptic_comes_back(tmp_path, labels, dataset, prediction) -> None
         x, y, width, height = segment["bbox"]
         assert segment["area"] == len(rows) and segment["category_id"] == segment["id"]
         assert (x, y, x + width - 1, y + height - 1) == (columns.min(), rows.min(), columns.max(), rows.max())
+
+
+COLOURS = tuple((number % 7 * 30, number, 255 - number) for number in range(125))
+
+
+@pytest.mark.parametrize(
+    ("coding", "shift", "mode"),
+    [
+        (MaskCoding(), 0, "L"),
+        (MaskCoding(bits=16), 300, "I;16"),
+        (MaskCoding("red"), 0, "RGB"),
+        (MaskCoding("colours", colours=COLOURS), 0, "RGB"),
+    ],
+    ids=lambda value: value.values if isinstance(value, MaskCoding) else str(value),
+)
+def test_masks_come_back_as_the_dataset_has_them(
+    tmp_path, labels, dataset, prediction, coding: MaskCoding, shift: int, mode: str
+) -> None:
+    card = read_card(dataset.card)
+    label_map = [*[255] * shift, *card.label_map]
+    write_card(dataset.card, replace(card, coding=coding, label_map=label_map, ignored=(0,)))
+    unknown_pixels(labels, prediction)
+    export_prediction(prediction=prediction, form="masks", out=tmp_path / "out")
+    path = tmp_path / "out" / "a b" / "00000001.png"
+    with Image.open(path) as image:
+        assert image.mode == mode
+    if mode != "RGB":
+        assert int(np.array(Image.open(path))[0, 0]) == shift + 1 + int(labels["a b"][1][0, 0])
+    back = read_card(dataset.card)
+    for video, frames in labels.items():
+        for at, frame in enumerate(frames):
+            found = read_mask(tmp_path / "out" / video / f"{at:08d}.png", back.raw_to_train, coding)
+            np.testing.assert_array_equal(found, frame)
+    # The submission of it is read back likewise; pixels without a class are refused as in any other.
+    files = {"labels": sorted(prediction.glob("*.h5")), "index": dataset.index, "card": dataset.card}
+    with pytest.raises(UserError, match="holds label 255"):
+        submit(**files, out=tmp_path / "masks.zip", pngs="masks")
+    labels["a b"][0][1] = 3
+    write_labels(prediction / "00.labels.h5", {"a b": labels["a b"]})
+    submit(**files, out=tmp_path / "masks.zip", pngs="masks")
+    with zipfile.ZipFile(tmp_path / "masks.zip") as archive:
+        assert archive.read("a b/00000001.png") == path.read_bytes()
 
 
 def test_a_submission_comes_back(tmp_path, labels, dataset, prediction) -> None:

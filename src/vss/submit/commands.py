@@ -13,7 +13,7 @@ EXPORT_PREDICTION = Command(
     "Write a prediction's label maps for other tools: PNG folders, COCO panoptic, the challenge's zip.",
     (
         option("prediction", type=Path, metavar="PREDICTION_FOLDER", help="results/predictions/NAME/SPLIT"),
-        option("--format", dest="form", required=True, choices=("png", "coco-panoptic", "submission")),
+        option("--format", dest="form", required=True, choices=("png", "masks", "coco-panoptic", "submission")),
         *files("out", help="folder to make; the zip of a submission"),
     ),
     example="vss export-prediction results/predictions/swin.single/val --format png --out swin",
@@ -24,6 +24,7 @@ SUBMIT = Command(
     "Zip the test split's label maps for CodaLab.",
     (
         *(*files("labels", nargs="+"), *DATA, *OUT),
+        option("--pngs", choices=("masks",), help="as the dataset's own masks, not train ids with a palette"),
         option("--fill", choices=("previous",), help="what stands for listed frames that were left out"),
     ),
 )

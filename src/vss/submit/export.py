@@ -18,7 +18,7 @@ from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.order import natural_key
 from vss.exchange.panoptic import PanopticWriter
-from vss.submit.png import entry_name, palette_of, png_of_labels
+from vss.submit.png import MaskPngs, entry_name, palette_of, png_of_labels
 from vss.submit.run import reader_of_frame, submit
 
 _LABELS = "*.labels.h5"
@@ -30,12 +30,13 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
     Args:
         prediction: folder of a split, `results/predictions/<name>/<split>`.
         form: "png" writes `<video>/<frame>.png` of train ids with the dataset's palette (VSPW's official one), and
-            `classes.csv`; "coco-panoptic" `panoptic.json` and `panoptic/<video>/<frame>.png`, one segment per class;
+            `classes.csv`; "masks" the same files as the dataset's own masks hold them (`MaskPngs`);
+            "coco-panoptic" `panoptic.json` and `panoptic/<video>/<frame>.png`, one segment per class;
             "submission" the zip of `vss.submit.run.submit`.
         out: folder to make; for a submission the zip.
 
     The dataset is the one prepared in the same results folder whose index the prediction was made with, or that has
-    its classes; only a submission cannot do without.
+    its classes; only a submission and masks cannot do without.
 
     Raises:
         UserError: there is no prediction, two of its files hold one frame or have other classes, the folder exists and
@@ -71,6 +72,12 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
         prepared = _prepared_for(folder, readers[0])
         card = None if prepared is None else read_card(prepared / "dataset.json")
         palette = _palette(classes, card)
+        masks = None
+        if form == "masks":
+            if card is None or card.classes != classes:
+                where = folder.resolve().parents[2] / "prepare"
+                raise UserError(f"{folder}: no dataset in {where} has its classes; masks need its class table")
+            masks = MaskPngs(card)
         panoptic = PanopticWriter(target, classes, palette) if form == "coco-panoptic" else None
         for video, frame in track(keys, what=f"export {folder}", total=len(keys)):
             labels, name = reader_of[video, frame].read(video, frame), entry_name(video, frame)
@@ -78,10 +85,10 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
                 panoptic.write(video, frame, labels)
             else:
                 with atomic_path(target / name) as aside:
-                    aside.write_bytes(png_of_labels(labels, palette))
+                    aside.write_bytes(png_of_labels(labels, palette) if masks is None else masks.png(labels))
         if panoptic:
             panoptic.finish()
-        else:
+        elif masks is None:
             _write_classes(target / "classes.csv", classes)
     log(f"export {folder}: {len(keys)} frames in {target}")
 

@@ -1,10 +1,11 @@
-"""One label map as the challenge wants it: the name and the bytes of its PNG."""
+"""One label map as the challenge, or a dataset's own evaluation, wants it: the name and the bytes of its PNG."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
+from PIL import Image
 
 from vss.core.errors import UserError
 from vss.core.index import Card
@@ -30,6 +31,41 @@ def palette_of(dataset: Card) -> np.ndarray:
 
 def png_of_labels(labels: np.ndarray, palette: np.ndarray) -> bytes:
     """Returns a label map [H, W] as a PNG (`label_picture`)."""
+    return _png(label_picture(labels, palette))
+
+
+class MaskPngs:
+    """Writes label maps as a dataset's own masks hold them, which is what its evaluation reads.
+
+    Raw ids as grey of 8 bits, or of 16 where one is above 255; in the red channel; or as the class table's colours. Of
+    several raw ids of a class the lowest is written; of no class, the first one that is ignored (else 255, or black).
+
+    Args:
+        dataset: its masks.
+    """
+
+    def __init__(self, dataset: Card) -> None:
+        table, coding = dataset.raw_to_train, dataset.coding
+        ignored = dataset.ignored[0] if dataset.ignored else dataset.ignore_index
+        self._raw_of = np.full(dataset.ignore_index + 1, ignored, np.uint16)
+        for raw in reversed(range(len(table))):
+            if table[raw] != dataset.ignore_index:
+                self._raw_of[table[raw]] = raw
+        self._values, self._deep = coding.values, int(self._raw_of.max()) > 255
+        self._colours = np.array([*coding.colours, (0, 0, 0)], np.uint8)
+
+    def png(self, labels: np.ndarray) -> bytes:
+        """Returns a label map [H, W] as a PNG."""
+        raw = self._raw_of[labels]
+        if self._values == "colours":
+            return _png(Image.fromarray(self._colours[np.minimum(raw, len(self._colours) - 1)]))
+        if self._values == "red":
+            none = np.zeros_like(raw)
+            return _png(Image.fromarray(np.dstack([raw, none, none]).astype(np.uint8)))
+        return _png(Image.fromarray(raw if self._deep else raw.astype(np.uint8)))
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    label_picture(labels, palette).save(buffer, format="PNG")
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()

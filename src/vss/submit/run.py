@@ -1,4 +1,4 @@
-"""Writes and checks a VSPW challenge submission: a zip of `video/frame.png`, P-mode, train ids 0..123.
+"""Writes and checks a submission: a zip of `video/frame.png`, P-mode of train ids, or as a dataset's own masks.
 
 What the files hold follows VSPW_baseline test.py (original size, train ids, its palette). Equal predictions give equal
 bytes: entries are sorted and carry no time.
@@ -10,7 +10,7 @@ import io
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,13 @@ from PIL import Image
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
-from vss.core.index import LeftOut, read_dataset, read_index
+from vss.core.index import Card, LeftOut, read_dataset, read_index
 from vss.core.labels import submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
+from vss.core.masks import train_ids
 from vss.core.order import natural_key
-from vss.submit.png import entry_name, palette_of, png_of_labels
+from vss.submit.png import MaskPngs, entry_name, palette_of, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
 _MOST_IN_A_PALETTE = 255  # classes; more are written as 16-bit grey
@@ -39,6 +40,7 @@ def submit(
     out: str | os.PathLike,
     split: str = "test",
     fill: str | None = None,
+    pngs: str | None = None,
 ) -> None:
     """Packs the label maps of every frame of a split into a submission zip, and reads it back (`check_submission`).
 
@@ -49,6 +51,7 @@ def submit(
         split: split of the dataset.
         fill: what stands for a listed frame that `on_problem: skip` left out: "previous" takes the labels of
             the frame before it in its video, or of the first one; None refuses.
+        pngs: "masks" writes what the dataset's own masks hold (`MaskPngs`); None train ids with a palette.
 
     Raises:
         UserError: listed frames were left out and are not filled; frames are missing, there twice, of another size than
@@ -56,7 +59,7 @@ def submit(
     """
     table, dataset = read_dataset(index, card)
     num_classes = len(dataset.classes)
-    palette = palette_of(dataset)
+    palette, masks = palette_of(dataset), MaskPngs(dataset) if pngs == "masks" else None
     rows = _with_filled(_rows(table, split, index), [item for item in dataset.left_out if item.split == split], fill)
     readers = [LabelsReader(path) for path in labels]
     try:
@@ -64,8 +67,15 @@ def submit(
         sources = list(zip(rows["video"], rows["source"], strict=True))
         _refuse_missing([key for key in sources if key not in reader_of], len(sources), what="predictions")
         with atomic_path(out) as aside:
-            _pack(aside, rows, reader_of, num_classes, split, palette)
-            _check(aside, rows, split=split, num_classes=num_classes, palette=palette)
+            _pack(aside, rows, reader_of, num_classes, split, lambda frame: _png_of(frame, palette, masks))
+            _check(
+                aside,
+                rows,
+                split=split,
+                num_classes=num_classes,
+                palette=palette,
+                masks_of=None if masks is None else dataset,
+            )
     finally:
         for reader in readers:
             reader.close()
@@ -81,7 +91,7 @@ def _pack(
     reader_of: Mapping[tuple[str, str], LabelsReader],
     num_classes: int,
     split: str,
-    palette: np.ndarray,
+    png_of: Callable[[np.ndarray], bytes],
 ) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for row in track(rows.itertuples(index=False), what=f"submit {split}", total=len(rows)):
@@ -93,7 +103,11 @@ def _pack(
             # PNG is compressed already.
             entry = zipfile.ZipInfo(entry_name(row.video, row.frame), _NO_TIME)
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, png_of_labels(frame, palette))
+            archive.writestr(entry, png_of(frame))
+
+
+def _png_of(frame: np.ndarray, palette: np.ndarray, masks: MaskPngs | None) -> bytes:
+    return png_of_labels(frame, palette) if masks is None else masks.png(frame)
 
 
 def _with_filled(rows: pd.DataFrame, left_out: Sequence[LeftOut], fill: str | None) -> pd.DataFrame:
@@ -136,9 +150,24 @@ def check_submission(
     _check(path, rows, split=split, num_classes=num_classes, palette=submission_palette())
 
 
-def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_classes: int, palette: np.ndarray) -> None:
-    """Checks a submission zip against the rows of its frames (`check_submission`)."""
-    mode, expected = ("P", palette.ravel().tolist()) if num_classes <= _MOST_IN_A_PALETTE else ("I;16", None)
+def _check(
+    path: str | os.PathLike,
+    rows: pd.DataFrame,
+    *,
+    split: str,
+    num_classes: int,
+    palette: np.ndarray,
+    masks_of: Card | None = None,
+) -> None:
+    """Checks a submission zip against the rows of its frames (`check_submission`).
+
+    Args:
+        masks_of: the dataset whose masks its PNGs are like; None where they are train ids with a palette.
+    """
+    if masks_of is not None:
+        modes = masks_of.coding.modes
+    else:
+        modes = ("P",) if num_classes <= _MOST_IN_A_PALETTE else ("I;16",)
     listed = {entry_name(row.video, row.frame): row for row in rows.itertuples(index=False)}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -151,13 +180,19 @@ def _check(path: str | os.PathLike, rows: pd.DataFrame, *, split: str, num_class
                 raise UserError(f"{path}: entry {extra[0]!r} is not a frame of the split, or is there twice")
             for name, row in track(listed.items(), what=f"check submission of {split}", total=len(listed)):
                 with Image.open(io.BytesIO(archive.read(name))) as image:
-                    if (image.format, image.mode) != ("PNG", mode):
+                    if image.format != "PNG" or image.mode not in modes:
+                        expected = " or ".join(modes)
                         raise UserError(
-                            f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode {mode}"
+                            f"{path}: {name} is {image.format} of mode {image.mode}, expected PNG of mode {expected}"
                         )
-                    if expected is not None and image.getpalette() != expected:
+                    if modes == ("P",) and image.getpalette() != palette.ravel().tolist():
                         raise UserError(f"{path}: {name} has another palette than the dataset's")
-                    problem = _problem(np.array(image), (row.height, row.width), num_classes)
+                    stored = (
+                        np.array(image)
+                        if masks_of is None
+                        else train_ids(masks_of.coding.raw_ids(image), masks_of.raw_to_train)
+                    )
+                    problem = _problem(stored, (row.height, row.width), num_classes)
                 if problem:
                     raise UserError(f"{path}: {name} {problem}")
     except (OSError, zipfile.BadZipFile) as error:
