@@ -27,7 +27,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        rules.report.output,
-        rules.report.input.scores,
+        expand(rules.report.output, report=REPORTS),
+        expand(rules.score.output.scores, prediction=plan.scored(), split=plan.split),
         expand(rules.submit.output, prediction=plan.submitted()),
         rules.track.output if config["tracker"]["backend"] else [],

@@ -673,8 +673,61 @@ def test_imported_weights_have_the_classes_of_the_dataset_that_they_name(
 def test_models_of_other_classes_are_not_scored_together(config: dict[str, Any]) -> None:
     config["data"]["street"] = STREET
     config["models"]["a"]["finetune"]["data"] = "street"
-    with pytest.raises(UserError, match=r"model 'b' predicts the classes of vspw, and street, .* is scored; give one"):
+    with pytest.raises(UserError, match=r"model 'b' predicts the classes of vspw, and street, .* is scored; name its"):
         plan_of(config)
+
+
+@pytest.fixture
+def two(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config of a model of VSPW and of one of a dataset of the user's, each scored on its own."""
+    config["data"]["street"] = {**STREET, "shards": {"val": 3}}
+    config["models"]["a"]["finetune"]["data"] = "street"
+    config["ensembles"], config["targets"] = {}, {"submit": ["b.single", "a.single"]}
+    config["predictions"] = {"a.single": {"data": "street"}, "b.single": {}, "b.flip": {}}
+    config["report"] = {"colours": {"sky": "#ff0000", "ceiling": "#00ff00"}, "videos": ["v"], "overlays": ["b.flip"]}
+    return config
+
+
+def test_predictions_are_scored_on_the_datasets_that_they_name(two: dict[str, Any]) -> None:
+    plan = plan_of(two)
+    assert plan.dataset == "vspw" and plan.scored_datasets() == ["vspw", "street"]
+    assert [plan.data_of(name) for name in ("a.single", "b.flip")] == ["street", "vspw"]
+    main, street = plan.on("vspw"), plan.on("street")
+    assert (main.scored(), street.scored()) == (["b.single", "b.flip"], ["a.single"])
+    assert (main.submitted(), street.submitted()) == (["b.single"], ["a.single"])
+    assert (len(main.shards("val")), len(street.shards("val"))) == (2, 3)
+    settings = jobs.report_settings(street)
+    assert [row["name"] for row in settings["rows"]] == settings["shown"] == ["a.single"]
+    assert settings["colours"] == {"sky": "#ff0000"} and settings["videos"] == 1
+    assert settings["title"].endswith("on street") and jobs.report_settings(main)["videos"] == ["v"]
+    assert list(jobs.report_inputs(street)["fingerprints"]) == ["finetune/a"]
+    assert len(jobs.report_inputs(street)["labels"]["a.single"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("predictions", "ensembles", "words"),
+    [
+        ({"a.single": {"data": "streat"}}, {}, ["predictions.a.single.data", "did you mean 'street'"]),
+        ({"b.single": {"data": "street"}}, {}, ["'b' predicts the classes of vspw", "predictions.NAME.data"]),
+        ({"a.single.temporal": {"data": "street"}}, {}, ["refiners run on vspw only; drop .temporal"]),
+        ({"a.single": {"data": "street"}, "a.single.temporal": {}}, {}, ["refiners run on vspw only"]),
+        ({"e": {"data": "street"}}, {"e": {"members": {"b.single": 1}}}, ["b.single is predicted on vspw as well"]),
+        (
+            {"e": {"data": "street"}},
+            {"e": {"members": {"a.single": 1}, "search_weights": True}},
+            ["weights are searched on vspw only; give ensembles.e some"],
+        ),
+    ],
+)
+def test_what_cannot_be_scored_on_another_dataset_is_one_line(
+    two: dict[str, Any], predictions: dict[str, Any], ensembles: dict[str, Any], words: list[str]
+) -> None:
+    two["predictions"], two["ensembles"] = {"b.flip": {}, "b.single": {}, **predictions}, ensembles
+    two["targets"], two["report"] = {}, {}
+    two["refiners"] = {"temporal": {"method": "temporal"}}
+    with pytest.raises(UserError) as caught:
+        plan_of(two)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), str(caught.value)
 
 
 def test_several_datasets_are_trained_on_in_the_classes_of_the_first(config: dict[str, Any]) -> None:

@@ -119,19 +119,26 @@ def weights_of(stage):
     return {name.split(".")[0]: f"<results>/{stage}/{{model}}/{name}" for name in names}
 
 
+def predicted(names):
+    """The plan of the dataset that a prediction, named by one of these wildcards, is of."""
+    kinds = ("prediction", "member", "imported", "ensemble")
+    name = next((names[kind] for kind in kinds if kind in names.keys()), None)
+    return plan if name is None else plan.on(plan.data_of(name))
+
+
 def shard_count(wildcards):
     """How many jobs a split is cut into."""
-    return len(plan.shards(wildcards.split))
+    return len(predicted(wildcards).shards(wildcards.split))
 
 
 def of_shards(pattern, **names):
     """The files of all shards of a prediction on a split."""
-    return expand(pattern, shard=plan.shards(names["split"]), **names)
+    return expand(pattern, shard=predicted(names).shards(names["split"]), **names)
 
 
-def braced(files, split):
+def braced(files, wildcards, split=None):
     """Those files as short words of a command line."""
-    return jobs.braced(files, plan.shards(split))
+    return jobs.braced(files, predicted(wildcards).shards(split or wildcards.split))
 
 
 def stored_scores(wildcards):

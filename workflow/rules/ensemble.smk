@@ -32,7 +32,7 @@ rule ensemble:
     input:
         unpack(chosen_weights),
         scores=member_scores(None),
-        index=INDEX,
+        index=of_prediction(rules.prepare.output.index),
     output:
         labels="<results>/predictions/{ensemble}/{split}/{shard}.labels.h5",
     log:

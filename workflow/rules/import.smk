@@ -3,8 +3,8 @@
 
 rule import_prediction:
     input:
-        index=INDEX,
-        card=CARD,
+        index=of_prediction(rules.prepare.output.index),
+        card=of_prediction(rules.prepare.output.card),
     output:
         labels="<results>/predictions/{imported}/{split}/{shard}.labels.h5",
         scores="<results>/predictions/{imported}/{split}/{shard}.scores.h5",

@@ -8,8 +8,8 @@ rule infer:
         weights=lambda wildcards: ancient(
             of_model(rules.finetune.output.weights)(wildcards)
         ),
-        index=INDEX,
-        card=CARD,
+        index=of_prediction(rules.prepare.output.index),
+        card=of_prediction(rules.prepare.output.card),
     output:
         labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
         scores="<results>/predictions/{member}/{split}/{shard}.scores.h5",

@@ -1,19 +1,53 @@
 import time
 
-# The paper's tables next to ours, figures and one HTML page.
+# The paper's tables next to ours, figures and one HTML page: `report`, and of each other dataset that is scored
+# `report/DATASET`.
+REPORTS = {
+    "report" if name == plan.dataset else f"report/{name}": plan.on(name)
+    for name in plan.scored_datasets()
+}
+
+
+def of_scored(pattern):
+    """The files of every prediction in a report."""
+    return lambda wildcards: expand(
+        pattern, prediction=REPORTS[wildcards.report].scored(), split=plan.split
+    )
+
+
+def shown_labels(wildcards):
+    """The label maps of the predictions that a report shows."""
+    return [
+        path
+        for prediction in REPORTS[wildcards.report].shown()
+        for path in of_shards(LABELS, prediction=prediction, split=plan.split)
+    ]
+
+
+def of_reported(pattern):
+    """A file of the dataset that a report is on."""
+    return lambda wildcards: expand(
+        pattern, dataset=REPORTS[wildcards.report].dataset, split=plan.split
+    )
 
 
 # What the report shows, in files: as words of a command line it would be thousands of characters.
 rule report_settings:
     output:
-        settings="<results>/report/settings.json",
-        inputs="<results>/report/inputs.json",
+        settings="<results>/{report}/settings.json",
+        inputs="<results>/{report}/inputs.json",
     log:
-        "<results>/logs/report.settings.log",
+        "<results>/logs/{report}.settings.log",
+    wildcard_constraints:
+        report=any_of(REPORTS),
     localrule: True
     params:
-        settings=canonical_json(jobs.report_settings(plan)),
-        inputs=canonical_json(jobs.report_inputs(plan)),
+        settings=lambda wildcards: canonical_json(
+            jobs.report_settings(REPORTS[wildcards.report])
+        ),
+        inputs=lambda wildcards: canonical_json(
+            jobs.report_inputs(REPORTS[wildcards.report])
+        ),
     message:
         "Note what the report shows"
     run:
@@ -25,67 +59,61 @@ rule report:
     input:
         settings=rules.report_settings.output.settings,
         inputs=rules.report_settings.output.inputs,
-        scores=expand(
-            rules.score.output.scores, prediction=plan.scored(), split=plan.split
+        scores=of_scored(rules.score.output.scores),
+        per_class=of_scored(rules.score.output.per_class),
+        draws=of_scored(rules.score.output.draws),
+        chosen=lambda wildcards: expand(
+            rules.search.output.chosen, ensemble=REPORTS[wildcards.report].searched()
         ),
-        per_class=expand(
-            rules.score.output.per_class, prediction=plan.scored(), split=plan.split
-        ),
-        draws=expand(
-            rules.score.output.draws, prediction=plan.scored(), split=plan.split
-        ),
-        chosen=expand(rules.search.output.chosen, ensemble=plan.searched()),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
-        labels=[
-            path
-            for prediction in plan.shown()
-            for path in of_shards(LABELS, prediction=prediction, split=plan.split)
-        ],
-        index=INDEX,
-        card=expand(MASKS, split=plan.split),
+        labels=shown_labels,
+        index=of_reported(rules.prepare.output.index),
+        card=of_reported(rules.check_masks.output),
     output:
-        html="<results>/report/report.html",
-        viewer="<results>/report/viewer.html",
-        record="<results>/report/report.json",
-        crate="<results>/report/ro-crate-metadata.json",
+        html="<results>/{report}/report.html",
+        viewer="<results>/{report}/viewer.html",
+        record="<results>/{report}/report.json",
+        crate="<results>/{report}/ro-crate-metadata.json",
         table_csv=report(
-            "<results>/report/table.csv",
+            "<results>/{report}/table.csv",
             caption="../report/table.rst",
             category="Scores",
         ),
-        table_md="<results>/report/table.md",
+        table_md="<results>/{report}/table.md",
         table_html=report(
-            "<results>/report/table.html",
+            "<results>/{report}/table.html",
             caption="../report/table.rst",
             category="Scores",
         ),
         predictions=report(
-            "<results>/report/predictions.png",
+            "<results>/{report}/predictions.png",
             caption="../report/predictions.rst",
             category="Scores",
         ),
         per_class=report(
-            "<results>/report/per_class.png",
+            "<results>/{report}/per_class.png",
             caption="../report/per_class.rst",
             category="Scores",
         ),
         scatter=report(
-            "<results>/report/scatter.png",
+            "<results>/{report}/scatter.png",
             caption="../report/scatter.rst",
             category="Scores",
         ),
         curves=report(
-            "<results>/report/training_curves.png",
+            "<results>/{report}/training_curves.png",
             caption="../report/curves.rst",
             category="Training",
         ),
         overlays=report(
-            "<results>/report/overlays.png",
+            "<results>/{report}/overlays.png",
             caption="../report/overlays.rst",
             category="Frames",
         ),
     log:
-        "<results>/logs/report.log",
+        "<results>/logs/{report}.log",
+    wildcard_constraints:
+        report=any_of(REPORTS),
     conda:
         "../../envs/vss.yaml"
     params:
@@ -100,14 +128,17 @@ rule report:
 
 rule track:
     input:
-        record=rules.report.output.record,
-        pictures=[
-            rules.report.output.predictions,
-            rules.report.output.per_class,
-            rules.report.output.curves,
-            rules.report.output.overlays,
-        ],
-        logs=rules.report.input.logs,
+        record=expand(rules.report.output.record, report="report"),
+        pictures=expand(
+            [
+                rules.report.output.predictions,
+                rules.report.output.per_class,
+                rules.report.output.curves,
+                rules.report.output.overlays,
+            ],
+            report="report",
+        ),
+        logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
     output:
         "<results>/tracker/passed.json",
     log:
@@ -138,9 +169,10 @@ onerror:
     print(*failures.failure_lines(log), sep="\n", file=sys.stderr)
 
 
-# The table where this run wrote it: other targets leave an older one alone.
+# The tables where this run wrote it: other targets leave older ones alone.
 onsuccess:
-    table = Path(config["results"], "report", "table.csv")
-    if table.exists() and table.stat().st_mtime >= started:
-        shell("vss show-table --table {table:q}")
-        print(f"Report: {table.with_name('report.html')}")
+    for name in REPORTS:
+        table = Path(config["results"], name, "table.csv")
+        if table.exists() and table.stat().st_mtime >= started:
+            shell("vss show-table --table {table:q}")
+            print(f"Report: {table.with_name('report.html')}")

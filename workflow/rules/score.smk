@@ -5,8 +5,8 @@ rule score_shard:
     input:
         unpack(stored_scores),
         labels=LABELS,
-        index=INDEX,
-        card=MASKS,
+        index=of_prediction(rules.prepare.output.index),
+        card=of_prediction(rules.check_masks.output),
     output:
         counts="<results>/score/{prediction}/{split}/{shard}.npz",
     log:
@@ -40,7 +40,7 @@ rule score_shard:
 rule score:
     input:
         counts=lambda wildcards: of_shards(rules.score_shard.output.counts, **wildcards),
-        card=MASKS,
+        card=of_prediction(rules.check_masks.output),
     output:
         scores="<results>/score/{prediction}/{split}/scores.json",
         per_class="<results>/score/{prediction}/{split}/per_class.csv",
@@ -53,7 +53,7 @@ rule score:
     conda:
         "../../envs/vss.yaml"
     params:
-        counts=lambda wildcards, input: braced(input.counts, wildcards.split),
+        counts=lambda wildcards, input: braced(input.counts, wildcards),
         code=stage_digest("score"),
     message:
         "Score {wildcards.prediction} on {wildcards.split}"

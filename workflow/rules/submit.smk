@@ -4,8 +4,8 @@
 rule submit:
     input:
         labels=lambda wildcards: of_shards(LABELS, split="test", **wildcards),
-        index=INDEX,
-        card=CARD,
+        index=of_prediction(rules.prepare.output.index),
+        card=of_prediction(rules.prepare.output.card),
     output:
         "<results>/submit/{prediction}.zip",
     log:
@@ -15,11 +15,11 @@ rule submit:
     conda:
         "../../envs/vss.yaml"
     params:
-        labels=lambda wildcards, input: braced(input.labels, "test"),
-        fill=["--fill", config["submit"]["fill"]] if config["submit"]["fill"] else [],
+        labels=lambda wildcards, input: braced(input.labels, wildcards, "test"),
+        options=jobs.submit_options(plan),
         code=stage_digest("submit"),
     message:
         "Zip the submission {wildcards.prediction}"
     shell:
-        "vss submit --labels {params.labels} --index {input.index:q} --card {input.card:q} --out {output:q} {params.fill:q}"
+        "vss submit --labels {params.labels} --index {input.index:q} --card {input.card:q} --out {output:q} {params.options:q}"
         " > {log:q} 2>&1"

@@ -88,15 +88,16 @@ class ImportSource:
 
 @dataclass(frozen=True)
 class ReportedRow:
-    """What only the report reads of a row of `predictions`; the schema describes every key."""
+    """What does not say how a row of `predictions` is imported; the schema describes every key."""
 
     title: str | None = None
+    data: str | None = None
     table: int | None = None
     paper: JsonObject = field(default_factory=dict)
 
 
 def reported_row(row: JsonObject) -> ReportedRow:
-    """Returns what of a row of `predictions` only the report reads."""
+    """Returns what of a row of `predictions` does not say how it is imported."""
     return ReportedRow(**{key: row[key] for key in ReportedRow.__annotations__ if key in row})
 
 

@@ -150,6 +150,7 @@ class SubmissionRules:
     """The submission of the test split: see `submit` in config.schema.yaml."""
 
     fill: str | None
+    pngs: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

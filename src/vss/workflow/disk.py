@@ -33,13 +33,18 @@ def bytes_needed(plan: Plan) -> tuple[int, int]:
         plan: of the run.
     """
     parameters = sum(map(_parameters, _rows(plan)))
+    predictions = sum(_bytes_of_predictions(plan.on(dataset)) for dataset in plan.scored_datasets())
+    return (_WEIGHTS + _CHECKPOINTS) * parameters, _WEIGHTS * parameters + predictions
+
+
+def _bytes_of_predictions(plan: Plan) -> int:
+    """Returns the bytes of the label maps and class scores of one dataset."""
     frames = _frames(plan)
     scored, submitted = frames.get(plan.split, 0), frames.get("test", 0)
     labels = len(_with_sources(plan, plan.scored())) * scored + len(_with_sources(plan, plan.submitted())) * submitted
     # What is submitted is predicted on test as well, and so are the members of an ensemble that is.
     scores = len(plan.with_scores()) * (scored + (submitted if plan.submitted() else 0))
-    predictions = round(_frame_pixels(plan) * (_SCORES * scores + _LABELS * labels))
-    return (_WEIGHTS + _CHECKPOINTS) * parameters, _WEIGHTS * parameters + predictions
+    return round(_frame_pixels(plan) * (_SCORES * scores + _LABELS * labels))
 
 
 def _rows(plan: Plan) -> list[str]:

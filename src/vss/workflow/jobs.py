@@ -174,6 +174,12 @@ def flow_options(plan: Plan) -> list[str]:
     return [word for name, value in options if value for word in (name, value)]
 
 
+def submit_options(plan: Plan) -> list[str]:
+    """Returns the settings of the submit stage as words of its command line."""
+    options = (("--fill", plan.config.submit.fill), ("--pngs", plan.config.submit.pngs))
+    return [word for name, value in options if value for word in (name, value)]
+
+
 # ---- report
 
 
@@ -190,9 +196,15 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         for name, row in scored.items()
     ]
     title = f"Video semantic segmentation on {_DATASET_TITLES.get(plan.dataset, plan.dataset)}"
+    section = plan.document["report"]
+    if plan.dataset != plan.default_dataset:  # whose classes and videos the section may name
+        classes = plan.datasets[plan.dataset].space.classes
+        colours = {name: colour for name, colour in section["colours"].items() if name in classes}
+        videos = section["videos"]
+        section = {**section, "colours": colours, "videos": videos if isinstance(videos, int) else len(videos)}
     return {
         "title": title,
-        **plan.document["report"],
+        **section,
         "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
         "protocol": plan.config.protocol,
         "split": plan.split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import os
@@ -60,6 +61,8 @@ class Plan:
         rows = {name: row or {} for name, row in config.predictions.items()}
         self.predictions: dict[str, ReportedRow] = {name: reported_row(row) for name, row in rows.items()}
         self.split: str = config.targets.score_split
+        self._submitted = list(config.targets.submit)
+        self._views: dict[str, Plan] = {}
         self._marks: dict[str, str] = {}
         self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self._import_contents: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -74,6 +77,9 @@ class Plan:
         self.datasets = self._read_datasets()
         self._check_predictions()
         self.dataset: str = self._predicted_dataset()
+        self.default_dataset = self.dataset
+        self._data_of = self._datasets_of_predictions()
+        self._check_classes_of_models()
         self._check_refiners()
         self._check_pseudo()
         self._check_files()
@@ -359,13 +365,31 @@ class Plan:
 
     # -- predictions
 
+    def data_of(self, prediction: str) -> str:
+        """Returns the dataset that a prediction is predicted on and scored with."""
+        return self._data_of.get(self.base(prediction), self.dataset)
+
+    def scored_datasets(self) -> list[str]:
+        """Returns the datasets that predictions are scored with, that of `targets.data` first."""
+        return list(dict.fromkeys(sorted(map(self.data_of, self.predictions), key=lambda name: name != self.dataset)))
+
+    def on(self, dataset: str) -> Plan:
+        """Returns the plan of what is predicted and scored on one of the datasets."""
+        if dataset not in self._views:
+            view = copy.copy(self)
+            view.dataset, view._shards = dataset, {}
+            view.predictions = {name: row for name, row in self.predictions.items() if self.data_of(name) == dataset}
+            view._submitted = [name for name in self._submitted if self.data_of(name) == dataset]
+            self._views[dataset] = view
+        return self._views[dataset]
+
     def scored(self) -> list[str]:
         """Returns every prediction that is scored, in the config's order; an imported one where it covers the split."""
         return [name for name in self.predictions if name not in self.imports or self._covers(name, self.split)]
 
     def submitted(self) -> list[str]:
         """Returns every prediction of the test split that is zipped."""
-        return list(self.config.targets.submit)
+        return self._submitted
 
     def shards(self, split: str) -> list[str]:
         """Returns the shard names of a split: "00", "01", ..., with three digits where there are more than 100."""
@@ -462,7 +486,7 @@ class Plan:
         video_is_known = files.has_part_of_its_own("video")
         if (name, split) not in self._import_contents:
             found = files.contents("video" if video_is_known else "")
-            self._import_contents[name, split] = _dealt(found, len(self.shards(split)))
+            self._import_contents[name, split] = _dealt(found, len(self.on(self.data_of(name)).shards(split)))
         mine = self._import_contents[name, split][int(shard)]
         tables = [source.ids] if source.ids.endswith(".csv") else []
         tables += [] if source.segments is None else [source.segments.path(split=split)]
@@ -530,8 +554,8 @@ class Plan:
 
     def shown(self) -> list[str]:
         """Returns the predictions shown as overlays: the ones named, else the last refined one and its source."""
-        if self.config.report.overlays:
-            return list(self.config.report.overlays)
+        if named := [name for name in self.config.report.overlays if name in self.predictions]:
+            return named
         for name in reversed(self.scored()):
             if refined := self.refinement(name):
                 return [refined[0], name]
@@ -717,27 +741,68 @@ class Plan:
         return datasets
 
     def _predicted_dataset(self) -> str:
-        """Returns the dataset that is predicted and scored.
+        """Returns the dataset that is predicted and scored where a prediction names none.
 
         Raises:
-            UserError: models in use do not have its classes.
+            UserError: `targets.data`, or the `data` of a prediction, names none.
         """
-        models = list(dict.fromkeys(member.split(".")[0] for member in self.inferred()))
+        for name, row in self.predictions.items():
+            if row.data is not None and row.data not in self.datasets:
+                near = did_you_mean(row.data, self.datasets)
+                raise UserError(f"config: predictions.{name}.data: no dataset {row.data!r}{near}")
         chosen = self.config.targets.data
         if chosen is not None and chosen not in self.datasets:
             raise UserError(f"config: targets.data: no dataset {chosen!r}{did_you_mean(chosen, self.datasets)}")
-        if chosen is None:
-            chosen = self._dataset_of_classes(models[0]) if models else next(iter(self.datasets))
-        space = self.datasets[chosen].space
-        for model in models:
-            found = self.space_of_model(model)
+        if chosen is not None:
+            return chosen
+        unnamed = [name for name in (*self.scored(), *self.submitted()) if not self._named_data(name)]
+        members = [member for name in unnamed for member in self._made_of(name) if member not in self.imports]
+        if members:
+            return self._dataset_of_classes(members[0].split(".")[0])
+        named = [self._named_data(name) for name in self.predictions]
+        return next(iter(self.datasets)) if unnamed or not named else named[0]
+
+    def _named_data(self, prediction: str) -> str:
+        """Returns the dataset that a prediction's row names, or that of what it refines; empty where none does."""
+        names = (name for name in (prediction, self.base(prediction)) if name in self.predictions)
+        return next((data for name in names if (data := self.predictions[name].data) is not None), "")
+
+    def _datasets_of_predictions(self) -> dict[str, str]:
+        """Returns the dataset of every `model.tta`, ensemble and imported prediction in use.
+
+        Raises:
+            UserError: it would be predicted on two, or a stage that knows one dataset only is to run on another.
+        """
+        found: dict[str, str] = dict.fromkeys(self._members_of_pseudo(), self.dataset)
+        for name in (*self.predictions, *self.submitted()):
+            base, chosen = self.base(name), self._named_data(name) or self.dataset
+            where = f"config: predictions.{name}.data: is {chosen!r}"
+            if chosen != self.dataset:
+                if name != base:
+                    raise UserError(f"{where}, and refiners run on {self.dataset} only; drop .{name.split('.')[-1]}")
+                if base in self.ensembles and self.searches(base):
+                    raise UserError(
+                        f"{where}, and weights are searched on {self.dataset} only; give ensembles.{base} some"
+                    )
+            for part in dict.fromkeys((base, *self._made_of(base))):
+                if found.setdefault(part, chosen) != chosen:
+                    raise UserError(
+                        f"{where}, and {part} is predicted on {found[part]} as well; a tta of another name is another"
+                        " prediction"
+                    )
+        return found
+
+    def _check_classes_of_models(self) -> None:
+        """Refuses models that have other classes than the dataset that they predict."""
+        for member in self.inferred():
+            model, chosen = member.split(".")[0], self.data_of(member)
+            space, found = self.datasets[chosen].space, self.space_of_model(model)
             if (found.name, found.classes) != (space.name, space.classes):
                 raise UserError(
                     f"config: predictions: model {model!r} predicts the classes of {found.name}, and {chosen}, which"
-                    f" has those of {space.name}, is scored; give one of them a map to the other (data.NAME.map), or"
-                    " score them by two configs"
+                    f" has those of {space.name}, is scored; name its dataset by predictions.NAME.data, or give one of"
+                    " them a map to the other (data.NAME.map)"
                 )
-        return chosen
 
     def _dataset_of_classes(self, model: str) -> str:
         """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
