@@ -10,7 +10,6 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 from vss import __version__
 from vss.configs.commands import MODEL_ROWS
@@ -55,7 +54,7 @@ PEOPLE = (
 
 def _with_code(training: Command) -> Command:
     """Returns a training's command that is given the digest of its code, which `vss.workflow` takes."""
-    return replace(training, adapt="vss.workflow.jobs:training_arguments")
+    return training._replace(adapt="vss.workflow.jobs:training_arguments")
 
 
 WORKFLOW = (

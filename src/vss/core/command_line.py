@@ -1,4 +1,8 @@
-"""A command line from a table of commands: parse, call one function, and end in one line and a status."""
+"""A command line from a table of commands: parse, call one function, and end in one line and a status.
+
+Every job and every `--help` starts with this module, so that it imports little: named tuples take 30 ms less than
+dataclasses.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,12 @@ import json
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import how_to_install
-from vss.core.files import read_json
 from vss.core.log import log
 
 EXIT_USER_ERROR = 2
@@ -25,16 +28,14 @@ _WRONG_CHOICE = re.compile(r"argument (?P<name>[^:]+): invalid choice: '?(?P<val
 Arguments: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One argument of a command: what `argparse.ArgumentParser.add_argument` takes."""
 
     name: str
-    settings: Arguments = field(default_factory=dict)
+    settings: Arguments
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command.
 
     Attributes:
@@ -52,7 +53,7 @@ class Command:
     function: str
     help: str
     options: tuple[Option, ...]
-    fixed: Arguments = field(default_factory=dict)
+    fixed: Mapping[str, Any] = MappingProxyType({})
     adapt: str = ""
     example: str = ""
     prints: bool = False
@@ -77,12 +78,18 @@ def files(*names: str, **settings: Any) -> tuple[Option, ...]:
 def json_object(text: str) -> Arguments:
     """Returns a JSON object from the command line, or from the file that it names."""
     try:
-        value = json.loads(text) if text.lstrip().startswith("{") else read_json(text)
+        value = json.loads(text) if text.lstrip().startswith("{") else _read_json(text)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("must be a JSON object")
     return value
+
+
+def _read_json(file: str) -> Any:
+    from vss.core.files import read_json
+
+    return read_json(file)
 
 
 def path_or_none(text: str) -> Path | None:
@@ -161,9 +168,10 @@ def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int
         return _refused(program, f"no command {words[0]!r}{near}; `{program} --help` lists them")
     name = f"{program} {words[0]}" if words and words[0] in commands else program
 
-    # Parse; a file may stand for its content, and be damaged.
+    # Parse, by the parser of the one command where it is named; a file may stand for its content, and be damaged.
+    named = {"": [commands[words[0]]]} if words and words[0] in commands else groups
     try:
-        parsed, unknown = build_parser(program, version, groups).parse_known_args(words)
+        parsed, unknown = build_parser(program, version, named).parse_known_args(words)
         arguments = vars(parsed)
         parser = arguments.pop("_parser")
         if unknown:
