@@ -29,7 +29,7 @@ from vss.core.log import one_line, track
 
 PANEL_WIDTH = 640  # pixels: a quarter of a wide page, sharp on a dense screen
 CANDIDATES_PER_FRAME = 12  # frames looked at for each one shown: enough for a spread, few enough for 24,502 frames
-SMALLEST_SHARE = 0.002  # classes covering less than this of every panel are left out of the legend
+SMALLEST_IN_LEGEND = 0.002  # classes covering less than this of every panel are left out of the legend
 BECAME_RIGHT, BECAME_WRONG = (46, 160, 67), (219, 68, 55)
 
 
@@ -199,7 +199,7 @@ def _legend(
         [np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)] / labels.size for labels in maps]
     )
     shown = [
-        train_id for train_id in np.argsort(-shares[0], kind="stable") if shares[:, train_id].max() > SMALLEST_SHARE
+        train_id for train_id in np.argsort(-shares[0], kind="stable") if shares[:, train_id].max() > SMALLEST_IN_LEGEND
     ]
     names = [one_line(classes[train_id].replace("_", " ")) for train_id in shown]
     return tuple((name, tuple(colours[train_id].tolist())) for name, train_id in zip(names, shown, strict=True))
