@@ -63,7 +63,7 @@ def build(part: str, *, force: bool = False, folder: Path | None = None) -> Path
 
     Args:
         part: "cpu" or "cuda".
-        force: compile even if a build of these sources is there (for other architectures, say).
+        force: compile even if a build of these sources is there (such as for other architectures).
         folder: where to write; by default `library.build_folder()`.
 
     Raises:

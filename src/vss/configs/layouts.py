@@ -88,7 +88,7 @@ class ImportSource:
 
 @dataclass(frozen=True)
 class ReportedRow:
-    """What does not say how a row of `predictions` is imported; the schema describes every key."""
+    """The keys of a row of `predictions` that do not describe an import; the schema describes every key."""
 
     title: str | None = None
     data: str | None = None
@@ -97,7 +97,7 @@ class ReportedRow:
 
 
 def reported_row(row: JsonObject) -> ReportedRow:
-    """Returns what of a row of `predictions` does not say how it is imported."""
+    """Returns the keys of a row of `predictions` that do not describe an import."""
     return ReportedRow(**{key: row[key] for key in ReportedRow.__annotations__ if key in row})
 
 

@@ -66,7 +66,7 @@ def mean_iou(confusion: np.ndarray, convention: str = "vspw") -> float:
     """Returns the mean IoU, 0..1, over the classes that the convention counts; NaN where it counts none.
 
     Args:
-        confusion: as `confusion_matrix` returns it, summed over what is scored.
+        confusion: as `confusion_matrix` returns it, summed over all frames that are scored.
         convention: "vspw", the challenge's (VSPW_baseline utils.py Evaluator): classes that the truth has;
             "mmseg" (mmseg 0.30 metrics.py, what the paper reports): also classes that only the prediction has, with 0.
     """

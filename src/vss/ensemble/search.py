@@ -25,7 +25,7 @@ from vss.core.label_space import label_dtype
 from vss.core.log import log, track
 from vss.ensemble.members import Member, MemberScores, open_members, read_settings, tempered
 
-# Neighbouring frames of a video say nearly the same: more of them cost time and hardly change what is chosen.
+# Neighbouring frames of a video are nearly equal: more of them cost time and hardly change what is chosen.
 MAX_FRAMES = 2000
 MAX_PIXELS = 60_000_000  # over all members, so that memory does not grow with their number
 _PIXELS_AT_ONCE = 1 << 16  # that are dense, over all classes

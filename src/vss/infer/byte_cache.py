@@ -15,7 +15,7 @@ _ENTRY = 256  # bytes that an entry takes by itself, so that nothing is kept for
 def cached_up_to(
     limit: int, nbytes: Callable[[Result], int]
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Decorates a function of hashable arguments: its results are kept, up to `limit` bytes, latest used longest.
+    """Decorates a function of hashable arguments to keep results up to `limit` bytes; the least recently used go first.
 
     Args:
         limit: bytes held at most. A result larger than that is returned and not kept.

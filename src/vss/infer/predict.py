@@ -226,7 +226,7 @@ class _Run:
 
     def _fail(self, path: Path, message: str) -> None:
         known = f"{one_line(str(path))}: "
-        if not any(failure.startswith(known) for failure in self._failures):  # its header told already
+        if not any(failure.startswith(known) for failure in self._failures):  # already reported by its header
             self._failures.append(one_line(message))
 
     def _end(self) -> None:

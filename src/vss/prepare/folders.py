@@ -13,7 +13,7 @@ from vss.core.order import natural_key
 from vss.prepare.listing import Listing, RawFrame, why_refused
 
 _NEAREST = 10  # problems of which the nearest name that there is is proposed
-# A video listed twice is kept where it is scored, so that nothing is trained on what is scored.
+# A video listed twice is kept in the split that is scored, so that no training sees it.
 _PRECEDENCE = ("val", "test", "train")
 
 Frames = dict[str, dict[str, str]]  # video -> frame -> path

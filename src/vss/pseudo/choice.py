@@ -48,8 +48,8 @@ class Thresholds:
 
     def count(self, labels: np.ndarray, sure: np.ndarray) -> None:
         """Adds a frame's pixels; labels [H, W] with the ignore index = not to be kept."""
-        wanted = labels != ignore_index(labels.dtype)
-        places = labels[wanted].astype(np.int64) * _BINS + _bin_of(sure[wanted])
+        labelled = labels != ignore_index(labels.dtype)
+        places = labels[labelled].astype(np.int64) * _BINS + _bin_of(sure[labelled])
         self._counts += np.bincount(places, minlength=self._counts.size).reshape(self._counts.shape)
 
     def close(self) -> dict[str, list[float]]:
@@ -81,14 +81,14 @@ def _bin_of(sure: np.ndarray) -> np.ndarray:
     return np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
 
 
-def _first_bins(counts: np.ndarray, wanted: np.ndarray, *, beyond: bool = True) -> np.ndarray:
-    """Returns by class the lowest bin from which on at least (or, not `beyond`, at most) `wanted` pixels lie."""
+def _first_bins(counts: np.ndarray, requested: np.ndarray, *, beyond: bool = True) -> np.ndarray:
+    """Returns by class the lowest bin from which on at least (or, not `beyond`, at most) `requested` pixels lie."""
     above = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # [C, bins]: pixels in this bin and those above
     if not beyond:
-        within = above <= wanted[:, None]
+        within = above <= requested[:, None]
         return np.where(within.any(axis=1), within.argmax(axis=1), len(above[0]))
-    reached = above >= np.minimum(wanted, above[:, 0])[:, None]
-    return np.where(wanted > 0, len(above[0]) - 1 - reached[:, ::-1].argmax(axis=1), len(above[0]))
+    reached = above >= np.minimum(requested, above[:, 0])[:, None]
+    return np.where(requested > 0, len(above[0]) - 1 - reached[:, ::-1].argmax(axis=1), len(above[0]))
 
 
 def _kept(counts: np.ndarray, bins: np.ndarray) -> np.ndarray:

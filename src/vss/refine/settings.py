@@ -53,7 +53,7 @@ class Procedure:
 
 
 # scene_parsing: CascadePSP's procedure for label maps (eval.py --ade at its defaults: components, each cropped, refined
-# as large as it is, up to 900 pixels, and once more locally). single_pass: the same without the local step
+# as large as it is, up to 900 pixels, and again locally). single_pass: the same without the local step
 # (--ade --global_only), tiny crops enlarged. generic: what the package's `Refiner.refine` does with one class of a
 # frame (enlarged to 900 pixels, then local crops at full size).
 MODES = {

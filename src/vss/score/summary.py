@@ -204,7 +204,7 @@ def _taken_for(row: np.ndarray, train_id: int, classes: Sequence[str]) -> str:
 
 def video_table(counts: Counts) -> pd.DataFrame:
     """Returns one row per video: its frames and pixels, and every figure of its own (VC and VEC: mean over windows)."""
-    # Windows are told apart by video once: per video it would take seconds for each figure of VSPW.
+    # Windows are split by video once: per video it would take seconds for each figure of VSPW.
     windows = {
         f"VC{length}{suffix}": each_video(counts, length, rule)
         for rule, suffix in (("official", ""), ("strict", "_strict"), ("correct", "_correct"), ("cffm", "_cffm"))

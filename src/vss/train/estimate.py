@@ -123,7 +123,7 @@ def check_training(config: TrainingConfig, *, gpus: int, what: str) -> TrainingC
             chosen = _chosen(config, images, saving)
             found = estimate_training(chosen, images=images, gpus=gpus)
 
-    # Say what it will take, and refuse what does not fit.
+    # Log what it will take, and refuse what does not fit.
     needed = _needed(found, gpus, accumulates=images < share)
     _print_table(found, chosen.training, share, gpus, what)
     if needed > room:

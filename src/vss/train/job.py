@@ -36,7 +36,7 @@ class TrainingJob:
         what: starts the progress lines: stage and model.
         config: with what `estimate.check_training` chose filled in, once it has.
         index, card: the dataset that is validated on, whose classes the model has.
-        parts: what is trained on.
+        parts: the datasets of the training.
         init: weights to start from, or None.
         init_classes: class names of `init`'s outputs where they are known, for init_classes "copy".
         folder: work folder of this training.

@@ -106,7 +106,7 @@ def _train(job: TrainingJob) -> None:
 
 
 class _TrainRunner(Runner):
-    """MMEngine's Runner without what it writes and asks of the system at the start: our own files say it better."""
+    """MMEngine's Runner without what it writes and asks of the system at the start, which our own files have."""
 
     def _log_env(self, env_cfg: dict) -> None:
         pass

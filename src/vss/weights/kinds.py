@@ -19,7 +19,7 @@ class Kind:
     """What a file of weights, or a model, is.
 
     Attributes:
-        family: "segmentor", "backbone" (a classifier's, say), "sam" or "cascadepsp".
+        family: "segmentor", "backbone" (such as a classifier's), "sam" or "cascadepsp".
         name: of the backbone: a key of `rows.BACKBONES` or `rows.VIT_ENCODERS` where the sizes are those of a row, else
             the sizes spelt out;
             of SAM: "vit_b", "vit_l", "vit_h" or its width.

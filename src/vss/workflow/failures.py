@@ -1,4 +1,4 @@
-"""What a failed run has to say, in a line per job; Snakemake's own last word is that something failed."""
+"""Why a run failed, in a line per job; the last line of Snakemake itself is only that something failed."""
 
 from __future__ import annotations
 
