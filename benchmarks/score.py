@@ -116,7 +116,7 @@ def same_figures(clip: Clip) -> dict[str, float]:
 
 
 def official(clip: Clip) -> dict[str, float]:
-    """Returns the figures by the rule of VSPW_baseline: a confusion matrix a frame, then every window pair by pair."""
+    """Returns the figures by VSPW_baseline's rule: a confusion matrix per frame, then every window pair by pair."""
     confusion = np.zeros((124, 124))
     raw, labels = [], []
     for mask, png in zip(clip.masks, clip.labels_png, strict=True):

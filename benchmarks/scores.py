@@ -174,7 +174,9 @@ def _rows(sample: Any, mask_folder: Path, frames: int) -> Iterator[dict[str, Any
             label = f"{case}, {way}"
             few = names if way == "vss" else names[:2]
             sizes = [store(dense)[0] for k in range(len(few[::4])) for dense in members(sample, case, 4 * k, FULL_SIZE)]
-            yield _row(f"bytes a frame: {label}", float(np.mean(sizes)), dense_bytes, "B", dense_bytes / np.mean(sizes))
+            yield _row(
+                f"bytes per frame: {label}", float(np.mean(sizes)), dense_bytes, "B", dense_bytes / np.mean(sizes)
+            )
             agree, miou = _ensemble(sample, case, store, mask_folder, few)
             yield _row(f"ensemble agrees: {label}", agree, 100.0, "% of pixels", agree / 100, equal=agree >= 99.95)
             dense_miou, stored_miou = 100 * miou[0], 100 * miou[1]

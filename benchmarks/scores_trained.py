@@ -32,7 +32,7 @@ from vss.infer.load import load_engine, read_plan
 
 
 def measure(results: Path, *, split: str = "val", frames: int | None = None) -> list[dict[str, Any]]:
-    """Returns one row an ensemble: frames, size, bytes a frame and a member, share of dense fp16, agreement and mIoU.
+    """Returns one row per ensemble: frames, size, bytes per frame and member, share of dense fp16, agreement and mIoU.
 
     Args:
         results: the run's results folder.

@@ -14,7 +14,7 @@ class ForwardBudget:
     """Learns from the forwards that ran what memory a network needs, and bounds the next one by it.
 
     A forward takes something whatever its size (under autocast a copy of the weights: 2.2 GB of InternImage-H) and so
-    much a pixel. Before forwards of two sizes have run, all counts as the latter. On a CPU the answer is always one
+    much per pixel. Before forwards of two sizes have run, all counts as the latter. On a CPU the answer is always one
     frame, see `vss.infer.engine`.
 
     Args:

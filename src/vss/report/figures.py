@@ -209,7 +209,7 @@ def _name_rows(
 
 
 def read_log(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads a training log, one JSON object a line, with at least `iter` in each; a last line cut short is left out.
+    """Reads a training log, one JSON object per line, with at least `iter` in each; a last line cut short is left out.
 
     Raises:
         UserError: the file is missing, or another line is not such an object.
@@ -329,7 +329,7 @@ def runs_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def write_png(path: str | os.PathLike, figure: Figure) -> None:
-    """Writes a chart on white, 200 dots an inch."""
+    """Writes a chart on white, 200 dots per inch."""
     with drawing(), atomic_path(path) as aside:
         FigureCanvasAgg(figure)
         figure.savefig(

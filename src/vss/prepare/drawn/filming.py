@@ -31,7 +31,7 @@ class Thing:
         left, top: position on the canvas at the middle of the video, in canvas pixels.
         speed: canvas pixels per frame, to the right.
         near: share of the camera's motion it takes part in: 0 infinitely far, 1 at the front.
-        cycle: pictures a frame.
+        cycle: pictures per frame.
         shadow: whether it darkens what is below its feet.
     """
 
