@@ -1,4 +1,4 @@
-"""Dropping scores: only of predictions that no ensemble names, and never label maps."""
+"""Dropping scores: only of predictions whose scores nothing reads, and never label maps."""
 
 from __future__ import annotations
 
@@ -90,4 +90,18 @@ def test_a_config_that_is_not_understood_deletes_nothing(results, tmp_path, text
         path.write_text(text)
     with pytest.raises(UserError, match=says):
         drop_scores(config_file=path, yes=True)
+    assert names(results) == before
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "pseudo: {sure: {of: [swin.six]}}\n",
+        "refiners: {vote: {method: temporal, settings: {votes: scores}}}\ntargets: {submit: [swin.six.vote]}\n",
+    ],
+)
+def test_what_pseudo_labels_and_votes_are_made_of_stays(rows, results, tmp_path) -> None:
+    path, before = tmp_path / "config.yaml", names(results)
+    path.write_text(path.read_text() + rows)
+    drop_scores(config_file=path, yes=True)
     assert names(results) == before

@@ -329,7 +329,7 @@ def _check_gpus(gpus: int) -> None:
 
 
 def _parts(
-    index: StrPath | Sequence[StrPath], card: StrPath | Sequence[StrPath], settings: Mapping[str, Any]
+    index: StrPath | Sequence[StrPath], card: StrPath | Sequence[StrPath], settings: RowSettings
 ) -> tuple[TrainingPart, ...]:
     """Returns the datasets that are trained on, with their weights and class maps."""
     indices, cards = ([each] if isinstance(each, StrPath) else list(each) for each in (index, card))

@@ -7,13 +7,13 @@ describes: a full-size segmentor, a backbone, Segment Anything or CascadePSP.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vss.configs.resolved import ConfigDocument, RowSettings
 from vss.core.errors import UserError
-from vss.core.files import JsonObject, StrPath, sha256_of_file, write_json
+from vss.core.files import StrPath, sha256_of_file, write_json
 from vss.core.log import log, show
 from vss.models.build import build_on_meta, build_segmentor
 from vss.models.rows import BACKBONES, VIT_ENCODERS, mask2former_config, segmentor_config, upernet_config
@@ -29,7 +29,7 @@ def import_checkpoint(
     *,
     checkpoint: StrPath,
     model: str | None,
-    settings: JsonObject,
+    settings: RowSettings,
     weights: StrPath,
     fingerprint: StrPath | None,
     config: StrPath | None,
@@ -78,7 +78,7 @@ def import_checkpoint(
         write_model_card(Path(weights).parent)
 
 
-def _check_outputs(kind: Kind, checkpoint: StrPath, settings: JsonObject, **outputs: StrPath | None) -> None:
+def _check_outputs(kind: Kind, checkpoint: StrPath, settings: RowSettings, **outputs: StrPath | None) -> None:
     """Refuses what a kind cannot have."""
     if kind.is_refiner:
         if "config" in settings:
@@ -93,13 +93,13 @@ def _check_outputs(kind: Kind, checkpoint: StrPath, settings: JsonObject, **outp
             raise UserError('--config needs a row: --settings \'{"config": "ROW"}\' (`vss models` lists them)')
 
 
-def _resolved(settings: JsonObject) -> dict[str, Any]:
+def _resolved(settings: RowSettings) -> ConfigDocument:
     from vss.configs.resolve import published_settings, resolve
 
     return published_settings(resolve(settings))
 
 
-def _as_row(file: WeightsFile, resolved: JsonObject) -> tuple[dict[str, Tensor], Audit]:
+def _as_row(file: WeightsFile, resolved: ConfigDocument) -> tuple[dict[str, Tensor], Audit]:
     """Returns the whole state dict of a row's model, and the audit."""
     torch.manual_seed(resolved["training"]["seed"])  # tensors that the file lacks are drawn
     state = build_segmentor(resolved["model"]).state_dict()
@@ -155,7 +155,7 @@ def _described_refiner(kind: Kind, where: StrPath) -> dict[str, Tensor]:
         return sam_model_registry[kind.name]().state_dict()
 
 
-def _check_head(found: Audit, resolved: JsonObject, checkpoint: StrPath, *, finished: bool) -> None:
+def _check_head(found: Audit, resolved: ConfigDocument, checkpoint: StrPath, *, finished: bool) -> None:
     """Logs that part of the head is not the file's, or refuses it where the weights are to predict as they are."""
     heads = [
         name

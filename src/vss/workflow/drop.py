@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from vss.configs.sections import read_run_config
 from vss.core.log import log
 from vss.workflow.config import load_config
 
@@ -14,22 +15,27 @@ _SUFFIX = ".scores.h5"
 
 
 def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
-    """Drops the scores that no ensemble of a config file reads, and lists them and their sizes.
+    """Drops the scores that nothing in a config file reads, and lists them and their sizes.
 
-    These are the scores of predictions that are in no ensemble, and shards that a split no longer has.
+    These are the scores of predictions that no ensemble, no pseudo-labels and no refiner's vote is made of, and shards
+    that a split no longer has.
 
     Args:
-        config_file: the workflow's config; its `results`, `ensembles` and `shards` are read.
+        config_file: the workflow's config; names the folder, and what is made of class scores.
         yes: delete; otherwise only list.
 
     Raises:
         UserError: the config file is missing, or a mistake in it: what is not understood must not delete anything.
     """
-    config = load_config(Path(config_file))
-    needed = {member for ensemble in config["ensembles"].values() for member in ensemble["members"]}
-    folder = Path(config["results"], "predictions")
+    config = read_run_config(load_config(Path(config_file)))
+    needed = {member for ensemble in config.ensembles.values() for member in ensemble.members}
+    needed |= {member for row in config.pseudo.values() for member in row["of"]}
+    voting = {name for name, row in config.refiners.items() if row.settings.get("votes") == "scores"}
+    refined = (name.rpartition(".") for name in (*config.predictions, *config.targets.submit))
+    needed |= {source for source, _, refiner in refined if refiner in voting}
+    folder = Path(config.results, "predictions")
     # Of the datasets one is predicted; the most shards of any are never fewer than its.
-    rows = [row["shards"] for row in config["data"].values()]
+    rows = [row["shards"] for row in config.data.values()]
     shards = {split: max(row[split] for row in rows) for split in rows[0]}
     drop_unneeded(folder, needed, shards=shards, delete=yes)
 
