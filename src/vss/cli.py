@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vss import __version__
 from vss.configs.commands import MODEL_ROWS
 from vss.core import command_line
-from vss.core.allocator import keep_freed_memory
+from vss.core.allocator import collect_garbage_less_often, keep_freed_memory
 from vss.core.command_line import Command, files, option
 from vss.ensemble.commands import ENSEMBLE, SEARCH
 from vss.exchange.commands import IMPORT_PREDICTION
@@ -77,6 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
     # mmcv without compiled operators warns at every import that its own deformable attention is missing; ours is used.
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     keep_freed_memory()
+    collect_garbage_less_often()
     return command_line.run("vss", __version__, GROUPS, sys.argv[1:] if words is None else words)
 
 

@@ -1,8 +1,9 @@
-"""How the C library manages this process' memory."""
+"""How this process manages its memory."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 # mallopt's parameters and what they are set to here, in bytes (malloc.h; 32 MiB is the most it takes for the second).
@@ -22,3 +23,12 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
             mallopt(parameter, value)
+
+
+def collect_garbage_less_often() -> None:
+    """Lets Python look for garbage in cycles after 50,000 new objects, not after 700.
+
+    Next to nothing that imports make is garbage: the search takes an eighth of the time of importing torch and
+    MMSegmentation.
+    """
+    gc.set_threshold(50_000, 20, 20)
