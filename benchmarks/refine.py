@@ -35,8 +35,8 @@ from vss.core import codec
 from vss.core.images import read_image, read_raw_mask
 from vss.core.labels import VSPW
 from vss.core.log import log
+from vss.flow.run import cell_means
 from vss.refine.cascadepsp import high_res, image_tensor, mask_tensor
-from vss.refine.flow import cell_means
 from vss.refine.network import load_network
 from vss.refine.parts import around_uncertain, split_components
 from vss.refine.proposals import RunLengths

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "vss"
 
 # Left to right: a room imports what stands left of it. Validation runs the engine, so `train` stands right of `infer`.
 ORDER = (
-    *("core", "models", "configs", "weights", "prepare", "infer", "export", "train"),
+    *("core", "models", "configs", "weights", "prepare", "infer", "flow", "export", "train"),
     *("exchange", "ensemble", "refine", "score", "submit", "pseudo", "report"),
 )
 # Rooms with a rule of their own: what the Snakefile asks imports no stage, and no stage imports the doors.

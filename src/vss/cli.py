@@ -19,10 +19,11 @@ from vss.core.command_line import Command, files, option
 from vss.ensemble.commands import ENSEMBLE, SEARCH
 from vss.exchange.commands import IMPORT_PREDICTION
 from vss.export.commands import EXPORT
+from vss.flow.commands import FLOW
 from vss.infer.commands import INFER, PREDICT
 from vss.prepare.commands import CHECK_MASKS, PREPARE
 from vss.pseudo.commands import PSEUDO
-from vss.refine.commands import FLOW, PROPOSE, REFINE, TRAIN_REFINER
+from vss.refine.commands import PROPOSE, REFINE, TRAIN_REFINER
 from vss.report.commands import REPORT, SHOW_TABLE, TRACK
 from vss.score.commands import COMPARE, SCORE, SCORE_SHARD, SCORE_SPLIT
 from vss.submit.commands import EXPORT_PREDICTION, SUBMIT

@@ -16,8 +16,8 @@ from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.scores_file import ScoresWriter
 from vss.exchange.readers import votes
-from vss.refine.flow import flow
-from vss.refine.flow_file import FlowReader
+from vss.flow.flow_file import FlowReader
+from vss.flow.run import flow
 from vss.refine.network import build_network
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import propose

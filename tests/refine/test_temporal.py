@@ -11,10 +11,8 @@ import pytest
 
 from vss.configs.schema import read_section
 from vss.core.codec import Planes
-from vss.core.errors import UserError
+from vss.flow.run import cell_means
 from vss.refine import temporal
-from vss.refine.flow import cell_means
-from vss.refine.flow_file import FlowReader, FlowWriter
 from vss.refine.soft_labels import SoftLabels
 from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
 
@@ -203,22 +201,6 @@ def test_sides_need_not_be_whole_cells(size):
     labels = (np.arange(size[0] * size[1]) % 7).astype(np.uint8).reshape(size)
     for found in smoothed([(image, labels)] * 3):
         np.testing.assert_array_equal(found, labels)
-
-
-def test_flow_is_stored_to_half_a_pixel(tmp_path):
-    rng = np.random.default_rng(0)
-    forward, backward = (rng.uniform(-40, 40, (5, 7, 2)).astype(np.float32) for _ in range(2))
-    forward[0, 0] = np.nan, 1e9
-    with FlowWriter(tmp_path / "flow.h5", provenance={}) as writer:
-        writer.write("v", "1", forward, backward)
-    with FlowReader(tmp_path / "flow.h5") as reader:
-        assert ("v", "1") in reader and ("v", "2") not in reader
-        found = reader.read("v", "1")
-        np.testing.assert_allclose(found[1], backward, atol=0.25)
-        np.testing.assert_allclose(found[0].ravel()[2:], forward.ravel()[2:], atol=0.25)
-        assert found[0][0, 0].tolist() == [16383.5, 16383.5]  # nowhere in a frame
-        with pytest.raises(UserError, match="no flow for frame '2'"):
-            reader.read("v", "2")
 
 
 def test_frames_agree_where_their_labels_are_the_same():

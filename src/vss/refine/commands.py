@@ -14,12 +14,6 @@ PROPOSE = Command(
         option("--weights", help="SAM weights (default, or '': none)", **FILE_OR_NONE),
     ),
 )
-FLOW = Command(
-    "flow",
-    "vss.refine.flow:flow",
-    "Store optical flow between neighbouring frames.",
-    (*DATA, *OUT, option("--method", default="dis", choices=("dis",)), *SHARD),
-)
 TRAIN_REFINER = Command(
     "train-refiner",
     "vss.refine.train:train_refiner",

@@ -23,8 +23,8 @@ from vss.core.label_space import ignore_index
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log, track
 from vss.core.scores_file import ScoresReader
+from vss.flow.flow_file import FlowReader
 from vss.infer.stream import WriteBehind, load_ahead
-from vss.refine.flow_file import FlowReader
 from vss.refine.parts import Part
 from vss.refine.proposals import Partitions
 from vss.refine.proposals_file import ProposalsReader

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from vss.core.label_space import ignore_index
-from vss.refine.flow_file import CELL
+from vss.flow.flow_file import CELL
 from vss.refine.soft_labels import SoftLabels
 
 _AGREES = 0.5  # weight from which a cell counts as found again in the next frame

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vss.refine.flow_file import CELL
+from vss.flow.flow_file import CELL
 from vss.refine.proposals import Partitions
 from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import count_votes, paint

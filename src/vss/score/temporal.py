@@ -148,6 +148,6 @@ def open_flow(name: str, weights: str | os.PathLike | None) -> Flow:
         raise UserError(f"flow: no such optical flow {name!r}; allowed: {', '.join(FLOWS)}, or none")
     if weights is None:
         raise UserError("flow: raft needs the weights of torchvision's raft_large (--flow-weights)")
-    from vss.score.raft import RaftFlow  # torch only where it is needed
+    from vss.flow.raft import RaftFlow  # torch only where it is needed
 
     return RaftFlow(weights)

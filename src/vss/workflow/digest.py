@@ -36,7 +36,7 @@ ENTRY_MODULES = {
     "search": ("vss.ensemble.search",),
     "ensemble": ("vss.ensemble.run",),
     "propose": ("vss.refine.propose",),
-    "flow": ("vss.refine.flow",),
+    "flow": ("vss.flow.run",),
     "train_refiner": ("vss.refine.train",),
     "refine": ("vss.refine.run",),
     "pseudo": ("vss.pseudo.run",),
