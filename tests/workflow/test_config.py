@@ -71,6 +71,8 @@ MISTAKES = [
     ("data", DELETE, ["'data' is missing"]),
     ("targets/flow", "raft", ["targets.flow_weights", "raft_large", "flow is 'raft', flow_weights None"]),
     ("targets/flow_weights", "no/such.pth", ["targets.flow_weights", "null elsewhere", "'no/such.pth'"]),
+    ("refiners/ssa/flow", "raft", ["refiners.ssa.flow_weights: must be the weights of torchvision's raft_large"]),
+    ("refiners/ssa", {"method": "ssa", "flow": "raft", "flow_weights": __file__}, ["ssa.flow: allowed only next to"]),
     ("data/vspw/root", 7, ["data.vspw.root", "7", "text or null"]),
     ("data/vspw/root", "no/such/folder", ["data.vspw.root", "no folder 'no/such/folder'"]),
     ("data/coco_stuff/root", "no/such/coco", ["data.coco_stuff.root", "no folder"]),
@@ -234,6 +236,24 @@ def test_refiners_share_proposals_that_are_made_alike(config: dict[str, Any]) ->
     plan = plan_of(config)
     assert plan.proposal_set("pure") == plan.proposal_set("ssa") != plan.proposal_set("fine")
     assert set(plan.proposal_sets()) == {plan.proposal_set("ssa"), plan.proposal_set("fine")}
+
+
+def test_flow_is_named_by_its_method_and_weights(config: dict[str, Any], tmp_path: Path) -> None:
+    weights = tmp_path / "raft.pth"
+    weights.write_bytes(b"weights")
+    config["refiners"]["temporal"] = {"method": "temporal"}
+    raft = {"flow": "raft", "flow_weights": str(weights)}
+    config["refiners"]["along-raft"] = {"method": "temporal", **raft}
+    config["refiners"]["tubes"] = {"method": "tubes", **raft}
+    plan = plan_of(config)
+    assert plan.flow_set("temporal") == "dis" and plan.flow_set("along-raft") == plan.flow_set("tubes")
+    (named,) = set(plan.flow_sets()) - {"dis"}
+    assert named == f"raft-{plan.content_of(str(weights))[:8]}"
+    assert (plan.flow_gpu("dis"), plan.flow_gpu(named)) == (0, 1)
+    assert (jobs.flow_method(plan, named), jobs.flow_weights(plan, named)) == ("raft", str(weights))
+    weights.unlink()
+    with pytest.raises(UserError, match=r"refiners.along-raft.flow_weights: no file"):
+        plan_of(config)
 
 
 def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:

@@ -218,7 +218,9 @@ def refiner_inputs(wildcards):
     """Class scores, optical flow, and what else a refiner's method works with."""
     inputs = method_inputs(wildcards)
     if plan.reads_flow(wildcards.prediction, wildcards.refiner):
-        inputs["flow"] = expand(rules.flow.output, flow="dis", **wildcards)
+        inputs["flow"] = expand(
+            rules.flow.output, flow=plan.flow_set(wildcards.refiner), **wildcards
+        )
     if plan.reads_scores(wildcards.prediction, wildcards.refiner):
         pattern = LABELS.replace(".labels.h5", ".scores.h5")
         inputs["scores"] = expand(pattern, **wildcards)

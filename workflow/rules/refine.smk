@@ -71,17 +71,22 @@ rule flow:
     benchmark:
         "<results>/benchmarks/flow/{flow}.{split}.{shard}.tsv"
     wildcard_constraints:
-        flow="dis",
+        flow=any_of(plan.flow_sets()),
     conda:
         "../../envs/vss.yaml"
+    resources:
+        gpu=asked(plan.flow_gpu, "flow"),
     params:
+        method=asked(of_plan(jobs.flow_method), "flow"),
+        weights=uncompared(of_plan(jobs.flow_weights), "flow"),
         shards=shard_count,
         code=stage_digest("flow"),
     message:
         "Compute optical flow ({wildcards.flow}) on {wildcards.split} shard {wildcards.shard}"
     shell:
-        "vss flow --method {wildcards.flow} --index {input.index:q} --card {input.card:q} --split {wildcards.split}"
-        " --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+        "vss lease {resources.gpu} -- vss flow --method {params.method} --weights={params.weights:q}"
+        " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"
+        " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
 
 rule refine:

@@ -100,6 +100,8 @@ class RefinerRow:
     settings: JsonObject
     training: JsonObject
     proposals: JsonObject
+    flow: str
+    flow_weights: str | None
     title: str | None = None
 
     @property
@@ -116,6 +118,11 @@ class RefinerRow:
     def only_uncertain(self) -> bool:
         """Whether it looks only at what the prediction is uncertain of."""
         return self.settings.get("only_uncertain") is not None
+
+    @property
+    def follows_flow(self) -> bool:
+        """Whether it reads optical flow, of some predictions at least."""
+        return self.method in ("temporal", "tubes") or self.only_uncertain
 
 
 @dataclass(frozen=True)

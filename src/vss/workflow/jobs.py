@@ -151,6 +151,16 @@ def proposals_weights(plan: Plan, proposals: str) -> str:
     return plan.refiners[plan.proposal_sets()[proposals]].weights or ""
 
 
+def flow_method(plan: Plan, flow: str) -> str:
+    """Returns how a set of optical flow is estimated."""
+    return plan.refiners[plan.flow_sets()[flow]].flow
+
+
+def flow_weights(plan: Plan, flow: str) -> str:
+    """Returns the weights that a set of optical flow needs; empty where it needs none."""
+    return plan.refiners[plan.flow_sets()[flow]].flow_weights or ""
+
+
 def refine_settings(plan: Plan, refiner: str) -> dict[str, Any]:
     """Returns the settings of a refiner."""
     chosen = plan.refiners[refiner]

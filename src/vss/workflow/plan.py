@@ -16,7 +16,7 @@ from vss.configs import is_row
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, ReportedRow, import_keys, import_source, reported_row
 from vss.configs.schema import section_schema
-from vss.configs.sections import ModelRow, RunSoup, read_pseudo_settings, read_run_config
+from vss.configs.sections import ModelRow, RefinerRow, RunSoup, RunTargets, read_pseudo_settings, read_run_config
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import EXTRAS
@@ -461,9 +461,8 @@ class Plan:
 
     def reads_flow(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads optical flow."""
-        if self.refiners[refiner].only_uncertain:
-            return not self.reads_scores(prediction, refiner)
-        return self.refiners[refiner].method in ("temporal", "tubes")
+        chosen = self.refiners[refiner]
+        return chosen.follows_flow and not (chosen.only_uncertain and self.reads_scores(prediction, refiner))
 
     def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
         """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
@@ -548,6 +547,20 @@ class Plan:
         """Returns how many GPUs making a set of mask proposals requests: superpixels are made on the CPU."""
         return int(bool(self.published_weights(self.proposal_sets()[proposals])))
 
+    def flow_set(self, refiner: str) -> str:
+        """Returns the name of the optical flow that a refiner follows: the method, and its weights' content."""
+        chosen = self.refiners[refiner]
+        content = self.content_of(chosen.flow_weights)
+        return chosen.flow if content is None else f"{chosen.flow}-{content[:8]}"
+
+    def flow_sets(self) -> dict[str, str]:
+        """Returns every set of optical flow with a refiner that follows it."""
+        return {self.flow_set(name): name for name, row in self.refiners.items() if row.follows_flow}
+
+    def flow_gpu(self, flow: str) -> int:
+        """Returns how many GPUs estimating a set of optical flow requests: DIS runs on the CPU."""
+        return int(self.refiners[self.flow_sets()[flow]].flow == "raft")
+
     def refiner_gpu(self, refiner: str) -> int:
         """Returns how many GPUs a refiner requests: the vote over segments is counted on the CPU."""
         return int(self.refiners[refiner].method == "cascadepsp")
@@ -629,12 +642,7 @@ class Plan:
             self._check_prediction("predictions", name)
         for name in self.submitted():
             self._check_prediction("targets.submit", name)
-        targets = self.config.targets
-        if (targets.flow == "raft") != (targets.flow_weights is not None):
-            raise UserError(
-                "config: targets.flow_weights: must be the weights of torchvision's raft_large where targets.flow is"
-                f" raft, and null elsewhere; flow is {targets.flow!r}, flow_weights {targets.flow_weights!r}"
-            )
+        _check_flow("targets", self.config.targets)
         for name in self.config.report.overlays:
             if name not in self.scored():
                 raise UserError(f"config: report.overlays: {name!r} is not among predictions")
@@ -705,6 +713,12 @@ class Plan:
                 )
             if refiner.proposals and not refiner.reads_proposals:
                 raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
+            _check_flow(f"refiners.{name}", refiner)
+            if refiner.flow_weights and not refiner.follows_flow:
+                raise UserError(
+                    f"config: refiners.{name}.flow: allowed only next to method temporal or tubes, or to"
+                    " cascadepsp's settings.only_uncertain"
+                )
             for key in ("classes", "background"):
                 for found in refiner.settings.get(key, []):
                     self._check_class(f"refiners.{name}.settings.{key}", found)
@@ -854,6 +868,8 @@ class Plan:
         for name, refiner in self.refiners.items():
             if refiner.weights is not None:
                 yield f"refiners.{name}.weights", refiner.weights
+            if refiner.flow_weights is not None:
+                yield f"refiners.{name}.flow_weights", refiner.flow_weights
         if self.config.targets.flow_weights is not None:
             yield "targets.flow_weights", self.config.targets.flow_weights
 
@@ -867,6 +883,15 @@ class Plan:
     def _check_report(self) -> None:
         for name in self.config.report.colours:
             self._check_class("report.colours", name)
+
+
+def _check_flow(key: str, row: RunTargets | RefinerRow) -> None:
+    """Refuses RAFT without weights, and weights without RAFT."""
+    if (row.flow == "raft") != (row.flow_weights is not None):
+        raise UserError(
+            f"config: {key}.flow_weights: must be the weights of torchvision's raft_large where {key}.flow is"
+            f" raft, and null elsewhere; flow is {row.flow!r}, flow_weights {row.flow_weights!r}"
+        )
 
 
 def _dealt(digests: Mapping[str, str], shards: int) -> list[dict[str, str]]:
