@@ -73,10 +73,14 @@ def write_labels(
     *,
     classes: Sequence[str] = VSPW.classes,
     provenance: Mapping[str, Any] | None = None,
+    unrefined: str = "",
 ) -> Path:
-    """Writes label maps [H, W] uint8 of train ids with the frame names of `write_dataset`."""
+    """Writes label maps [H, W] uint8 of train ids with the frame names of `write_dataset`.
+
+    The first frame of every video is marked as `unrefined`, where that says why.
+    """
     with LabelsWriter(path, classes=list(classes), provenance=dict(provenance or {})) as writer:
         for video, frames in labels.items():
             for position, frame in enumerate(frames):
-                writer.write(video, f"{position:08d}", frame)
+                writer.write(video, f"{position:08d}", frame, unrefined="" if position else unrefined)
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from vss.flow.run import flow
 from vss.refine.network import build_network
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import propose
-from vss.refine.run import refine
+from vss.refine.run import Refiner, UnreadablePredictionError, _refined, refine
 
 SUPERPIXELS = {"method": "felzenszwalb", "scales": [100], "min_size": 10}
 
@@ -69,7 +71,8 @@ def test_ssa_over_superpixels_mends_a_coarse_prediction(dataset):
 def test_the_refined_file_says_what_it_came_from(dataset):
     out = refine_val(dataset, {"method": "ssa", "settings": {"min_purity": 0.5}}, proposals=propose_val(dataset))
     with LabelsReader(out) as reader:
-        assert reader.provenance["settings"] == {"method": "ssa", "settings": {"min_purity": 0.5}}
+        settings = {"method": "ssa", "settings": {"min_purity": 0.5}, "on_problem": "stop"}
+        assert reader.provenance["settings"] == settings
         assert reader.provenance["of"] == {"model": "coarse"}
         assert len(reader.classes) == 124
         index = sha256_of_file(dataset.index)
@@ -151,6 +154,74 @@ def test_an_imported_label_map_may_have_pixels_without_a_class(dataset):
     ]
     for key in maps:
         np.testing.assert_array_equal(by_votes[0][key], by_votes[1][key])
+
+
+@pytest.mark.parametrize("method", ["ssa", "temporal"])
+def test_a_frame_that_fails_stops_the_job_or_keeps_its_labels(dataset, monkeypatch, method):
+    """Its image is cut short; other frames are refined as they would be without it, stopped in between or not."""
+    common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+    proposals, flows = propose_val(dataset), dataset.folder / "flow.h5"
+    flow(method="dis", out=flows, **common)
+    made_of = {"proposals": proposals} if method == "ssa" else {"flow": flows}
+    whole = read_all(refine_val(dataset, {"method": method}, **made_of))
+    broken = sorted(whole)[1]
+
+    read = {"ssa": ProposalsReader, "temporal": FlowReader}[method]
+    found = read.read
+
+    def damaged(self, video, frame):
+        if (video, frame) == broken:
+            raise UserError("cut short")
+        return found(self, video, frame)
+
+    monkeypatch.setattr(read, "read", damaged)
+    if method == "temporal":
+        monkeypatch.setattr(read, "__contains__", lambda self, key: key == broken or key in self._at)
+    with pytest.raises(UserError, match=rf"refine {method}: frame '{broken[1]}' of .*: cut short .on_problem: keep"):
+        refine_val(dataset, {"method": method}, **made_of)
+
+    def job(folder):
+        settings = {"method": method, "on_problem": "keep"}
+        refine(settings=settings, labels=dataset.labels, out=folder / "0.h5", **made_of, **common)
+
+    job(dataset.folder / "whole")
+    with LabelsReader(dataset.folder / "whole" / "0.h5") as reader:
+        assert reader.unrefined() == {broken: "cut short"}
+    kept = read_all(dataset.folder / "whole" / "0.h5")
+    np.testing.assert_array_equal(kept.pop(broken), dataset.predictions[broken])
+    for key, labels in kept.items():
+        np.testing.assert_array_equal(labels, whole[key])
+    expected = (dataset.folder / "whole" / "0.h5").read_bytes()
+    assert stopped_and_run_again(job, dataset.folder / "stopped", monkeypatch, frames=2) == (expected,)
+
+
+def test_a_refiner_begins_again_after_a_frame_that_it_failed_on():
+    """It looks one frame ahead, which it is given a second time; a prediction that cannot be read is not kept."""
+
+    def doubled(frames):
+        window = deque()
+        for frame, ahead in frames:
+            window.append((frame, ahead))
+            if len(window) == 2:
+                yield answer(*window.popleft())
+        yield from (answer(*each) for each in window)
+
+    def answer(frame, ahead):
+        if ahead == 3:
+            raise UserError("three")
+        return 2 * ahead
+
+    refiner = Refiner(prepare=None, refine=doubled)
+    frames = [("a", 1), ("b", UserError("early")), ("c", 3), ("d", UserError("late")), ("e", 3), ("f", 6)]
+    found = [(frame, str(result)) for frame, result in _refined(frames, refiner)]
+    assert found == [("a", "2"), ("b", "early"), ("c", "three"), ("d", "late"), ("e", "three"), ("f", "12")]
+
+    def unreadable():
+        yield "a", 1
+        raise UnreadablePredictionError("gone")
+
+    with pytest.raises(UnreadablePredictionError):
+        list(_refined(unreadable(), refiner))
 
 
 @pytest.mark.parametrize("stage", ["propose", "flow", "ssa", "temporal", "tubes"])

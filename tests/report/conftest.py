@@ -43,7 +43,10 @@ def _one_date() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Arguments of `report` without `out`: two videos, three predictions, one of them a refinement, two trainings."""
+    """Arguments of `report` without `out`: two videos, three predictions, one of them a refinement, two trainings.
+
+    The first frame of each video could not be refined.
+    """
     tmp_path = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(5)
     truth = {
@@ -61,7 +64,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for video, maps in truth.items()
         }
         folder = tmp_path / name
-        path = write_labels(folder / "00.labels.h5", labels)
+        path = write_labels(folder / "00.labels.h5", labels, unrefined="cut short" if name.endswith(".ssa") else "")
         score_shard(
             labels=path, index=dataset.index, card=dataset.card, split="val", shard=0, shards=1, out=folder / "c.npz"
         )

@@ -27,7 +27,9 @@ def test_the_record_holds_what_the_page_shows(finished_run, written):
     assert record["run"]["protocol"] == "paper" and record["run"]["dataset"]["drawn"] is True
     assert record["run"]["libraries"]["numpy"]
     assert record["run"]["config"] == {"models": {"net": {"title": "</pre><b>"}}} and "&lt;/pre&gt;&lt;b&gt;" in page
-    assert {(row["prediction"], row["of"]) for row in record["refinements"]} == {("net.single.ssa", "net.single")}
+    (refined,) = record["refinements"]
+    assert (refined["prediction"], refined["of"], refined["unrefined"]) == ("net.single.ssa", "net.single", 2)
+    assert "frames kept as they were" in page
     assert [cost["stage"] for cost in record["costs"]] == ["infer"]
     assert [training["iterations"] for training in record["trainings"]] == [100, 100]
 

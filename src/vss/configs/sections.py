@@ -102,6 +102,7 @@ class RefinerRow:
     proposals: JsonObject
     flow: str
     flow_weights: str | None
+    on_problem: str
     title: str | None = None
 
     @property

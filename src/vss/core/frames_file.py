@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 import h5py
@@ -71,15 +72,17 @@ class FramesWriter:
         self._header, self._unfinished = header, None
         return self
 
-    def _store_array(self, video: str, frame: str, array: np.ndarray) -> None:
-        """Adds a frame that is one array."""
+    def _store_array(
+        self, video: str, frame: str, array: np.ndarray, numbers: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Adds a frame that is one array, and numbers or text as attributes."""
         if self._unfinished:
-            self._unfinished.add(KeptFrame(video, frame, {"": array}, {}))
-        self._write_array(video, frame, array)
+            self._unfinished.add(KeptFrame(video, frame, {"": array}, numbers))
+        self._write_array(video, frame, array, numbers)
 
-    def _write_array(self, video: str, frame: str, array: np.ndarray) -> None:
+    def _write_array(self, video: str, frame: str, array: np.ndarray, numbers: Mapping[str, Any]) -> None:
         dataset = self._frames.create_dataset(self._new(video, frame), data=array, **one_chunk(array))
-        self._seal(dataset, {"video": video, "frame": frame}, {"": array})
+        self._seal(dataset, {"video": video, "frame": frame, **numbers}, {"": array})
 
     def _store_group(
         self, video: str, frame: str, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]
@@ -133,7 +136,7 @@ class FramesWriter:
     def write_kept(self, frame: KeptFrame) -> None:
         """Adds a frame as it was kept."""
         if set(frame.arrays) == {""}:
-            self._write_array(frame.video, frame.frame, frame.arrays[""])
+            self._write_array(frame.video, frame.frame, frame.arrays[""], frame.numbers)
         else:
             self._write_group(frame.video, frame.frame, frame.arrays, frame.numbers)
 
@@ -319,6 +322,10 @@ class FramesReader:
     def keys(self) -> list[tuple[str, str]]:
         """Returns every (video, frame) of the file."""
         return list(self._at)
+
+    def _with_attribute(self, name: str) -> dict[tuple[str, str], Any]:
+        """Returns an attribute of the frames that have it, by (video, frame)."""
+        return {key: found[name] for key, found in self._attributes.items() if name in found}
 
     def _load_array(self, video: str, frame: str, kind: str) -> np.ndarray:
         """Returns a frame that is one array of a kind, such as "uint8[2]": type and number of axes."""

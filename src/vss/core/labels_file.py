@@ -15,10 +15,16 @@ class LabelsWriter(FramesWriter):
 
     FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
 
-    def write(self, video: str, frame: str, labels: np.ndarray) -> None:
-        """Adds one frame's label map [H, W] of train ids 0..num_classes-1, or the ignore index: unknown."""
+    def write(self, video: str, frame: str, labels: np.ndarray, *, unrefined: str = "") -> None:
+        """Adds one frame's label map.
+
+        Args:
+            video, frame: its key.
+            labels: [H, W] of train ids 0..num_classes-1, or the ignore index: unknown.
+            unrefined: why a refiner kept the labels as they were; empty where it did not.
+        """
         assert labels.ndim == 2 and labels.dtype == label_dtype(len(self._classes)), (labels.shape, labels.dtype)
-        self._store_array(video, frame, labels)
+        self._store_array(video, frame, labels, {"unrefined": unrefined} if unrefined else {})
 
 
 class LabelsReader(FramesReader):
@@ -30,6 +36,10 @@ class LabelsReader(FramesReader):
 
     FORMAT, VERSION = LABELS_FORMAT, LABELS_VERSION
     UNCHECKED = (1,)
+
+    def unrefined(self) -> dict[tuple[str, str], str]:
+        """Returns the frames (video, frame) whose labels a refiner kept as they were, and why."""
+        return self._with_attribute("unrefined")
 
     def read(self, video: str, frame: str) -> np.ndarray:
         """Returns one frame's label map [H, W], uint8 or of more than 255 classes uint16.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -224,10 +226,11 @@ METHODS = {
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """Settings of the stage: a row of `METHODS`, and what that method is given."""
+    """Settings of the stage: a row of `METHODS`, what that method is given, and what a frame that fails does."""
 
     method: str
     settings: JsonObject
+    on_problem: str
 
 
 def refine(
@@ -249,7 +252,8 @@ def refine(
     """Refines the label maps of one shard; frames are paired by (video, frame).
 
     Args:
-        settings: `refine_job` of the schema: method, a row of `METHODS`, and settings, that method's.
+        settings: `refine_job` of the schema: method, a row of `METHODS`; settings, that method's; on_problem: "stop",
+            or "keep" to keep the labels of frames that cannot be refined, which are marked in the file.
         labels: the prediction of this shard (`LabelsReader`).
         index, card: of the dataset.
         split, shard, shards: which frames.
@@ -261,8 +265,8 @@ def refine(
         device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UserError: a mistake in the settings, a missing or unreadable file, a frame without prediction or proposals, or
-            whose prediction is of another size than the frame.
+        UserError: a mistake in the settings, a missing or unreadable file, a frame without prediction, or whose
+            prediction is of another size than the frame, or, unless it is kept, that cannot be refined.
     """
     given = read_section(RefineSettings, "refine_job", settings, where="refine")
     method = METHODS[given.method]
@@ -304,20 +308,78 @@ def refine(
         writing = stack.enter_context(WriteBehind(waiting=4))
 
         def prepared(row: Any) -> tuple[RefinerInput, Any]:
-            image = os.path.join(dataset.root, row.image)
+            """Returns a frame and what its refiner needs, or why that cannot be had."""
             found = _read_labels(reader, row)
-            frame = RefinerInput(row.video, row.frame, image, found, _read_scores(soft, row, found) if soft else None)
-            return frame, refiner.prepare(frame)
+            frame = RefinerInput(row.video, row.frame, os.path.join(dataset.root, row.image), found, None)
+            try:
+                frame = frame if soft is None else replace(frame, scores=_read_scores(soft, row, found))
+                return frame, refiner.prepare(frame)
+            except UserError as error:
+                return frame, error
 
         done = go_on(writer, made_of=filter(None, (labels, scores, weights, proposals, flow, index, card)), what=what)
         left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
         if not refiner.frame_by_frame and left:  # a frame's neighbours count, those already refined too
             left = list(rows[rows["video"].isin({row.video for row in left})].itertuples())
         ready = load_ahead(left, prepared, workers=_WORKERS, ahead=2 * _WORKERS)
-        refined = refiner.refine(ahead for _, ahead in ready)
-        for row, result in track(zip(left, refined, strict=True), what=what, total=len(left)):
-            if (row.video, row.frame) not in done:
-                writing.put(writer.write, row.video, row.frame, result)
+        refined = _refined((ahead for _, ahead in ready), refiner)
+        for frame, result in track(refined, what=what, total=len(left)):
+            labels, problem = (frame.labels, str(result)) if isinstance(result, UserError) else (result, "")
+            if problem and given.on_problem == "stop":
+                raise UserError(
+                    f"refine {given.method}: frame {frame.frame!r} of video {frame.video!r}: {problem}"
+                    " (on_problem: keep keeps the labels of such frames)"
+                )
+            assert not ((labels != frame.labels) & (labels == ignore_index(labels.dtype))).any(), "a class became void"
+            if (frame.video, frame.frame) not in done:
+                writing.put(partial(writer.write, unrefined=problem), frame.video, frame.frame, labels)
+            if problem:
+                log(f"{what}: kept the labels of frame {frame.frame!r} of video {frame.video!r}: {problem}")
+
+
+def _refined(
+    frames: Iterable[tuple[RefinerInput, Any]], refiner: Refiner
+) -> Iterator[tuple[RefinerInput, np.ndarray | UserError]]:
+    """Yields every frame, in order, with its refined labels or why it has none.
+
+    A refiner that looks at several frames does not look across one that failed.
+
+    Args:
+        frames: each with what the refiner's `prepare` returned for it, or the `UserError` that it raised.
+        refiner: that refines them.
+    """
+    left = iter(frames)
+    while True:
+        given: deque[tuple[RefinerInput, Any]] = deque()  # to the refiner, which has not answered yet
+        failed: deque[tuple[RefinerInput, UserError]] = deque()
+        try:
+            for labels in refiner.refine(_until_one_failed(left, given, failed)):
+                yield given.popleft()[0], labels
+            assert not given, "a refiner left frames out"
+        except UnreadablePredictionError:
+            raise
+        except UserError as error:
+            # That of the frame whose turn it was; those that the refiner has seen beyond it are given to it again.
+            frame, _ = given.popleft()
+            left = itertools.chain(given, failed, left)
+            failed = deque([(frame, error)])
+        if not failed:
+            return
+        yield failed.popleft()
+
+
+def _until_one_failed(
+    frames: Iterator[tuple[RefinerInput, Any]],
+    given: deque[tuple[RefinerInput, Any]],
+    failed: deque[tuple[RefinerInput, UserError]],
+) -> Iterator[tuple[RefinerInput, Any]]:
+    """Yields frames, and notes them in `given`, until one has failed, which it notes in `failed`."""
+    for frame, ahead in frames:
+        if isinstance(ahead, UserError):
+            failed.append((frame, ahead))
+            return
+        given.append((frame, ahead))
+        yield frame, ahead
 
 
 def _provenance_of(reader: FramesReader) -> dict[str, Any]:
@@ -325,10 +387,17 @@ def _provenance_of(reader: FramesReader) -> dict[str, Any]:
         return reader.provenance
 
 
+class UnreadablePredictionError(UserError):
+    """The labels that are to be refined cannot be read, so that there are none to keep."""
+
+
 def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:
-    labels = reader.read(row.video, row.frame)
+    try:
+        labels = reader.read(row.video, row.frame)
+    except UserError as error:
+        raise UnreadablePredictionError(str(error)) from error
     if labels.shape != (row.height, row.width):
-        raise UserError(
+        raise UnreadablePredictionError(
             f"{reader.path}: frame {row.frame!r} of video {row.video!r} is {labels.shape[0]}x{labels.shape[1]}, "
             f"the index says {row.height}x{row.width}"
         )

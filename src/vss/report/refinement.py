@@ -15,16 +15,19 @@ from vss.score.compare import difference
 _FIGURES = ("mIoU", "mBIoU", "VC8", "VC16", "TC_raft", "TC_dis")
 
 
-def refinements(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> list[dict[str, Any]]:
+def refinements(
+    table: pd.DataFrame, draws: Mapping[str, str | os.PathLike], unrefined: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Returns one entry per prediction that refines another scored one, in order.
 
     Args:
         table: as `score_table` returns it.
         draws: files of `vss.score.bootstrap.save_draws` by prediction.
+        unrefined: by prediction, how many frames could not be refined and kept their labels.
 
     Returns:
         [{prediction, of, title, figures: {name: {before, after}} in percent where both are known, sentence: the
-        difference of mIoU with its interval, and whether it is noise}].
+        difference of mIoU with its interval, and whether it is noise, unrefined: frames}].
     """
     rows = table.set_index("prediction")
     found = []
@@ -41,13 +44,23 @@ def refinements(table: pd.DataFrame, draws: Mapping[str, str | os.PathLike]) -> 
         between = _paired(draws, source, name)
         sentence = difference("mIoU", before["mIoU"] / 100, after["mIoU"] / 100, between)["sentence"]
         found.append(
-            {"prediction": name, "of": source, "title": after["title"], "figures": figures, "sentence": sentence}
+            {
+                "prediction": name,
+                "of": source,
+                "title": after["title"],
+                "figures": figures,
+                "sentence": sentence,
+                "unrefined": unrefined.get(name, 0),
+            }
         )
     return found
 
 
 def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Returns one row per refinement as text: before and after of every figure that any of them has."""
+    """Returns one row per refinement as text: before and after of every figure that any of them has.
+
+    How many frames could not be refined is a column where any could not.
+    """
     keys = [key for key in _FIGURES if any(key in entry["figures"] for entry in found)]
     rows = []
     for entry in found:
@@ -56,7 +69,8 @@ def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
             key: "" if value is None else f"{figure(value['before'])} \u2192 {figure(value['after'])}"
             for key, value in values.items()
         }
-        rows.append({"Refined prediction": entry["title"], **cells, "change": entry["sentence"]})
+        kept = {"frames kept as they were": str(entry["unrefined"])} if any(e["unrefined"] for e in found) else {}
+        rows.append({"Refined prediction": entry["title"], **cells, "change": entry["sentence"], **kept})
     return pd.DataFrame(rows)
 
 

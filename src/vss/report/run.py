@@ -193,6 +193,7 @@ def _content(
     best = _best(table)
     scores = {name: read_json(found.scores[name]) for name in table["prediction"]}
     counts = scores[best]["counts"]
+    unrefined = {name: each["counts"].get("unrefined_frames", 0) for name, each in scores.items()}
     names = [one_line(name) for name in dataset.classes]
     classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
     confusions = {name: load_confusions(found.draws[name]) for name in classes if name in found.draws}
@@ -211,7 +212,7 @@ def _content(
         best=best,
         ranks=rank_predictions(table, found.draws),
         reliability={name: each["reliability"] for name, each in scores.items() if each.get("reliability")},
-        refinements=refinements(table, found.draws),
+        refinements=refinements(table, found.draws, unrefined),
         members=members_table(found.chosen, options.titles),
         searches={name: read_json(path) for name, path in found.chosen.items()},
         per_class=classes,

@@ -70,6 +70,7 @@ class Counts:
         calibration: pixels by confidence [K, 5] int64, columns `CALIBRATION_COLUMNS`; no rows where it was not counted.
         trimap: labelled pixels of each video near a contour of the truth, and those labelled right [V, 2] int64.
         frame_names: ids of each video's frames, in order; empty in files of an earlier version.
+        unrefined: frames of the prediction that a refiner could not refine; also such as have no mask.
     """
 
     split: str
@@ -89,6 +90,7 @@ class Counts:
     calibration: np.ndarray
     trimap: np.ndarray
     frame_names: tuple[tuple[str, ...], ...] = ()
+    unrefined: int = 0
 
     def confusion(self, videos: Sequence[int] | None = None, *, table: str = "cells") -> np.ndarray:
         """Returns the confusion matrix [C, C + 1] int64 summed over some videos, by default over all.
@@ -130,6 +132,7 @@ def save_counts(path: str | os.PathLike, counts: Counts) -> None:
         "flow": counts.flow,
         "videos": counts.videos,
         "frame_names": counts.frame_names,
+        **({"unrefined": counts.unrefined} if counts.unrefined else {}),
     }
     with atomic_path(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(
@@ -167,6 +170,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
             flow=about["flow"],
             videos=tuple(about["videos"]),
             frame_names=tuple(map(tuple, about.get("frame_names", ()))),
+            unrefined=about.get("unrefined", 0),
             **tables,
         )
     except BROKEN_ZIP as error:
@@ -216,5 +220,6 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         frames=np.concatenate([part.frames for part in parts])[order],
         trimap=np.concatenate([part.trimap for part in parts])[order],
         frame_names=tuple(names[at] for at in order) if len(names) == len(videos) else (),
+        unrefined=sum(part.unrefined for part in parts),
         **{name: gather(name, columns.index("video")) for name, columns in TABLES.items()},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ def score_shard(
             motion=motion,
             probabilities=probabilities,
         )
+        counts = replace(counts, unrefined=len(predictions.unrefined()))
     save_counts(out, counts)
 
 

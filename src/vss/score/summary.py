@@ -133,6 +133,7 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
         "classes_in_truth": int(in_truth.sum()),
         "classes_only_predicted": int((predicted & ~in_truth).sum()),
         "windows": windows,
+        **({"unrefined_frames": counts.unrefined} if counts.unrefined else {}),
     }
     return result
 

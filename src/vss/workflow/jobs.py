@@ -164,7 +164,7 @@ def flow_weights(plan: Plan, flow: str) -> str:
 def refine_settings(plan: Plan, refiner: str) -> dict[str, Any]:
     """Returns the settings of a refiner."""
     chosen = plan.refiners[refiner]
-    return {"method": chosen.method, "settings": chosen.settings}
+    return {"method": chosen.method, "settings": chosen.settings, "on_problem": chosen.on_problem}
 
 
 def refiner_weights(plan: Plan, refiner: str) -> str:
