@@ -146,6 +146,8 @@ def test_the_viewer_does_what_its_controls_say(browser, written):
     for selector, value, shown in (
         ("#left", "image", "left=image"),
         ("#right", "errors-0", "right=errors-0"),
+        ("#right", "difference", "right=difference"),
+        ("#first", "1", "first=1"),
         ("#alpha", "20", "alpha=20"),
         ("#split", "25", "split=25"),
     ):

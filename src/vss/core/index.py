@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,6 +177,20 @@ def read_dataset(index: str | os.PathLike, card: str | os.PathLike) -> tuple[pd.
 def write_card(path: str | os.PathLike, card: Card) -> None:
     """Writes a dataset card as JSON."""
     write_json(path, asdict(card))
+
+
+def prepared_folder(results: Path, classes: Sequence[str], provenance: Mapping[str, Any]) -> Path | None:
+    """Returns the folder of the prepared dataset that a prediction is of, None where the results folder has none.
+
+    Args:
+        results: the results folder.
+        classes: that the prediction's files name.
+        provenance: of its files. Without the digest of an index there, a dataset of these classes is taken.
+    """
+    datasets = [(path.parent, read_card(path)) for path in sorted(results.glob("prepare/*/dataset.json"))]
+    made_with = [folder for folder, card in datasets if card.sha256 == provenance.get("index_sha256")]
+    of_classes = [folder for folder, card in datasets if card.classes == list(classes)]
+    return next(iter([*made_with, *of_classes]), None)
 
 
 def read_card(path: str | os.PathLike) -> Card:

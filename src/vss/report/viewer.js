@@ -3,7 +3,7 @@
 const content = JSON.parse(document.getElementById("content").textContent);
 const at = id => document.getElementById(id);
 const [picture, canvas] = [at("picture").getContext("2d"), at("picture")];
-const RIGHT = [46, 160, 67], WRONG = [219, 68, 55], VOID = [128, 128, 128];
+const RIGHT = [46, 160, 67], WRONG = [219, 68, 55], VOID = [128, 128, 128], FIRST = [59, 130, 196], SECOND = [217, 119, 6];
 const colours = content.colours.map(hex => [1, 3, 5].map(start => parseInt(hex.slice(start, start + 2), 16)));
 
 // ---- what can be shown on a side: the image, labels over it, or where labels differ from the truth
@@ -12,9 +12,12 @@ content.predictions.forEach((title, member) => {
   sources.push({name: `prediction-${member}`, title, member});
   sources.push({name: `errors-${member}`, title: `Errors of ${title}`, member, errors: true});
 });
+if (content.predictions.length > 1) sources.push({name: "difference", title: "Difference of two", difference: true});
 const source = name => sources.find(one => one.name === name) || sources[0];
+const membersOf = side => source(side).difference ? [state.first, state.second] : [source(side).member];
 const last = content.predictions.length - 1;
-const state = {video: 0, frame: 0, left: "truth", right: `prediction-${last}`, alpha: 60, split: 50, zoom: 1, solo: null};
+const state = {video: 0, frame: 0, left: "truth", right: `prediction-${last}`, alpha: 60, split: 50, zoom: 1, solo: null,
+  first: Math.max(0, last - 1), second: Math.max(0, last)};
 let hovered = null, timer = null, drawn = 0;
 
 function readAddress() {
@@ -24,7 +27,7 @@ function readAddress() {
   const frame = content.videos[state.video].frames.indexOf(given.get("frame"));
   state.frame = Math.max(0, frame);
   for (const side of ["left", "right"]) if (given.has(side)) state[side] = source(given.get(side)).name;
-  for (const [key, most] of [["alpha", 100], ["split", 100], ["zoom", 4]]) {
+  for (const [key, most] of [["alpha", 100], ["split", 100], ["zoom", 4], ["first", last], ["second", last]]) {
     const value = Number(given.get(key));
     if (given.has(key) && value >= 0 && value <= most) state[key] = value;
   }
@@ -72,14 +75,20 @@ async function readFrame(video, frame) {
 // ---- drawing
 function paint(name, now) {
   const {image, truth, labels} = now, chosen = source(name);
-  const map = chosen.name === "truth" ? truth : chosen.member === undefined ? null : labels[chosen.member];
+  const member = chosen.difference ? state.first : chosen.member, other = chosen.difference && labels[state.second];
+  const map = chosen.name === "truth" ? truth : member === undefined ? null : labels[member];
   const result = new ImageData(new Uint8ClampedArray(image.data), image.width, image.height);
   if (!map) return result;
   const alone = hovered ?? state.solo, alpha = state.alpha / 100, data = result.data;
   for (let pixel = 0; pixel < image.width * image.height; pixel++) {
     const label = labelAt(map, pixel), from = 4 * pixel;
     let colour = label === null ? VOID : colours[label], weight = alpha;
-    if (chosen.errors) {
+    if (other) {
+      const second = labelAt(other, pixel), right = truth && labelAt(truth, pixel);
+      if (second === label || (truth && right === null)) weight = 0;
+      colour = !truth ? SECOND : right === label ? FIRST : right === second ? SECOND : VOID;
+      if (alone !== null && ![label, second, right].includes(alone)) weight = 0;
+    } else if (chosen.errors) {
       const right = truth && labelAt(truth, pixel);
       if (!truth || right === null) colour = VOID;
       else colour = right === label ? RIGHT : WRONG;
@@ -117,11 +126,12 @@ async function draw({list = true} = {}) {
 
 function showControls() {
   const video = content.videos[state.video];
-  for (const key of ["video", "left", "right", "alpha", "split", "zoom", "frame"]) at(key).value = state[key];
+  for (const key of ["video", "left", "right", "alpha", "split", "zoom", "frame", "first", "second"]) at(key).value = state[key];
+  at("pair").hidden = ![state.left, state.right].includes("difference");
   at("frame").max = video.frames.length - 1;
   const scores = content.predictions.map((title, member) => {
     const score = video.scores[member][state.frame];
-    return [state.left, state.right].some(side => source(side).member === member) && score !== null ? `${title} ${score.toFixed(1)}` : "";
+    return [state.left, state.right].some(side => membersOf(side).includes(member)) && score !== null ? `${title} ${score.toFixed(1)}` : "";
   }).filter(Boolean);
   at("place").textContent = `${video.frames[state.frame]}, ${state.frame + 1} of ${video.frames.length}` +
     (scores.length ? ` · mIoU ${scores.join(", ")}` : "");
@@ -131,9 +141,8 @@ function showControls() {
 function showLegend() {
   const counts = new Map();
   for (const side of [state.left, state.right]) {
-    const chosen = source(side);
-    const map = chosen.name === "truth" ? now.truth : chosen.member === undefined ? null : now.labels[chosen.member];
-    for (let pixel = 0; map && pixel < map.width * map.height; pixel++) {
+    const maps = side === "truth" ? [now.truth] : membersOf(side).map(member => now.labels[member]);
+    for (const map of maps) for (let pixel = 0; map && pixel < map.width * map.height; pixel++) {
       const label = labelAt(map, pixel);
       if (label !== null) counts.set(label, (counts.get(label) || 0) + 1);
     }
@@ -193,6 +202,10 @@ options("video", content.videos.map(video => video.name), content.videos.map((_,
 for (const side of ["left", "right"]) options(side, sources.map(one => one.title), sources.map(one => one.name));
 at("video").onchange = () => { state.video = Number(at("video").value); state.frame = 0; state.solo = null; showLists(); draw(); };
 for (const side of ["left", "right"]) at(side).onchange = () => { state[side] = at(side).value; showLists(); draw(); };
+for (const side of ["first", "second"]) {
+  options(side, content.predictions, content.predictions.map((_, member) => member));
+  at(side).onchange = () => { state[side] = Number(at(side).value); draw(); };
+}
 for (const key of ["alpha", "split", "zoom", "frame"]) at(key).oninput = () => {
   state[key] = Number(at(key).value);
   draw({list: key === "frame"});

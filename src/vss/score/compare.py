@@ -17,11 +17,13 @@ from vss.core.labels_file import LabelsReader
 from vss.core.log import show
 from vss.score.bootstrap import figures_of, paired_intervals, score_of
 from vss.score.compare_page import comparison_page
+from vss.score.compare_pictures import Pictures, frame_pictures
 from vss.score.counts import Counts, load_counts, merge_counts
 from vss.score.summary import null_for_nan, overall_scores, video_table
 
 _NAMED = 5  # classes, videos and frames that the printed comparison names each way
 _FRAMES = 20  # frames that a comparison holds each way
+_DRAWN = 3  # of them, those that its page shows pictures of
 
 
 def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val") -> dict[str, Any]:
@@ -43,19 +45,26 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
     Raises:
         UserError: a folder has no counts, or the two were scored on other videos, frames or classes.
     """
-    one, other = Path(first), Path(second)
-    result: dict[str, Any] = {"first": str(one), "second": str(other), "split": split}
+    result: dict[str, Any] = {"first": str(first), "second": str(second), "split": split}
+    pairs, only = _pairs(Path(first), Path(second), split)
+    return null_for_nan(result | only | {"predictions": [_compare(*pair) for pair in pairs]})
+
+
+def _pairs(one: Path, other: Path, split: str) -> tuple[list[tuple[str, Path, Path]], dict[str, list[str]]]:
+    """Returns the name and both score folders of each prediction to compare, and which are in one results folder alone.
+
+    Raises:
+        UserError: see `compare`.
+    """
     if (one / "score").is_dir() and (other / "score").is_dir():
         names, others = _predictions(one, split), _predictions(other, split)
         common = sorted(names & others)
         if not common:
             raise UserError(f"{one}, {other}: no prediction of split {split!r} was scored in both")
-        result |= {"only_first": sorted(names - others), "only_second": sorted(others - names)}
         pairs = [(name, one / "score" / name / split, other / "score" / name / split) for name in common]
-    else:
-        before, after = _score_folder(one, split), _score_folder(other, split)
-        pairs = [(" -> ".join(dict.fromkeys((before.parent.name, after.parent.name))), before, after)]
-    return null_for_nan(result | {"predictions": [_compare(*pair) for pair in pairs]})
+        return pairs, {"only_first": sorted(names - others), "only_second": sorted(others - names)}
+    before, after = _score_folder(one, split), _score_folder(other, split)
+    return [(" -> ".join(dict.fromkeys((before.parent.name, after.parent.name))), before, after)], {}
 
 
 def print_comparison(
@@ -82,7 +91,7 @@ def print_comparison(
     if out is not None:
         write_json(out, comparison)
     if page is not None:
-        write_text(page, comparison_page(comparison))
+        write_text(page, comparison_page(comparison, _pictures(comparison, Path(first), Path(second))))
     if as_json:
         print(json.dumps(comparison, indent=2))
         return
@@ -106,6 +115,17 @@ def print_comparison(
     for which in ("first", "second"):
         if only := comparison.get(f"only_{which}"):
             show(f"only in {comparison[which]}: {', '.join(only)}")
+
+
+def _pictures(comparison: dict[str, Any], first: Path, second: Path) -> list[Pictures]:
+    """Returns the pictures of the frames of each prediction that changed most, a few each way."""
+    pairs, _ = _pairs(first, second, comparison["split"])
+    return [
+        frame_pictures(
+            one, other, [(row["video"], row["frame"]) for rows in found["frames"].values() for row in rows[:_DRAWN]]
+        )
+        for (_, one, other), found in zip(pairs, comparison["predictions"], strict=True)
+    ]
 
 
 def _worst(rows: Sequence[dict[str, Any]], most: int) -> dict[str, list[dict[str, Any]]]:

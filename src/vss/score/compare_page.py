@@ -8,12 +8,24 @@ from html import escape
 from typing import Any
 
 from vss.core.page.document import document, notice, table
+from vss.score.compare_pictures import Pictures
 
 _NONE = "\u2013"
+_STYLE = """
+.frame { display: grid; grid-template-columns: repeat(3, minmax(0, 20rem)); gap: .6rem; }
+.frame figure { margin: 0; }
+.frame img { display: block; width: 100%; height: auto; border-radius: 3px; }
+.frame figcaption { color: var(--muted); font-size: .88rem; }
+"""
 
 
-def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """Returns the page of what `vss.score.compare.compare` found, figures in percent."""
+def comparison_page(comparison: Mapping[str, Any], pictures: Sequence[Pictures]) -> str:
+    """Returns the page of what `vss.score.compare.compare` found, figures in percent.
+
+    Args:
+        comparison: what was found.
+        pictures: of some of the frames of each prediction.
+    """
     title = f"{comparison['first']} and {comparison['second']}"
     predictions = comparison["predictions"]
     parts = [
@@ -27,11 +39,13 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     for which in ("first", "second"):
         if only := comparison.get(f"only_{which}"):
             parts.append(notice(f"Only in {comparison[which]}: {', '.join(only)}"))
-    parts += [_prediction(one, f"p{at}") for at, one in enumerate(predictions)]
-    return document(title, "\n".join(parts))
+    parts += [
+        _prediction(one, drawn, f"p{at}") for at, (one, drawn) in enumerate(zip(predictions, pictures, strict=True))
+    ]
+    return document(title, "\n".join(parts), style=_STYLE)
 
 
-def _prediction(found: Mapping[str, Any], anchor: str) -> str:
+def _prediction(found: Mapping[str, Any], pictures: Pictures, anchor: str) -> str:
     """Returns the part of one prediction."""
     figures = [
         (name, *_values(figure), _interval(figure["interval"]), _verdict(figure))
@@ -49,12 +63,27 @@ def _prediction(found: Mapping[str, Any], anchor: str) -> str:
     ]
     for what, rows in found["frames"].items():
         if rows:
+            parts += [
+                _frame(what, row, pictures[key]) for row in rows if (key := (row["video"], row["frame"])) in pictures
+            ]
             shown = [(f"{row['video']} / {row['frame']}", *_values(row)) for row in rows]
             parts.append(_folded(f"Frames that {what} most (share of pixels labelled right)", "frame", shown))
     for kind, figure in (("class", "IoU"), ("video", "mIoU")):
         shown = [(row[kind], *_values(row)) for row in found[f"per_{kind}"]]
         parts.append(_folded(f"Every {kind} ({figure}), the largest loss first", kind, shown))
     return "\n".join([*parts, "</section>"])
+
+
+def _frame(what: str, row: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
+    """Returns the pictures of a frame next to each other."""
+    name, (first, second, change) = f"{row['video']} / {row['frame']}", _values(row)
+    notes = {"first": f"first, {first}% right", "second": f"second, {second}% right"}
+    panels = "".join(
+        f'<figure><img src="{url}" alt="{escape(f"{name}, {of}")}" loading="lazy">'
+        f"<figcaption>{notes.get(of, of)}</figcaption></figure>"
+        for of, url in pictures
+    )
+    return f'<h3>{escape(name)} {what} {change}</h3>\n<div class="frame">{panels}</div>'
 
 
 def _folded(heading: str, first: str, rows: Iterable[Sequence[Any]]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
-from vss.core.index import Card, read_card
+from vss.core.index import Card, prepared_folder, read_card
 from vss.core.labels import VSPW, overlay_palette, submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
@@ -95,13 +95,8 @@ def export_prediction(*, prediction: str | os.PathLike, form: str, out: str | os
 
 def _prepared_for(folder: Path, reader: LabelsReader) -> Path | None:
     """Returns the folder of the prepared dataset that a prediction is of, None where the results folder has none."""
-    cards = (
-        sorted(folder.resolve().parents[2].glob("prepare/*/dataset.json")) if len(folder.resolve().parents) > 2 else []
-    )
-    datasets = [(path.parent, read_card(path)) for path in cards]
-    made_with = [place for place, card in datasets if card.sha256 == reader.provenance.get("index_sha256")]
-    of_classes = [place for place, card in datasets if card.classes == reader.classes]
-    return next(iter([*made_with, *of_classes]), None)
+    above = folder.resolve().parents
+    return prepared_folder(above[2], reader.classes, reader.provenance) if len(above) > 2 else None
 
 
 def _palette(classes: Sequence[str], dataset: Card | None) -> np.ndarray:
