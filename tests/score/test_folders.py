@@ -93,7 +93,7 @@ def test_scores_are_printed_and_written(tmp_path, root, pngs, capsys):
     assert main(["score", str(pngs), str(root), "--out", str(tmp_path / "scores.json")]) == 0
     scores = read_json(tmp_path / "scores.json")
     low, high = scores["intervals"]["mIoU"]
-    line = f"mIoU            {100 * scores['mIoU']:6.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    line = f"mIoU                {100 * scores['mIoU']:6.2f} [{100 * low:.2f}, {100 * high:.2f}]"
     assert line in capsys.readouterr().out.splitlines()
 
 
