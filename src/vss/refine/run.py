@@ -324,15 +324,15 @@ def refine(
         ready = load_ahead(left, prepared, workers=_WORKERS, ahead=2 * _WORKERS)
         refined = _refined((ahead for _, ahead in ready), refiner)
         for frame, result in track(refined, what=what, total=len(left)):
-            labels, problem = (frame.labels, str(result)) if isinstance(result, UserError) else (result, "")
+            final, problem = (frame.labels, str(result)) if isinstance(result, UserError) else (result, "")
             if problem and given.on_problem == "stop":
                 raise UserError(
                     f"refine {given.method}: frame {frame.frame!r} of video {frame.video!r}: {problem}"
                     " (on_problem: keep keeps the labels of such frames)"
                 )
-            assert not ((labels != frame.labels) & (labels == ignore_index(labels.dtype))).any(), "a class became void"
+            assert not ((final != frame.labels) & (final == ignore_index(final.dtype))).any(), "a class became void"
             if (frame.video, frame.frame) not in done:
-                writing.put(partial(writer.write, unrefined=problem), frame.video, frame.frame, labels)
+                writing.put(partial(writer.write, unrefined=problem), frame.video, frame.frame, final)
             if problem:
                 log(f"{what}: kept the labels of frame {frame.frame!r} of video {frame.video!r}: {problem}")
 
