@@ -81,7 +81,7 @@ def dummy_config(folder: Path, *, shards: int | None = None, predictions: int | 
     Args:
         folder: holds `vspw`.
         shards: of every split of VSPW, in place of the config's.
-        predictions: so many in place of the config's, one model at as many scales.
+        predictions: so many in place of the config's, all of one model.
     """
     config = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
     config |= {"results": f"{folder}/results", "work": f"{folder}/work"}
@@ -98,11 +98,23 @@ def dummy_config(folder: Path, *, shards: int | None = None, predictions: int | 
             Path(table[key]).touch()
     if shards:
         config["data"]["vspw"]["shards"] = dict.fromkeys(VSPW, shards)
-    if predictions:
-        scales = {f"scale{number}": {"img_ratios": [1 + number / 1000]} for number in range(predictions)}
-        config |= {"tta": scales, "predictions": {f"swin-l.{name}": {} for name in scales}, "targets": {}}
-        config |= {"models": {"swin-l": config["models"]["swin-l"]}, "ensembles": {}, "refiners": {}}
-    return config
+    return config | (_many(config["models"]["swin-l"], predictions) if predictions else {})
+
+
+def _many(model: dict[str, Any], predictions: int) -> dict[str, Any]:
+    """Returns the sections of a config with many predictions of one model: of five, one averages three, one refines."""
+    scales = {f"scale{number}": {"img_ratios": [1 + number / 1000]} for number in range(predictions)}
+    single = [f"swin-l.{name}" for name in scales]
+    members = {f"mean{start}": dict.fromkeys(single[start : start + 3], 1) for start in range(0, predictions, 5)}
+    names = [*single[: predictions - 2 * len(members)], *members, *(f"{name}.steady" for name in members)]
+    return {
+        "models": {"swin-l": model},
+        "tta": scales,
+        "ensembles": {name: {"members": each} for name, each in members.items()},
+        "refiners": {"steady": {"method": "temporal"}},
+        "predictions": {name: {} for name in names},
+        "targets": {},
+    }
 
 
 def snakemake(folder: Path, config: Path, *words: str, check: bool = True) -> tuple[str, str]:

@@ -27,6 +27,7 @@ STAGES = {
     "propose": ("predictions/both.ssa/val/00.labels.h5", "propose/*.val.00.log"),
     "flow": ("flow/dis/val/00.h5", "flow/dis.val.00.log"),
     "train_refiner": ("refine/cascadepsp/fingerprint.json", "refine/cascadepsp.train.log"),
+    "pseudo": ("pseudo/sure/index.csv", "pseudo/sure.log"),
 }
 # Files that hold times, memory or when they were written: two undisturbed runs differ in them.
 _TIMED = ("logs", "benchmarks", "report")
@@ -34,10 +35,11 @@ _TIMED_KEYS = {"seconds", "data_seconds", "memory_mib", "checksum"}
 
 
 def more_stages(config: dict) -> None:
-    """Adds an ensemble whose weights are searched, and a refiner along optical flow."""
+    """Adds an ensemble whose weights are searched, a refiner along optical flow, and pseudo-labels."""
     config["ensembles"]["searched"] = {**config["ensembles"]["both"], "search_weights": True}
     config["refiners"]["temporal"] = {"method": "temporal"}
     config["predictions"] |= {"searched": {}, "both.temporal": {}}
+    config["pseudo"] = {"sure": {"of": ["convnext.flip"]}}
 
 
 def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest: float) -> bool:
@@ -109,7 +111,8 @@ def main() -> int:
     options = parser.parse_args()
     draw = random.Random(options.seed)
     # The targets of the stages requested, and where all are, everything.
-    targets = [] if set(options.stages) == set(STAGES) else [f"results/{STAGES[stage][0]}" for stage in options.stages]
+    whole = ["all"] if set(options.stages) == set(STAGES) else []
+    targets = [*whole, *(f"results/{STAGES[stage][0]}" for stage in options.stages)]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         calm, stormy = Project(Path(folder, "calm")), Project(Path(folder, "stormy"))
         kills = 0

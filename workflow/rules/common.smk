@@ -87,9 +87,8 @@ def uncompared(question, *names):
     """A parameter that a job takes and Snakemake does not compare, as it compares none that takes `input`: where a file
     lies, or how a training runs. What counts of it is compared elsewhere.
     """
-    return lambda wildcards, input: as_text(
-        question(*(wildcards[name] for name in names))
-    )
+    answer = asked(question, *names)
+    return lambda wildcards, input: answer(wildcards)
 
 
 def of_plan(function, *first):
@@ -191,7 +190,8 @@ def soup_parts(pattern):
 
 
 def of_model(pattern):
-    return lambda wildcards: expand(pattern, model=wildcards.member.split(".")[0])
+    files = functools.cache(lambda model: expand(pattern, model=model))
+    return lambda wildcards: files(wildcards.member.split(".")[0])
 
 
 def member_scores(split):

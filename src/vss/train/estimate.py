@@ -146,9 +146,35 @@ def _fewest(config: TrainingConfig, gpus: int) -> int:
 
 
 def _has_batch_norm(value: Any) -> bool:
+    return _has_type(value, "BN", "SyncBN")
+
+
+def _has_type(value: Any, *types: str) -> bool:
+    """Returns whether a config holds a part of one of some types."""
     if isinstance(value, Mapping):
-        return value.get("type") in ("BN", "SyncBN") or any(map(_has_batch_norm, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_has_batch_norm, value))
+        return value.get("type") in types or any(_has_type(part, *types) for part in value.values())
+    return isinstance(value, (list, tuple)) and any(_has_type(part, *types) for part in value)
+
+
+def smaller_part(config: TrainingConfig, *, gpus: int, full: str) -> int:
+    """Returns how many images at once to go on with, fewer than the config's `micro_batch`, by the same mathematics.
+
+    Args:
+        config: as `check_training` returned it.
+        gpus: processes that share the batch.
+        full: the line that says that the memory is full.
+
+    Raises:
+        UserError: with that line: one image does not fit, or the network looks at the images held at once.
+    """
+    images = config.training.micro_batch
+    for what, types in (("batch norm", ("BN", "SyncBN")), ("hard example mining", ("OHEMPixelSampler",))):
+        if _has_type(config.model, *types):
+            raise UserError(f"{full} ({what} looks at the images held at once, so that fewer are not taken by itself)")
+    parts = [part for part in range(images - 1, 0, -1) if images % part == 0]
+    if not parts:
+        raise UserError(full)
+    return parts[0]
 
 
 def _largest_part(found: TrainingEstimate, images: int, fewest: int, gpus: int, room: int) -> int:

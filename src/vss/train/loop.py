@@ -74,7 +74,8 @@ class MicroBatchLoop(IterBasedTrainLoop):
         """Takes one optimizer step.
 
         Raises:
-            UserError: the model's predictions are not finite, or the GPU's memory is full.
+            UserError: the model's predictions are not finite.
+            MemoryFullError: the GPU's memory is full.
         """
         torch.manual_seed(_mix(self._seed, self._iter, get_rank()))
         head = bare(self.runner.model).decode_head
@@ -92,14 +93,23 @@ class MicroBatchLoop(IterBasedTrainLoop):
             raise not_finite(self._iter + 1, str(error), data_batch) from error
         except torch.OutOfMemoryError as error:
             images = len(data_batch["inputs"]) // self._accumulate
-            raise UserError(
-                f"training stopped at iteration {self._iter + 1}: the GPU's memory is full with {images} images at "
-                f"once; lower micro_batch or crop_size, set grad_checkpoint, or use precision bfloat16"
-            ) from error
+            raise memory_full(images, f"training stopped at iteration {self._iter + 1}") from error
         losses = torch.stack([torch.stack([step[key].detach().float() for key in steps[0]]) for step in steps])
         outputs = dict(zip(steps[0], losses.mean(0).tolist(), strict=True))  # one wait for the GPU
         self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+
+class MemoryFullError(UserError):
+    """The GPU's memory is full; fewer images at once may fit."""
+
+
+def memory_full(images: int, what: str) -> MemoryFullError:
+    """Returns the refusal of a training that does not fit with so many images at once; `what` starts it."""
+    return MemoryFullError(
+        f"{what}: the GPU's memory is full with {images} images at once; lower micro_batch or crop_size, set"
+        " grad_checkpoint, or use precision bfloat16"
+    )
 
 
 _LOADER_CURE = "see the lines above; where /dev/shm or memory is short, set num_workers lower, or 0"

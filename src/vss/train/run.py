@@ -5,6 +5,7 @@ Published files: weights.safetensors, config.json (resolved), log.jsonl, audit.j
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -27,7 +28,7 @@ from vss.configs.resolved import (
 )
 from vss.configs.result_settings import result_settings
 from vss.core.errors import UserError
-from vss.core.files import StrPath, atomic_path, sha256_of_file, write_json
+from vss.core.files import StrPath, atomic_path, sealed, sha256_of_file, write_json
 from vss.core.index import Card, read_card, read_dataset
 from vss.core.log import log
 from vss.core.masks import PLAIN_IDS
@@ -141,9 +142,8 @@ def train(
 
 def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:
     """Trains to the end in a locked work folder and marks it finished; `document` is written as its config."""
-    from vss.train.checkpoint import check_best, checkpoints, discard_damaged, remove
+    from vss.train.checkpoint import check_best, checkpoints, remove
     from vss.train.shared_memory import check_shared_memory
-    from vss.train.worker import work
 
     # What cannot work is refused before anything is written.
     training = job.config.training
@@ -153,17 +153,13 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     check_shared_memory(training, processes=max(gpus, 1))
 
     # Prepare the folder, and choose what has to be chosen for the training to fit into memory.
-    discard_damaged(folder)
     check_best(folder)
     write_json(folder / CONFIG, document)
     job = replace(job, gpus=gpus, config=_fitted(job.config, gpus, job.what))
 
-    # Train, here or in one process per GPU.
-    if gpus > 1:
-        write_job(job, folder / "job.json")
-        run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=gpus)
-    else:
-        work(job)
+    # Train: from the newest checkpoint with fewer images at once, as long as the memory turns out to be full.
+    while (smaller := _train_or_shrink(folder, job)) is not None:
+        job = smaller
 
     # Weights of the last checkpoints stay for a soup; resumable state goes only after the marker is there.
     _keep_weights(folder, training.keep_weights)
@@ -171,6 +167,58 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     for path in checkpoints(folder).values():
         remove(path)
     remove(folder / BEST)
+
+
+def _train_or_shrink(folder: Path, job: TrainingJob) -> TrainingJob | None:
+    """Trains, here or in one process per GPU, from the newest whole checkpoint on; returns None at the end.
+
+    Where the GPU's memory is full, returns the job with fewer images at once, and logs it, in `log.jsonl` as well. The
+    effective batch stays: there are more gradient accumulation steps.
+
+    Raises:
+        UserError: `work`'s; and a full memory where nothing smaller computes the same.
+        SystemExit: `run_processes`'s.
+    """
+    from vss.train.checkpoint import checkpoints, discard_damaged
+    from vss.train.estimate import smaller_part
+    from vss.train.loop import MemoryFullError, memory_full
+    from vss.train.worker import MEMORY_FULL, work
+
+    discard_damaged(folder)
+    images = job.config.training.micro_batch
+    try:
+        if job.gpus <= 1:
+            work(job)
+            return None
+        write_job(job, folder / "job.json")
+        try:
+            run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=job.gpus)
+            return None
+        except SystemExit as ended:
+            if ended.code != MEMORY_FULL:
+                raise
+            raise memory_full(images, job.what) from None
+    except MemoryFullError as error:
+        part = smaller_part(job.config, gpus=job.gpus, full=str(error))
+    _free_memory()  # out here, where the error no longer holds the tensors of the step that failed
+    start = max(checkpoints(folder), default=0)
+    log(
+        f"{job.what}: the GPU's memory is full with {images} images at once; continues from iteration {start} with"
+        f" {part}, in more gradient accumulation steps"
+    )
+    # Of the lines after the checkpoint this one stays, and is published with the others.
+    with open(folder / LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(sealed({"iter": start, "micro_batch": part})) + "\n")
+    return replace(job, config=replace(job.config, training=replace(job.config.training, micro_batch=part)))
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _keep_weights(folder: Path, count: int) -> None:
@@ -307,7 +355,12 @@ def run_processes(command: list[str], *, count: int) -> None:
 
 
 def _first_failure(ranks: list[subprocess.Popen]) -> int:
-    """Waits for the ranks; returns 0, or the first status that is not 0, without waiting for the ranks after it."""
+    """Waits for the ranks; returns 0, or the first status that is not 0, without waiting for the ranks after it.
+
+    A rank whose memory is full takes others with it, whose end may be seen before its own: its status goes first.
+    """
+    from vss.train.worker import MEMORY_FULL
+
     running = list(ranks)
     while running:
         for process in list(running):
@@ -317,6 +370,8 @@ def _first_failure(ranks: list[subprocess.Popen]) -> int:
                 continue
             running.remove(process)
             if status:
+                if any(other.poll() == MEMORY_FULL for other in ranks):
+                    return MEMORY_FULL
                 return 128 - status if status < 0 else status
     return 0
 

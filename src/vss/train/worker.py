@@ -42,7 +42,7 @@ from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoint
 from vss.train.class_balance import CLASS_PIXELS, log_weights, loss_weights, weighted
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
-from vss.train.loop import POLL_SECONDS, loading_process_ended
+from vss.train.loop import POLL_SECONDS, MemoryFullError, loading_process_ended
 from vss.train.sharding import gathered, shard_parameters
 from vss.train.shared_memory import PREFETCH
 from vss.train.workdir import AUDIT, BEST, LOG
@@ -50,12 +50,15 @@ from vss.weights.audit import Audit
 from vss.weights.tensor_files import read_tensor_file, save_tensors
 from vss.weights.weights_file import read_weights
 
+MEMORY_FULL = 75  # exit status of a rank whose GPU's memory is full: EX_TEMPFAIL of sysexits.h
+
 
 def work(job: TrainingJob) -> None:
     """Trains to the end, continuing from the newest checkpoint, and leaves weights.safetensors in the job's folder.
 
     Raises:
-        UserError: the data, a number that is not finite, the GPU's memory or the disk stops the training.
+        UserError: the data, a number that is not finite or the disk stops the training.
+        MemoryFullError: the GPU's memory does; fewer images at once may fit.
     """
     with full_disk_is_one_line(Path(job.folder)):
         _train(job)
@@ -294,7 +297,7 @@ def main(path: str) -> int:
         work(read_job(path))
     except UserError as error:
         log(str(error))
-        os._exit(2)
+        os._exit(MEMORY_FULL if isinstance(error, MemoryFullError) else 2)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

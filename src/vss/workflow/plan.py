@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import os
@@ -435,6 +436,11 @@ class Plan:
         """Returns the predictions whose class scores are stored, because an ensemble, a refiner or pseudo-labels in use
         read them.
         """
+        return list(self._with_scores)
+
+    @functools.cached_property
+    def _with_scores(self) -> list[str]:
+        """`with_scores`, which depends on all predictions and is asked by every job that scores or refines one."""
         names = [*self.scored(), *self.submitted()]
         used = {self.base(name) for name in names} & set(self.ensembles)
         members = {member for name in used for member in self.members(name)}
