@@ -39,7 +39,8 @@ def more_stages(config: dict) -> None:
     config["ensembles"]["searched"] = {**config["ensembles"]["both"], "search_weights": True}
     config["refiners"]["temporal"] = {"method": "temporal"}
     config["predictions"] |= {"searched": {}, "both.temporal": {}}
-    config["pseudo"] = {"sure": {"of": ["convnext.flip"]}}
+    # Of test, whose frames have no masks.
+    config["pseudo"] = {"sure": {"of": ["convnext.flip"], "split": "test", "transductive": True}}
 
 
 def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest: float) -> bool:
