@@ -436,7 +436,7 @@ def test_a_cpu_without_bfloat16_uses_float32(monkeypatch, capsys):
     rng = np.random.default_rng(0)
     image, truth = scene(rng, 48, 64)
     for supported in (True, False):
-        monkeypatch.setattr("vss.refine.cascadepsp.has_bfloat16", lambda supported=supported: supported)
+        monkeypatch.setattr("vss.refine.precision.has_bfloat16", lambda supported=supported: supported)
         refiner = CascadePSP(network, given, suits=NETWORKS["cascadepsp-mini"], classes=VSPW.classes)
         seen.clear()
         refiner.refine(image, truth)

@@ -83,6 +83,36 @@ def test_proposals_are_the_generators_masks(tiny_sam, tiny_weights):
     assert proposals.pixels()[1].tolist() == [record["area"] for record in records]
 
 
+def test_masks_of_an_encoder_in_half_precision_are_nearly_the_same(tiny_weights, monkeypatch):
+    """None is dropped as a duplicate, so that every mask has its own in float32 at the same point of the grid."""
+    monkeypatch.setattr("vss.refine.precision.has_bfloat16", lambda: True)  # imitated where the CPU has none
+    image = np.random.default_rng(1).integers(0, 256, (48, 70, 3)).astype(np.uint8)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        settings = read_proposal_settings({"precision": precision}, weights=str(tiny_weights))
+        settings = replace(settings, **{**KEEP_ALL, "box_nms_thresh": 1.0, "crop_n_layers": 0})
+        proposer = build_proposer(settings, weights=str(tiny_weights), device="cpu")
+        seen = []
+        proposer._generator.predictor.model.image_encoder.blocks[0].attn.qkv.register_forward_hook(
+            lambda *call, seen=seen: seen.append(call[2].dtype)
+        )
+        found[precision] = proposer.propose(image)
+        assert seen == [getattr(torch, precision)]
+    exact, half = (_dense(found[precision]) for precision in ("float32", "bfloat16"))
+    shared = exact @ half.T
+    iou = shared / (exact.sum(1)[:, None] + half.sum(1) - shared)
+    assert len(exact) == len(half) >= 16
+    assert iou.max(axis=1).min() > 0.98
+
+
+def _dense(proposals) -> np.ndarray:
+    """Returns the masks [M, H * W] float32 of 0 and 1."""
+    pixels, counts = proposals.pixels()
+    masks = np.zeros((len(counts), np.prod(proposals.size)), np.float32)
+    masks[np.repeat(np.arange(len(counts)), counts), pixels] = 1
+    return masks
+
+
 def test_sam_proposals_through_the_stage(dataset, tiny_weights):
     common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
     cached, out = dataset.folder / "sam.h5", dataset.folder / "sam.labels.h5"

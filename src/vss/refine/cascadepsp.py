@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from vss.core.batch_size import BatchSize
 from vss.core.errors import UserError
-from vss.core.log import log
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
 from vss.refine.background import BACKGROUND_CLASSES
 from vss.refine.network import NETWORKS, NetworkRow, load_network
 from vss.refine.parts import Part, around_uncertain, merge_parts, split_classes, split_components
+from vss.refine.precision import working_dtype
 from vss.refine.settings import MODES, CascadePspSettings, Procedure
 
 # Local crops whose foreground fraction is outside these bounds hold no boundary worth a pass (eval_helper.py).
@@ -57,10 +57,7 @@ class CascadePSP:
         self._background = _ids(shared if settings.background is None else settings.background, classes, "background")
         self.device = next(network.parameters()).device
         self._crops_at_once = BatchSize("refine cascadepsp", "crops")
-        self._dtype = getattr(torch, settings.precision)
-        if self.device.type == "cpu" and settings.precision == "bfloat16" and not has_bfloat16():
-            log("refine cascadepsp: this CPU has no bfloat16, which it would have to imitate; float32 is used")
-            self._dtype = torch.float32
+        self._dtype = working_dtype(settings.precision, self.device, what="refine cascadepsp")
 
     @classmethod
     def load(
@@ -150,11 +147,6 @@ class CascadePSP:
                 " or use precision bfloat16"
             ) from error
         return [probability[0, 0].float().cpu().numpy() for probability in refined]
-
-
-def has_bfloat16() -> bool:
-    """Returns whether the CPU calculates in bfloat16; where it does not, float32 is many times as fast."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def procedure_for(settings: CascadePspSettings, suits: NetworkRow) -> Procedure:

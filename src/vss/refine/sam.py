@@ -21,6 +21,7 @@ from vss.core.batch_size import BatchSize
 from vss.core.device import resolve_device
 from vss.core.errors import UserError
 from vss.models.rows import IMAGE_MEAN, IMAGE_STD
+from vss.refine.precision import working_dtype
 from vss.refine.proposals import RunLengths
 from vss.refine.settings import SamSettings
 from vss.weights.weights_file import read_weights
@@ -76,14 +77,16 @@ class SamProposer:
         parameters = {
             key: preset[key] if value is None else value
             for key, value in asdict(settings).items()
-            if key not in ("method", "preset")
+            if key not in ("method", "preset", "precision")
         }
         if weights is None:
             raise UserError("SAM: no weights given")
         file = read_weights(weights)
         sam = build_sam(SamShape.of(file.tensors, path=weights))
         file.fill(sam)
-        return cls(sam.eval().to(resolve_device(device)), **parameters)
+        sam = sam.eval().to(resolve_device(device))
+        encode_in(sam, working_dtype(settings.precision, sam.device, what="propose sam"))
+        return cls(sam, **parameters)
 
     @torch.inference_mode()
     def propose(self, image: np.ndarray) -> RunLengths:
@@ -105,6 +108,19 @@ class SamProposer:
                 " use weights of a smaller SAM"
             ) from error
         return RunLengths.from_coco(image.shape[:2], [record["segmentation"]["counts"] for record in records])
+
+
+def encode_in(sam: Sam, dtype: torch.dtype) -> None:
+    """Makes the image encoder run under autocast to a dtype; what it returns stays float32."""
+    if dtype is torch.float32:
+        return
+    encode = sam.image_encoder.forward
+
+    def forward(image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, dtype):
+            return encode(image).float()
+
+    sam.image_encoder.forward = forward
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class SamSettings:
 
     method: str
     preset: str
+    precision: str
     points_per_side: int | None
     points_per_batch: int
     pred_iou_thresh: float | None
