@@ -35,7 +35,7 @@ COMPARE = Command(
         *files("page", required=False, help="write it there as an HTML page"),
         AS_JSON,
     ),
-    example="vss compare results/score/swin.single results/score/swin.flip",
+    example="vss compare results/score/swin.single results/score/convnext.single",
     prints=True,
 )
 SCORE_SHARD = Command(
