@@ -104,7 +104,7 @@ def same_figures(clip: Clip) -> dict[str, float]:
     with LabelsReader(clip.labels_h5) as reader:
         for at, (mask, key) in enumerate(zip(clip.masks, reader.keys(), strict=True), start=1):
             raw, labels = read_raw_mask(mask), reader.read(*key)
-            confusion += confusion_matrix(labels, train_ids(raw, card.label_map), num_classes)
+            confusion += confusion_matrix(labels, train_ids(raw, card.raw_to_train), num_classes)
             raw_run.add(raw)
             label_run.add(labels)
             for length, found in ratios.items():

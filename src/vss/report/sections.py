@@ -68,9 +68,9 @@ CAPTIONS = {
     "compare": "Any prediction against any other: IoU of each class in percent, and what missed pixels are taken for.",
     "confusions": (
         "What is taken for what. The matrix has a row per true class, the largest first, and a column per class that it"
-        " is taken for; the darker, the more of the class (the diagonal: what is right). The list has the largest"
-        " confusions by pixels. A click shows one in the videos, where a frame that is held has it. Confusions below"
-        " 0.1% of their class are left out."
+        " is taken for; the stronger the colour, the more of the class (the diagonal: what is right). The list has the"
+        " largest confusions by pixels. A click shows one in the videos, where a frame that is held has it. Confusions"
+        " below 0.1% of their class are left out."
     ),
     "runs": (
         "All trainings over each other: the loss, on a logarithmic scale, and the learning rate. A smoothed line is a"

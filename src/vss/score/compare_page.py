@@ -79,7 +79,7 @@ def _frame(what: str, row: Mapping[str, Any], pictures: Sequence[tuple[str, str]
     name, (first, second, change) = f"{row['video']} / {row['frame']}", _values(row)
     notes = {"first": f"first, {first}% right", "second": f"second, {second}% right"}
     panels = "".join(
-        f'<figure><img src="{url}" alt="{escape(f"{name}, {of}")}" loading="lazy">'
+        f'<figure><img src="{url}" alt="{escape(f"{name}, {of}")}">'
         f"<figcaption>{notes.get(of, of)}</figcaption></figure>"
         for of, url in pictures
     )
