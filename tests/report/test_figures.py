@@ -116,3 +116,15 @@ def test_parts_of_a_chart_keep_their_names_and_tips():
     assert dots.count('data-part="dot-0"') == 1 and dots.count('data-part="dot-1"') == 2, "b is first and has no VC"
     figures.svg_text(figures.scatter_figure(table[2:], {}), name="none", title="t")
     figures.svg_text(figures.runs_figure({"empty": pd.DataFrame({"iter": []})}), name="none", title="t")
+
+
+def test_reliability_has_a_named_curve_per_prediction():
+    bins = {
+        title: [{"confidence": 0.3, "accuracy": low}, {"confidence": 0.9, "accuracy": 0.8}]
+        for title, low in (("a", 0.2), ("b", 0.4))
+    }
+    figure = figures.reliability_figure(bins)
+    (_, first, second) = figure.axes[0].lines
+    assert first.get_xydata().tolist() == [[30, 20], [90, 80]] and second.get_ydata()[0] == 40
+    text = figures.svg_text(figure, name="reliability", title="t", tips={"reliability-1": "b <x>"})
+    assert 'data-part="reliability-0"' in text and "<title>b &lt;x&gt;</title>" in text
