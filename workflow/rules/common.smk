@@ -241,3 +241,43 @@ def method_inputs(wildcards):
         return {}
     proposals = plan.proposal_set(name)
     return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}
+
+
+def of_prediction(pattern):
+    """A file of the dataset that a job's prediction is of."""
+    files = {}  # every job asks, and to fill in a pattern takes 0.1 ms
+
+    def file(wildcards):
+        names = {
+            "dataset": predicted(wildcards).dataset,
+            "split": wildcards.get("split"),
+        }
+        key = tuple(names.values())
+        if key not in files:
+            files[key] = str(*expand(pattern, **names))
+        return files[key]
+
+    return file
+
+
+def of_scored(pattern):
+    """The files of every prediction in a report."""
+    return lambda wildcards: expand(
+        pattern, prediction=REPORTS[wildcards.report].scored(), split=plan.split
+    )
+
+
+def shown_labels(wildcards):
+    """The label maps of the predictions that a report shows."""
+    return [
+        path
+        for prediction in REPORTS[wildcards.report].shown()
+        for path in of_shards(LABELS, prediction=prediction, split=plan.split)
+    ]
+
+
+def of_reported(pattern):
+    """A file of the dataset that a report is on."""
+    return lambda wildcards: expand(
+        pattern, dataset=REPORTS[wildcards.report].dataset, split=plan.split
+    )

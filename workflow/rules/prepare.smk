@@ -53,20 +53,3 @@ rule check_masks:
 INDEX = str(*expand(rules.prepare.output.index, dataset=plan.dataset))
 CARD = str(*expand(rules.prepare.output.card, dataset=plan.dataset))
 MASKS = str(*expand(rules.check_masks.output, dataset=plan.dataset, allow_missing=True))
-
-
-def of_prediction(pattern):
-    """A file of the dataset that a job's prediction is of."""
-    files = {}  # every job asks, and to fill in a pattern takes 0.1 ms
-
-    def file(wildcards):
-        names = {
-            "dataset": predicted(wildcards).dataset,
-            "split": wildcards.get("split"),
-        }
-        key = tuple(names.values())
-        if key not in files:
-            files[key] = str(*expand(pattern, **names))
-        return files[key]
-
-    return file

@@ -8,29 +8,6 @@ REPORTS = {
 }
 
 
-def of_scored(pattern):
-    """The files of every prediction in a report."""
-    return lambda wildcards: expand(
-        pattern, prediction=REPORTS[wildcards.report].scored(), split=plan.split
-    )
-
-
-def shown_labels(wildcards):
-    """The label maps of the predictions that a report shows."""
-    return [
-        path
-        for prediction in REPORTS[wildcards.report].shown()
-        for path in of_shards(LABELS, prediction=prediction, split=plan.split)
-    ]
-
-
-def of_reported(pattern):
-    """A file of the dataset that a report is on."""
-    return lambda wildcards: expand(
-        pattern, dataset=REPORTS[wildcards.report].dataset, split=plan.split
-    )
-
-
 # What the report shows, in files: as words of a command line it would be thousands of characters.
 rule report_settings:
     output:
