@@ -55,6 +55,7 @@ def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest
     def written() -> list[int]:
         return [path.stat().st_mtime_ns for path in sorted(folder.glob(log_name))]
 
+    (project.folder / "results" / output).unlink(missing_ok=True)  # made by a try that ended before its kill
     before = written()
     run = subprocess.Popen(
         project.command(f"results/{output}"),

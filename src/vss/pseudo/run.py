@@ -151,7 +151,7 @@ def _card(folder: Path, dataset: Card, index: str | os.PathLike, frames: int) ->
     classes = len(dataset.classes)
     return Card(
         name=f"pseudo.{folder.name}",
-        root=str(folder.resolve()),
+        root=str(folder),
         classes=dataset.classes,
         label_map=[*range(classes), *[dataset.ignore_index] * (dataset.ignore_index + 1 - classes)],
         drawn=dataset.drawn,
