@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vss.configs.schema import read_section
+from vss.configs.sections import ReportOptions
 from vss.core.csv_file import write_csv
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_json, write_text
@@ -56,16 +57,9 @@ _HOLDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings:
+class ReportSettings(ReportOptions):
     """Settings of the report; the schema has their defaults and meaning (`report` and `report_job`)."""
 
-    title: str | None = None
-    frames: int
-    overlay_alpha: float
-    overlays: tuple[str, ...]
-    videos: int | tuple[str, ...]
-    video_megabytes: float
-    colours: Mapping[str, str]
     rows: tuple[ReportRow, ...]
     split: str
     protocol: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +181,17 @@ def refiner_weights(plan: Plan, refiner: str) -> str:
 
 def flow_options(plan: Plan) -> list[str]:
     """Returns the optical flow of the score stage as words of its command line."""
-    options = (("--flow", plan.config.targets.flow), ("--flow-weights", plan.config.targets.flow_weights))
-    return [word for name, value in options if value for word in (name, value)]
+    return _words({"--flow": plan.config.targets.flow, "--flow-weights": plan.config.targets.flow_weights})
 
 
 def submit_options(plan: Plan) -> list[str]:
     """Returns the settings of the submit stage as words of its command line."""
-    options = (("--fill", plan.config.submit.fill), ("--pngs", plan.config.submit.pngs))
-    return [word for name, value in options if value for word in (name, value)]
+    return _words({"--fill": plan.config.submit.fill, "--pngs": plan.config.submit.pngs})
+
+
+def _words(options: Mapping[str, str | None]) -> list[str]:
+    """Returns the options that are set as words of a command line."""
+    return [word for name, value in options.items() if value for word in (name, value)]
 
 
 # ---- report
