@@ -78,6 +78,8 @@ def test_a_wrong_command_suggests_the_nearest(capsys) -> None:
         (["score", "a"], "vss score: the following arguments are required: DATASET_FOLDER;"),
         (["lease", "one", "--", "true"], "vss lease: argument gpus: invalid int value: 'one';"),
         ([], "vss: the following arguments are required: COMMAND;"),
+        (["-x", "models"], "vss: unknown option '-x';"),
+        (["--", "models"], "vss: unknown option '--';"),
     ],
 )
 def test_a_wrong_option_or_value_is_one_line_with_the_nearest(words, line, capsys) -> None:

@@ -75,11 +75,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 after one line on standard error, or a signal's."""
+    return command_line.run("vss", __version__, GROUPS, sys.argv[1:] if words is None else words, _set_up)
+
+
+def _set_up() -> None:
+    """Sets up this process for a command: its warnings and its memory."""
     # mmcv without compiled operators warns at every import that its own deformable attention is missing; ours is used.
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     keep_freed_memory()
     collect_garbage_less_often()
-    return command_line.run("vss", __version__, GROUPS, sys.argv[1:] if words is None else words)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from vss.core.log import log
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 and the signal's number, as shells count
 
-_WRONG_CHOICE = re.compile(r"argument (?P<name>[^:]+): invalid choice: '?(?P<value>.*?)'? \(choose from")
+_WRONG_CHOICE = r"argument (?P<name>[^:]+): invalid choice: '?(?P<value>.*?)'? \(choose from"
 
 Arguments: TypeAlias = dict[str, Any]
 
@@ -110,7 +110,7 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             UsageError: argparse's message, or what was probably meant.
         """
-        if found := _WRONG_CHOICE.match(message):
+        if found := re.match(_WRONG_CHOICE, message):
             name = found["name"].split("/")[-1]
             action = next(action for action in self._actions if name in (*action.option_strings, action.dest))
             choices = [str(choice) for choice in action.choices or ()]
@@ -131,8 +131,17 @@ class OneLineParser(argparse.ArgumentParser):
 
 def build_parser(program: str, version: str, groups: Groups) -> OneLineParser:
     """Returns the parser of all commands, whose help lists them by group."""
-    commands = [command for group in groups.values() for command in group]
-    width = max(len(command.name) for command in commands)
+    parser = _program_parser(program, version, groups)
+    parsers = parser.add_subparsers(required=True, prog=program, metavar="COMMAND", help=argparse.SUPPRESS)
+    for command in _by_name(groups).values():
+        added = parsers.add_parser(command.name, help=command.help, **_about(command))
+        _add_options(added, command)
+    return parser
+
+
+def _program_parser(program: str, version: str, groups: Groups) -> OneLineParser:
+    """Returns the parser of what stands before a command: `--help`, which lists the commands, and `--version`."""
+    width = max(map(len, _by_name(groups)))
     listed = (
         "\n".join([f"{title}:", *(f"  {command.name:<{width}}  {command.help}" for command in group)])
         for title, group in groups.items()
@@ -146,47 +155,66 @@ def build_parser(program: str, version: str, groups: Groups) -> OneLineParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=version)
-    parsers = parser.add_subparsers(
-        dest="_name", required=True, prog=program, metavar="COMMAND", help=argparse.SUPPRESS
-    )
-    for command in commands:
-        example = f"example: {command.example}" if command.example else None
-        added = parsers.add_parser(
-            command.name, help=command.help, description=command.help, epilog=example, allow_abbrev=False
-        )
-        added.set_defaults(_parser=added)
-        for argument in command.options:
-            added.add_argument(argument.name, **argument.settings)
     return parser
 
 
-def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int:
-    """Runs one command and returns its exit status: 0, 2 after one line on standard error, or a signal's."""
-    commands = {command.name: command for group in groups.values() for command in group}
-    if words and not words[0].startswith("-") and words[0] not in commands:
+def _command_parser(program: str, command: Command) -> OneLineParser:
+    """Returns the parser of one command: 20 times faster to build than that of all."""
+    parser = OneLineParser(prog=f"{program} {command.name}", **_about(command))
+    _add_options(parser, command)
+    return parser
+
+
+def _about(command: Command) -> Arguments:
+    example = f"example: {command.example}" if command.example else None
+    return {"description": command.help, "epilog": example, "allow_abbrev": False}
+
+
+def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
+    for argument in command.options:
+        parser.add_argument(argument.name, **argument.settings)
+
+
+def _by_name(groups: Groups) -> dict[str, Command]:
+    return {command.name: command for group in groups.values() for command in group}
+
+
+def run(program: str, version: str, groups: Groups, words: Sequence[str], set_up: Callable[[], None]) -> int:
+    """Runs one command and returns its exit status: 0, 2 after one line on standard error, or a signal's.
+
+    Args:
+        program: what is typed first.
+        version: what `--version` prints.
+        groups: all commands.
+        words: what is typed after the program's name.
+        set_up: is called before the command's function is imported, and not where only help is printed.
+    """
+    commands = _by_name(groups)
+    command = commands.get(words[0]) if words else None
+    if command is None and words and not words[0].startswith("-"):
         near = did_you_mean(words[0], commands)
         return _refused(program, f"no command {words[0]!r}{near}; `{program} --help` lists them")
-    name = f"{program} {words[0]}" if words and words[0] in commands else program
+    name = f"{program} {command.name}" if command else program
 
     # Parse, by the parser of the one command where it is named; a file may stand for its content, and be damaged.
-    named = {"": [commands[words[0]]]} if words and words[0] in commands else groups
     try:
-        parsed, unknown = build_parser(program, version, named).parse_known_args(words)
-        arguments = vars(parsed)
-        parser = arguments.pop("_parser")
+        if command is None:
+            _refuse_without_command(_program_parser(program, version, groups), words)
+        parser = _command_parser(program, command)
+        parsed, unknown = parser.parse_known_args(words[1:])
         if unknown:
             parser.refuse_unknown(unknown)
     except UsageError as error:
         return _refused(name, f"{error}; `{name} --help` lists what it takes")
     except UserError as error:
         return _refused(name, f"{error}; fix it, or delete it and rerun")
-    command = commands[arguments.pop("_name")]
 
     # Call; what the user or the system stops is one line, a mistake of the program is not hidden.
     if command.prints:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    set_up()
     try:
-        arguments |= command.fixed
+        arguments = vars(parsed) | command.fixed
         if command.adapt:
             arguments = _imported(command.adapt)(command.name, arguments)
         _imported(command.function)(**arguments)
@@ -204,6 +232,17 @@ def run(program: str, version: str, groups: Groups, words: Sequence[str]) -> int
             raise
         return _refused(name, _one_line(error))
     return 0
+
+
+def _refuse_without_command(parser: OneLineParser, words: Sequence[str]) -> NoReturn:
+    """Prints the help or the version and exits, or refuses words that name no command.
+
+    Raises:
+        UsageError: a command is required, or an option is unknown.
+    """
+    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    _, unknown = parser.parse_known_args(words)
+    parser.refuse_unknown(unknown or words)
 
 
 def _imported(function: str) -> Callable[..., Any]:
