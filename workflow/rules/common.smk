@@ -147,6 +147,14 @@ def stored_scores(wildcards):
     return {"scores": expand(LABELS.replace(".labels.h5", ".scores.h5"), **wildcards)}
 
 
+def labels_refined(wildcards):
+    """The label maps that a refined prediction is made of."""
+    refined = plan.refinement(wildcards.prediction)
+    if refined is None:
+        return {}
+    return {"refines": expand(LABELS, **{**wildcards, "prediction": refined[0]})}
+
+
 def trained_on(stage, part):
     """The index or the card of every dataset and of all pseudo-labels that a model is trained on."""
     return lambda wildcards: [

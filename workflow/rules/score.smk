@@ -4,6 +4,7 @@
 rule score_shard:
     input:
         unpack(stored_scores),
+        unpack(labels_refined),
         labels=LABELS,
         index=of_prediction(rules.prepare.output.index),
         card=of_prediction(rules.check_masks.output),
@@ -22,6 +23,7 @@ rule score_shard:
         flow=jobs.flow_options(plan),
         flow_content=plan.content_of(config["targets"]["flow_weights"]),
         scores=optional("scores"),
+        refines=optional("refines"),
         code=stage_digest("score_shard"),
     message:
         "Count {wildcards.prediction} on {wildcards.split} shard {wildcards.shard}"
@@ -34,7 +36,7 @@ rule score_shard:
         )
         + "vss score-shard --labels {input.labels:q} --index {input.index:q} --card {input.card:q}"
         " --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} {params.flow:q}"
-        " {params.scores:q} --out {output:q} > {log:q} 2>&1"
+        " {params.scores:q} {params.refines:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule score:

@@ -47,6 +47,7 @@ SCORE_SHARD = Command(
         option("--flow", choices=("dis", "raft"), help="count temporal consistency along this optical flow as well"),
         *files("flow-weights", required=False, help="of torchvision's raft_large, for raft"),
         *files("scores", required=False, help="class scores of the shard: count calibration as well"),
+        *files("refines", required=False, help="label maps that these refine: count which pixels that changed as well"),
     ),
 )
 SCORE_SPLIT = Command(

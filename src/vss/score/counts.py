@@ -35,6 +35,7 @@ BROKEN_ZIP = (
 CELL_COLUMNS = ("video", "row", "column", "pixels")
 TRIMAP_COLUMNS = ("pixels", "right")
 FRAME_COLUMNS = ("video", "position", "pixels", "right")
+CHANGED_COLUMNS = ("became_right", "became_wrong", "stayed_wrong")
 # The columns of every table that names the video in a column.
 TABLES = {
     "cells": CELL_COLUMNS,
@@ -71,6 +72,7 @@ class Counts:
         trimap: labelled pixels of each video near a contour of the truth, and those labelled right [V, 2] int64.
         frame_names: ids of each video's frames, in order; empty in files of an earlier version.
         unrefined: frames of the prediction that a refiner could not refine; also such as have no mask.
+        changed: labelled pixels that a refinement changed, by how (`CHANGED_COLUMNS`); empty where it was not counted.
     """
 
     split: str
@@ -91,6 +93,7 @@ class Counts:
     trimap: np.ndarray
     frame_names: tuple[tuple[str, ...], ...] = ()
     unrefined: int = 0
+    changed: tuple[int, ...] = ()
 
     def confusion(self, videos: Sequence[int] | None = None, *, table: str = "cells") -> np.ndarray:
         """Returns the confusion matrix [C, C + 1] int64 summed over some videos, by default over all.
@@ -133,6 +136,7 @@ def save_counts(path: str | os.PathLike, counts: Counts) -> None:
         "videos": counts.videos,
         "frame_names": counts.frame_names,
         **({"unrefined": counts.unrefined} if counts.unrefined else {}),
+        **({"changed": counts.changed} if counts.changed else {}),
     }
     with atomic_path(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(
@@ -171,6 +175,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
             videos=tuple(about["videos"]),
             frame_names=tuple(map(tuple, about.get("frame_names", ()))),
             unrefined=about.get("unrefined", 0),
+            changed=tuple(about.get("changed", ())),
             **tables,
         )
     except BROKEN_ZIP as error:
@@ -210,6 +215,7 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         return joined[np.lexsort(joined.T[::-1])]
 
     names = [of_video for part in parts for of_video in part.frame_names]
+    changed = [part.changed for part in parts]
     return Counts(
         split=first.split,
         shards=first.shards,
@@ -221,5 +227,6 @@ def merge_counts(parts: Sequence[Counts]) -> Counts:
         trimap=np.concatenate([part.trimap for part in parts])[order],
         frame_names=tuple(names[at] for at in order) if len(names) == len(videos) else (),
         unrefined=sum(part.unrefined for part in parts),
+        changed=tuple(map(sum, zip(*changed, strict=True))) if all(changed) else (),
         **{name: gather(name, columns.index("video")) for name, columns in TABLES.items()},
     )

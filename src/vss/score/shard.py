@@ -15,12 +15,13 @@ from vss.core.confusion import MOST_COUNTED_CLASSES
 from vss.core.errors import UserError
 from vss.core.images import read_image
 from vss.core.index import Card, read_dataset, shard_rows
+from vss.core.label_space import ignore_index
 from vss.core.labels_file import LabelsReader
 from vss.core.log import track
 from vss.core.masks import train_ids
 from vss.core.scores_file import ScoresReader
 from vss.score.calibration import BINS, calibration_counts
-from vss.score.counts import TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
+from vss.score.counts import CHANGED_COLUMNS, TABLES, TRIMAP_COLUMNS, Counts, cells_of, save_counts
 from vss.score.temporal import Flow, open_flow, pair_confusion, visible_confusion
 from vss.score.video import VideoCounter
 
@@ -39,6 +40,7 @@ def score_shard(
     flow: str | None = None,
     flow_weights: str | os.PathLike | None = None,
     scores: str | os.PathLike | None = None,
+    refines: str | os.PathLike | None = None,
 ) -> None:
     """Counts a shard's label maps against its masks and writes the counts (`Counts`, npz).
 
@@ -54,6 +56,7 @@ def score_shard(
         flow: "dis" or "raft" also counts temporal consistency along that optical flow (reads the images as well).
         flow_weights: of torchvision's `raft_large`, for "raft".
         scores: `*.scores.h5` of this shard, to count how well calibrated the prediction is.
+        refines: `*.labels.h5` of this shard of what the prediction refines, to count which pixels that changed.
 
     Raises:
         UserError: a frame with a mask has no prediction, or one of another size; no frame has a mask; the prediction
@@ -66,6 +69,7 @@ def score_shard(
         raise UserError(f"{index}: split {split!r} has no mask to score against")
     with LabelsReader(labels) as predictions, ExitStack() as opened:
         probabilities = None if scores is None else opened.enter_context(closing(ScoresReader(scores)))
+        unrefined = None if refines is None else opened.enter_context(LabelsReader(refines))
         if predictions.classes != dataset.classes:
             raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
         videos = [(name, of_video) for name, of_video in rows.groupby("video", sort=True) if of_video["mask"].any()]
@@ -80,6 +84,7 @@ def score_shard(
             flow=flow,
             motion=motion,
             probabilities=probabilities,
+            unrefined=None if unrefined is None else unrefined.read,
         )
         counts = replace(counts, unrefined=len(predictions.unrefined()))
     save_counts(out, counts)
@@ -97,6 +102,7 @@ def count_videos(
     flow: str | None = None,
     motion: Flow | None = None,
     probabilities: ScoresReader | None = None,
+    unrefined: LabelsOfFrame | None = None,
 ) -> Counts:
     """Counts videos against their masks.
 
@@ -108,6 +114,7 @@ def count_videos(
         split, shard, shards, flow: see `score_shard`.
         motion: the optical flow of that name.
         probabilities: the class scores, to count calibration.
+        unrefined: gives the label map that was refined, to count what that changed.
 
     Raises:
         UserError: see `score_shard`.
@@ -121,10 +128,11 @@ def count_videos(
         (
             video,
             rows["frame"][rows["mask"] != ""],
-            _count_video(number, rows, read, source, dataset, motion, probabilities),
+            _count_video(number, rows, read, source, dataset, motion, probabilities, unrefined),
         )
         for number, (video, rows) in enumerate(videos)
     ]
+    nothing = np.zeros(len(CHANGED_COLUMNS), np.int64)
     return Counts(
         split=split,
         shards=shards,
@@ -139,6 +147,7 @@ def count_videos(
             name: np.concatenate([np.zeros((0, len(names)), np.int64), *(tables[name] for _, _, tables in counted)])
             for name, names in (TABLES | {"trimap": TRIMAP_COLUMNS}).items()
         },
+        changed=() if unrefined is None else tuple(sum((each["changed"] for *_, each in counted), nothing).tolist()),
     )
 
 
@@ -150,12 +159,13 @@ def _count_video(
     dataset: Card,
     motion: Flow | None,
     probabilities: ScoresReader | None,
+    unrefined: LabelsOfFrame | None,
 ) -> dict[str, np.ndarray]:
     """Returns the rows that one video adds to the tables of `Counts`."""
     num_classes = len(dataset.classes)
     counter = VideoCounter(number, num_classes)
     flow_total, visible_total = (np.zeros((num_classes, num_classes + 1), np.int64) for _ in range(2))
-    calibration = np.zeros((BINS, 3), np.int64)
+    calibration, changed = np.zeros((BINS, 3), np.int64), np.zeros(len(CHANGED_COLUMNS), np.int64)
     before: tuple[np.ndarray, np.ndarray] | None = None
     for row in rows.itertuples(index=False):
         if not row.mask and motion is None:
@@ -169,6 +179,8 @@ def _count_video(
                 counter.add(raw=raw, truth=truth, labels=predicted)
             except UserError as error:
                 raise UserError(f"{source}: frame {row.frame!r} of video {row.video!r}: {error}") from None
+            if unrefined is not None:
+                changed += _changed_pixels(unrefined(row.video, row.frame), predicted, truth)
             if probabilities is not None:
                 stored = probabilities.read_planes(row.video, row.frame)
                 calibration += calibration_counts(stored.planes.max(axis=0), stored.labels, truth)
@@ -188,4 +200,13 @@ def _count_video(
         **counter.tables(),
         **{name: cells_of(confusion, number) for name, confusion in confusions.items()},
         "calibration": bins.astype(np.int64),
+        "changed": changed,
     }
+
+
+def _changed_pixels(unrefined: np.ndarray, refined: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns how many labelled pixels a refinement changed [3] int64, as `CHANGED_COLUMNS` tells them apart."""
+    at = np.flatnonzero((unrefined != refined) & (truth != ignore_index(truth.dtype)))
+    earlier, now, true = (labels.reshape(-1).take(at) for labels in (unrefined, refined, truth))
+    right, wrong = np.count_nonzero(now == true), np.count_nonzero(earlier == true)
+    return np.array([right, wrong, len(at) - right - wrong], np.int64)

@@ -18,7 +18,7 @@ from vss.core.index import read_card
 from vss.score.bootstrap import DRAWS, LEVEL, SEED, drawn_figures, flow_tables, intervals, save_draws
 from vss.score.calibration import expected_calibration_error, reliability
 from vss.score.consistency import WINDOW_LENGTHS
-from vss.score.counts import Counts, load_counts, merge_counts
+from vss.score.counts import CHANGED_COLUMNS, Counts, load_counts, merge_counts
 from vss.score.measures import (
     CFFM_SKIPPED_FRAMES,
     boundary_iou,
@@ -134,6 +134,7 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
         "classes_only_predicted": int((predicted & ~in_truth).sum()),
         "windows": windows,
         **({"unrefined_frames": counts.unrefined} if counts.unrefined else {}),
+        **({"changed_pixels": dict(zip(CHANGED_COLUMNS, counts.changed, strict=True))} if counts.changed else {}),
     }
     return result
 
