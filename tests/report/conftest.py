@@ -55,7 +55,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     images = {v: [rng.integers(0, 256, (*m.shape, 3), np.uint8) for m in maps] for v, maps in truth.items()}
     dataset = write_dataset(tmp_path / "data", truth, images=images)
-    inputs: dict[str, Any] = {"scores": {}, "per_class": {}, "draws": {}, "logs": {}, "labels": {}}
+    inputs: dict[str, Any] = {key: {} for key in ("scores", "per_class", "per_video", "draws", "logs", "labels")}
     for name, wrong in (("net.single", 0.2), ("net.single.ssa", 0.1), ("other", 0.5)):
         labels = {
             video: [
@@ -66,14 +66,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folder = tmp_path / name
         path = write_labels(folder / "00.labels.h5", labels, unrefined="cut short" if name.endswith(".ssa") else "")
         score_shard(
-            labels=path, index=dataset.index, card=dataset.card, split="val", shard=0, shards=1, out=folder / "c.npz"
-        )
-        inputs["scores"][name], inputs["per_class"][name] = folder / "scores.json", folder / "per_class.csv"
-        summarise(
-            shards=[folder / "c.npz"], card=dataset.card, scores=inputs["scores"][name],
-            per_class=inputs["per_class"][name], per_video=folder / "per_video.csv", draws=folder / "draws.npz",
+            labels=path, index=dataset.index, card=dataset.card, split="val", shard=0, shards=1, out=folder / "c.npz",
+            refines=inputs["labels"][name.removesuffix(".ssa")][0] if name.endswith(".ssa") else None,
         )  # fmt: skip
-        inputs["draws"][name] = folder / "draws.npz"
+        names = {
+            "scores": "scores.json",
+            "per_class": "per_class.csv",
+            "per_video": "per_video.csv",
+            "draws": "draws.npz",
+        }
+        files = {key: folder / file for key, file in names.items()}
+        summarise(shards=[folder / "c.npz"], card=dataset.card, **files)
+        for key, file in files.items():
+            inputs[key][name] = file
         inputs["labels"][name] = [path]
         inputs["results"] = tmp_path
         _write_benchmark(tmp_path / f"benchmarks/infer/{name}.val.00.tsv", 19 * len(name))

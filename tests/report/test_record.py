@@ -30,6 +30,16 @@ def test_the_record_holds_what_the_page_shows(finished_run, written):
     (refined,) = record["refinements"]
     assert (refined["prediction"], refined["of"], refined["unrefined"]) == ("net.single.ssa", "net.single", 2)
     assert "frames kept as they were" in page
+    assert refined["seconds_per_frame"] == len(".ssa")
+    before, after = (read_json(finished_run["inputs"]["scores"][name]) for name in ("net.single", "net.single.ssa"))
+    for key in ("mIoU", "mBIoU", "VC8"):
+        low, high = refined["figures"][key]["interval"]
+        assert low <= refined["figures"][key]["after"] - refined["figures"][key]["before"] <= high
+        assert refined["figures"][key]["before"] == pytest.approx(100 * before[key], abs=1e-4)
+    gained = refined["became_right"] - refined["became_wrong"]
+    assert gained == pytest.approx(100 * (after["pixel_acc"] - before["pixel_acc"])) and refined["became_wrong"] > 5
+    assert [len(refined["classes"][way]) for way in ("gained", "lost")] == [4, 0]
+    assert [row["name"] for row in refined["videos"]["gained"]] and refined["videos"]["lost"] == []
     assert [cost["stage"] for cost in record["costs"]] == ["infer"]
     assert [training["iterations"] for training in record["trainings"]] == [100, 100]
 

@@ -38,6 +38,7 @@ rule report:
         inputs=rules.report_settings.output.inputs,
         scores=of_scored(rules.score.output.scores),
         per_class=of_scored(rules.score.output.per_class),
+        per_video=of_scored(rules.score.output.per_video),
         draws=of_scored(rules.score.output.draws),
         chosen=lambda wildcards: expand(
             rules.search.output.chosen, ensemble=REPORTS[wildcards.report].searched()

@@ -8,26 +8,39 @@ from typing import Any
 
 import pandas as pd
 
+from vss.core.files import JsonObject
 from vss.report.table import figure
 from vss.score.bootstrap import interval, load_draws
 from vss.score.compare import difference
 
 _FIGURES = ("mIoU", "mBIoU", "VC8", "VC16", "TC_raft", "TC_dis")
+_NAMED, _SHOWN = 5, 3  # classes and videos each way: that are kept, and of them those on the page
 
 
 def refinements(
-    table: pd.DataFrame, draws: Mapping[str, str | os.PathLike], unrefined: Mapping[str, int]
+    table: pd.DataFrame,
+    draws: Mapping[str, str | os.PathLike],
+    counts: Mapping[str, JsonObject],
+    *,
+    per_class: Mapping[str, pd.DataFrame],
+    per_video: Mapping[str, pd.DataFrame],
+    seconds: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Returns one entry per prediction that refines another scored one, in order.
 
     Args:
         table: as `score_table` returns it.
         draws: files of `vss.score.bootstrap.save_draws` by prediction.
-        unrefined: by prediction, how many frames could not be refined and kept their labels.
+        counts: `counts` of scores.json by prediction.
+        per_class, per_video: rows of per_class.csv and per_video.csv by prediction; videos may be missing.
+        seconds: per frame by prediction, all that it is made of included; NaN where unknown.
 
     Returns:
-        [{prediction, of, title, figures: {name: {before, after}} in percent where both are known, sentence: the
-        difference of mIoU with its interval, and whether it is noise, unrefined: frames}].
+        [{prediction, of, title, figures: {name: {before, after, interval}} in percent where both are known, with the
+        95% interval of their paired difference or None, sentence: the difference of mIoU in words, classes, videos:
+        {gained, lost: [{name, before, after}]} IoU and mIoU in percent, the largest change first, became_right,
+        became_wrong: percent of the labelled pixels or None, seconds_per_frame: of the refinement alone, NaN where
+        unknown, unrefined: frames that could not be refined and kept their labels}].
     """
     rows = table.set_index("prediction")
     found = []
@@ -36,47 +49,101 @@ def refinements(
         if source not in rows.index:
             continue
         before, after = rows.loc[source], rows.loc[name]
+        between = {key: _paired(draws, source, name, key) for key in _FIGURES}
         figures = {
-            key: {"before": float(before[key]), "after": float(after[key])}
+            key: {"before": float(before[key]), "after": float(after[key]), "interval": _percent(between[key])}
             for key in _FIGURES
             if pd.notna(before[key]) and pd.notna(after[key])
         }
-        between = _paired(draws, source, name)
-        sentence = difference("mIoU", before["mIoU"] / 100, after["mIoU"] / 100, between)["sentence"]
+        changed = counts[name].get("changed_pixels", {})
         found.append(
             {
                 "prediction": name,
                 "of": source,
                 "title": after["title"],
                 "figures": figures,
-                "sentence": sentence,
-                "unrefined": unrefined.get(name, 0),
+                "sentence": difference("mIoU", before["mIoU"] / 100, after["mIoU"] / 100, between["mIoU"])["sentence"],
+                "classes": _changes(per_class[source], per_class[name], "class", "iou"),
+                "videos": _changes(per_video.get(source), per_video.get(name), "video", "mIoU"),
+                **{
+                    key: 100 * changed[key] / max(counts[name]["pixels"], 1) if changed else None
+                    for key in ("became_right", "became_wrong")
+                },
+                "seconds_per_frame": seconds[name] - seconds[source],
+                "unrefined": counts[name].get("unrefined_frames", 0),
             }
         )
     return found
 
 
-def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Returns one row per refinement as text: before and after of every figure that any of them has.
+def _changes(
+    before: pd.DataFrame | None, after: pd.DataFrame | None, key: str, value: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns what gained and what lost most, in percent, of rows that both tables have."""
+    if before is None or after is None:
+        return {"gained": [], "lost": []}
+    both = before[[key, value]].merge(after[[key, value]], on=key, suffixes=("_before", "_after")).dropna()
+    rows = [
+        {"name": name, "before": 100 * earlier, "after": 100 * now}
+        for name, earlier, now in both.itertuples(index=False, name=None)
+        if earlier != now
+    ]
+    rows.sort(key=lambda row: row["before"] - row["after"])
+    return {
+        "gained": [row for row in rows[:_NAMED] if row["after"] > row["before"]],
+        "lost": [row for row in rows[::-1][:_NAMED] if row["after"] < row["before"]],
+    }
 
-    How many frames could not be refined is a column where any could not.
+
+def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Returns one row per refinement as text: before, after and difference of every figure that any of them has.
+
+    How many frames could not be refined is a column where any could not, and which pixels changed one where any has
+    them counted.
     """
     keys = [key for key in _FIGURES if any(key in entry["figures"] for entry in found)]
     rows = []
     for entry in found:
-        values = {key: entry["figures"].get(key) for key in keys}
-        cells = {
-            key: "" if value is None else f"{figure(value['before'])} \u2192 {figure(value['after'])}"
-            for key, value in values.items()
-        }
-        kept = {"frames kept as they were": str(entry["unrefined"])} if any(e["unrefined"] for e in found) else {}
-        rows.append({"Refined prediction": entry["title"], **cells, "change": entry["sentence"], **kept})
+        cells = {key: _figure_cell(entry["figures"].get(key)) for key in keys}
+        if any(each["became_right"] is not None for each in found):
+            cells |= {f"became {what}": _share(entry[f"became_{what}"]) for what in ("right", "wrong")}
+        if any(each["seconds_per_frame"] == each["seconds_per_frame"] for each in found):
+            cells["seconds per frame"] = figure(entry["seconds_per_frame"])
+        if any(each["unrefined"] for each in found):
+            cells["frames kept as they were"] = str(entry["unrefined"])
+        gains = {what: _named(entry[what]) for what in ("classes", "videos")}
+        in_words = "; ".join(f"{what} {named}" for what, named in gains.items() if named)
+        rows.append({"Refined prediction": entry["title"], **cells, "gains and losses": in_words})
     return pd.DataFrame(rows)
 
 
-def _paired(draws: Mapping[str, str | os.PathLike], before: str, after: str) -> list[float] | None:
-    """Returns the 95% interval of a difference of mIoU, None where the two cannot be paired."""
+def _figure_cell(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    cell = f"{figure(value['before'])} \u2192 {figure(value['after'])}"
+    if value["interval"] is None:
+        return cell
+    low, high = value["interval"]
+    noise = " noise" if low <= 0 <= high else ""
+    return f"{cell} ({value['after'] - value['before']:+.2f} [{low:.2f}, {high:.2f}]{noise})"
+
+
+def _share(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.2f}%"
+
+
+def _named(changes: Mapping[str, list[dict[str, Any]]]) -> str:
+    rows = [*changes["gained"][:_SHOWN], *changes["lost"][:_SHOWN]]
+    return ", ".join(f"{row['name']} {row['after'] - row['before']:+.1f}" for row in rows)
+
+
+def _percent(edges: list[float] | None) -> list[float] | None:
+    return None if edges is None else [100 * edge for edge in edges]
+
+
+def _paired(draws: Mapping[str, str | os.PathLike], before: str, after: str, key: str) -> list[float] | None:
+    """Returns the 95% interval of a figure's difference, None where the two cannot be paired."""
     if before not in draws or after not in draws:
         return None
-    (mark, first), (other, second) = (load_draws(draws[name], "mIoU") for name in (before, after))
-    return interval(second - first) if mark == other and len(first) else None
+    (mark, first), (other, second) = (load_draws(draws[name], key) for name in (before, after))
+    return interval(second - first) if mark == other and len(first) and len(second) else None

@@ -74,7 +74,7 @@ class ReportInputs:
     """Files that the report is made of.
 
     Attributes:
-        scores, per_class: by prediction.
+        scores, per_class, per_video: by prediction.
         logs: by training ("stage/model").
         labels: by prediction shown, its shards.
         chosen: results of weight searches, by ensemble.
@@ -88,6 +88,7 @@ class ReportInputs:
     per_class: Mapping[str, StrPath]
     logs: Mapping[str, StrPath]
     labels: Mapping[str, Sequence[StrPath]]
+    per_video: Mapping[str, StrPath] = field(default_factory=dict)
     chosen: Mapping[str, StrPath] = field(default_factory=dict)
     draws: Mapping[str, StrPath] = field(default_factory=dict)
     fingerprints: Mapping[str, StrPath] = field(default_factory=dict)
@@ -186,27 +187,29 @@ def _content(
     table = score_table(options.rows, found.scores)
     best = _best(table)
     scores = {name: read_json(found.scores[name]) for name in table["prediction"]}
-    counts = scores[best]["counts"]
-    unrefined = {name: each["counts"].get("unrefined_frames", 0) for name, each in scores.items()}
+    counts = {name: each["counts"] for name, each in scores.items()}
     names = [one_line(name) for name in dataset.classes]
     classes = {name: pd.read_csv(found.per_class[name]).assign(**{"class": names}) for name in table["prediction"]}
     confusions = {name: load_confusions(found.draws[name]) for name in classes if name in found.draws}
     read = {key: figures.read_log(found.logs[key]) for key in options.trainings}
     logs = {_training_title(key, options): log for key, log in read.items()}
     jobs = [] if found.results is None else read_jobs(found.results, read)
+    seconds = _seconds_per_frame(options, jobs, counts[best]["frames"])
     return Content(
         title=options.title or f"Video semantic segmentation on {dataset.name}",
         split=options.split,
         card=dataset,
         remarks=remarks(
-            table, split=options.split, card=dataset, counts=counts, best=best, searched=found.chosen.keys()
+            table, split=options.split, card=dataset, counts=counts[best], best=best, searched=found.chosen.keys()
         ),
         table=table,
         not_run=rows_not_run(options.rows),
         best=best,
         ranks=rank_predictions(table, found.draws),
         reliability={name: each["reliability"] for name, each in scores.items() if each.get("reliability")},
-        refinements=refinements(table, found.draws, unrefined),
+        refinements=refinements(
+            table, found.draws, counts, per_class=classes, per_video=_videos_of(found, table), seconds=seconds
+        ),
         members=members_table(found.chosen, options.titles),
         searches={name: read_json(path) for name, path in found.chosen.items()},
         per_class=classes,
@@ -214,7 +217,7 @@ def _content(
         logs=logs,
         trainings=training_rows(logs),
         costs=[] if found.results is None else stage_costs(found.results, jobs),
-        seconds=_seconds_per_frame(options, jobs, counts["frames"]),
+        seconds=seconds,
         made=what_was_run(
             protocol=options.protocol,
             split=options.split,
@@ -227,6 +230,11 @@ def _content(
         videos=videos,
         places=places(videos, dataset.classes, len(shown)),
     )
+
+
+def _videos_of(found: ReportInputs, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    tables = {name: pd.read_csv(found.per_video[name]) for name in table["prediction"] if name in found.per_video}
+    return {name: rows.assign(video=[one_line(str(video)) for video in rows["video"]]) for name, rows in tables.items()}
 
 
 def _seconds_per_frame(options: ReportSettings, jobs: Sequence[JobCost], frames: int) -> dict[str, float]:

@@ -235,6 +235,7 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
     return {
         "scores": {name: f"{results}/score/{name}/{split}/scores.json" for name in plan.scored()},
         "per_class": {name: f"{results}/score/{name}/{split}/per_class.csv" for name in plan.scored()},
+        "per_video": {name: f"{results}/score/{name}/{split}/per_video.csv" for name in plan.scored()},
         "draws": {name: f"{results}/score/{name}/{split}/draws.npz" for name in plan.scored()},
         "logs": training_logs(plan),
         "fingerprints": {
