@@ -12,6 +12,7 @@ REPOSITORY = Path(workflow.basedir)
 
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "cuda_ops")]
 
+from vss.core.allocator import collect_garbage_less_often
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
 from vss.core.log import printable
@@ -21,6 +22,7 @@ from vss.workflow.digest import stage_digest
 from vss.workflow.plan import Plan, any_of, export_paths_to_jobs
 from vss.workflow.signals import pass_on_to_jobs
 
+collect_garbage_less_often()
 export_paths_to_jobs(REPOSITORY)
 
 if workflow.remote_exec:
@@ -47,6 +49,7 @@ try:
     plan = settings.read_plan(config)
     config.update(plan.document)
     if not workflow.remote_exec:
+        plan.start_contents()
         for note in jobs.notes(plan):
             print(note, file=sys.stderr)
 except UserError as mistake:

@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from vss.core.extras import EXTRAS
 from vss.core.files import canonical_json
 from vss.core.label_space import LabelSpace
 from vss.core.shards import shard_of
+from vss.workflow.content_process import ContentProcess
 from vss.workflow.digest import content_mark
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -66,6 +68,7 @@ class Plan:
         self._views: dict[str, Plan] = {}
         self._marks: dict[str, str] = {}
         self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        self._content_processes: dict[str, ContentProcess] = {}
         self._import_contents: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._shards: dict[str, list[str]] = {}
         self.imports: dict[str, ImportSource] = {
@@ -337,8 +340,17 @@ class Plan:
         if row.root is None:
             return {}, {}
         if dataset not in self._contents:
-            self._contents[dataset] = contents(row.layout, row.root)
+            started = self._content_processes.pop(dataset, None)
+            self._contents[dataset] = contents(row.layout, row.root) if started is None else started.result()
         return self._contents[dataset]
+
+    def start_contents(self) -> None:
+        """Starts to look at the files of the real datasets in use, while the plan is made that needs their digests."""
+        trained_on = (self.training_datasets(*name.split("/")) for name in self.trainings())
+        for name in dict.fromkeys([*self.scored_datasets(), *itertools.chain.from_iterable(trained_on)]):
+            row = self.datasets[name]
+            if row.root is not None:
+                self._content_processes[name] = ContentProcess(row.layout, row.root)
 
     def data_digest(self, dataset: str, splits: Iterable[str]) -> str:
         """Returns 16 hexadecimal digits that change with a dataset's settings and with the files of some splits.
