@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from vss.configs.sections import TrackerSettings
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.report.tracker import track
-from vss.workflow.plan import Plan
+from vss.workflow.checks import check_tracker
 
 
 @pytest.fixture
@@ -65,7 +63,5 @@ def test_mistakes_are_one_line(passed):
 
 def test_a_library_that_is_not_installed_is_refused_before_any_job(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    plan = Plan.__new__(Plan)
-    plan.config = SimpleNamespace(tracker=TrackerSettings("wandb"))
     with pytest.raises(UserError, match=r"tracker\.backend: wandb is not installed: run `pip install 'vss\[wandb\]'`"):
-        plan._check_tracker()
+        check_tracker("wandb")

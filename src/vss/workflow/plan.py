@@ -1,11 +1,10 @@
-"""The plan of a run: a checked config, asked questions by name. Checked itself before any rule is defined."""
+"""The plan of a run: a checked config, asked questions by name."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import hashlib
-import importlib.util
 import itertools
 import os
 import re
@@ -14,24 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vss.configs import is_row
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, ReportedRow, import_keys, import_source, reported_row
 from vss.configs.schema import section_schema
-from vss.configs.sections import ModelRow, RefinerRow, RunSoup, RunTargets, read_pseudo_settings, read_run_config
+from vss.configs.sections import RunSoup, read_pseudo_settings, read_run_config
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
-from vss.core.extras import EXTRAS
 from vss.core.files import canonical_json
 from vss.core.label_space import LabelSpace
 from vss.core.shards import shard_of
+from vss.workflow import checks
 from vss.workflow.content_process import ContentProcess
 from vss.workflow.digest import content_mark
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # The dataset that a training is on, and weights have the classes of, where the config names none.
 _TRAINED_ON = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
-_LONGEST_PREDICTION = 180  # bytes, of the 255 that file systems allow a name
 
 
 class Plan:
@@ -76,19 +72,14 @@ class Plan:
             for name, row in rows.items()
             if import_keys(row)
         }
-        self._check_names()
-        self._check_models(sorted(row_names))
+        checks.check_names(self)
+        checks.check_models(self, sorted(row_names))
         self.datasets = self._read_datasets()
-        self._check_predictions()
+        checks.check_predictions(self)
         self.dataset: str = self._predicted_dataset()
         self.default_dataset = self.dataset
         self._data_of = self._datasets_of_predictions()
-        self._check_classes_of_models()
-        self._check_refiners()
-        self._check_pseudo()
-        self._check_files()
-        self._check_report()
-        self._check_tracker()
+        checks.check_uses(self)
 
     # -- models
 
@@ -198,7 +189,7 @@ class Plan:
     def _pseudo_in_use(self) -> list[str]:
         return list(dict.fromkeys(name for model in self.finetuned() for name in self.pseudo_of("finetune", model)))
 
-    def _ancestors(self, model: str) -> list[str]:
+    def ancestors(self, model: str) -> list[str]:
         """Returns the models that a model's weights depend on, itself first.
 
         Raises:
@@ -221,27 +212,10 @@ class Plan:
 
     def is_transductive(self, prediction: str) -> bool:
         """Returns whether a prediction is of a model that was trained on frames that are scored or submitted."""
-        models = [member.split(".")[0] for member in self._made_of(prediction) if member not in self.imports]
-        before = {each for model in models for each in self._ancestors(model)}
+        models = [member.split(".")[0] for member in self.made_of(prediction) if member not in self.imports]
+        before = {each for model in models for each in self.ancestors(model)}
         names = {pseudo for model in before for pseudo in self.pseudo_of("finetune", model)}
         return any(self.pseudo_split(name) != "train" for name in names)
-
-    def _check_pseudo(self) -> None:
-        for name, row in self.pseudo.items():
-            for member in self.pseudo_members(name):
-                self._check_model_tta(f"pseudo.{name}.of", member)
-            for found in row.keep_of:
-                self._check_class(f"pseudo.{name}.keep_of", found)
-        for model in self.finetuned():
-            for name in self.pseudo_of("finetune", model):
-                if name not in self.pseudo:
-                    near = did_you_mean(name, self.pseudo)
-                    raise UserError(f"config: models.{model}.finetune.extra: no pseudo-labels {name!r}{near}")
-            if self.pseudo_of("finetune", model):
-                self._ancestors(model)
-        for model in self.pretrained():
-            if self.pseudo_of("pretrain", model):
-                raise UserError(f"config: models.{model}.pretrain.extra: allowed in finetune only")
 
     def _label_space(self, stage: str, model: str) -> dict[str, Any]:
         """Returns the classes of a training as its settings name them; nothing where they are those of its row."""
@@ -398,7 +372,7 @@ class Plan:
 
     def scored(self) -> list[str]:
         """Returns every prediction that is scored, in the config's order; an imported one where it covers the split."""
-        return [name for name in self.predictions if name not in self.imports or self._covers(name, self.split)]
+        return [name for name in self.predictions if name not in self.imports or self.covers(name, self.split)]
 
     def submitted(self) -> list[str]:
         """Returns every prediction of the test split that is zipped."""
@@ -430,13 +404,13 @@ class Plan:
 
     def base(self, prediction: str) -> str:
         """Returns the prediction without its refiners: `model.tta` or an ensemble's name."""
-        for source, _ in self._refinements(prediction):
+        for source, _ in self.refinements(prediction):
             prediction = source
         return prediction
 
     def inferred(self) -> list[str]:
         """Returns every `model.tta` that is run for what is scored or submitted."""
-        made_of = [self._made_of(name) for name in (*self.scored(), *self.submitted())]
+        made_of = [self.made_of(name) for name in (*self.scored(), *self.submitted())]
         members = self._members_of_pseudo()
         return list(dict.fromkeys(name for names in [*made_of, members] for name in names if name not in self.imports))
 
@@ -456,7 +430,7 @@ class Plan:
         names = [*self.scored(), *self.submitted()]
         used = {self.base(name) for name in names} & set(self.ensembles)
         members = {member for name in used for member in self.members(name)}
-        refined = {source for name in names for source, refiner in self._refinements(name) if self._votes(refiner)}
+        refined = {source for name in names for source, refiner in self.refinements(name) if self.needs_scores(refiner)}
         return sorted(members | refined | set(self._members_of_pseudo()))
 
     def calibrated(self, prediction: str) -> bool:
@@ -466,9 +440,9 @@ class Plan:
 
     def reads_scores(self, prediction: str, refiner: str) -> bool:
         """Returns whether a refiner reads the class scores of what it refines."""
-        return self._votes(refiner) is not False and prediction in self.with_scores()
+        return self.needs_scores(refiner) is not False and prediction in self.with_scores()
 
-    def _votes(self, refiner: str) -> bool | None:
+    def needs_scores(self, refiner: str) -> bool | None:
         """Returns whether a refiner needs class scores; None: it reads them where they are stored anyway."""
         chosen = self.refiners[refiner]
         schema = section_schema(chosen.method)["properties"].get("votes")
@@ -482,13 +456,13 @@ class Plan:
         chosen = self.refiners[refiner]
         return chosen.follows_flow and not (chosen.only_uncertain and self.reads_scores(prediction, refiner))
 
-    def _refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
+    def refinements(self, prediction: str) -> Iterator[tuple[str, str]]:
         """Yields (what is refined, refiner) for every refiner that a prediction's name ends in, the last one first."""
         while (refined := self.refinement(prediction)) is not None:
             yield refined
             prediction = refined[0]
 
-    def _made_of(self, prediction: str) -> list[str]:
+    def made_of(self, prediction: str) -> list[str]:
         """Returns what a prediction is made of, refiners aside: an ensemble's members, or itself alone."""
         base = self.base(prediction)
         return self.members(base) if base in self.ensembles else [base]
@@ -510,7 +484,8 @@ class Plan:
         marks = [str(self.content_of(table)) for table in tables]
         return {"files": hashlib.sha256(canonical_json(mine).encode()).hexdigest()[:16], "tables": " ".join(marks)}
 
-    def _covers(self, name: str, split: str) -> bool:
+    def covers(self, name: str, split: str) -> bool:
+        """Returns whether an imported prediction has a split."""
         return split in self.imports[name].settings.splits
 
     def members_possible(self) -> list[str]:
@@ -592,164 +567,6 @@ class Plan:
                 return [refined[0], name]
         return self.scored()[-1:]
 
-    # -- checks
-
-    def _check_names(self) -> None:
-        owners: dict[str, str] = {}
-        tables = {"models": self.models, "tta": self.tta, "ensembles": self.ensembles, "refiners": self.refiners}
-        for kind, table in tables.items():
-            for name in table:
-                if name in owners:
-                    raise UserError(
-                        f"config: {kind}.{name}: the name is taken by {owners[name]}.{name}; choose another"
-                    )
-                owners[name] = kind
-        for name in self.imports:
-            if name in owners:
-                raise UserError(
-                    f"config: predictions.{name}: is imported, and the name is taken by {owners[name]}.{name};"
-                    " choose another"
-                )
-            if not _NAME.fullmatch(name):
-                raise UserError(
-                    f"config: predictions: name {name!r} of an imported prediction may hold letters, digits, '_' and"
-                    " '-' only (a dot separates names in paths)"
-                )
-
-    def _check_models(self, row_names: list[str]) -> None:
-        for name, model in self.models.items():
-            sources = [key for key in ("finetune", "weights", "soup") if getattr(model, key) is not None]
-            if len(sources) != 1:
-                found = " and ".join(sources) if sources else "none"
-                raise UserError(f"config: models.{name}: needs exactly one of finetune, weights, soup; found {found}")
-            if model.pretrain is not None and model.finetune is None:
-                raise UserError(f"config: models.{name}.pretrain: allowed only next to finetune")
-            if model.weights is not None and model.config is None:
-                raise UserError(f"config: models.{name}.config: is missing; weights need the row they belong to")
-            if model.config is not None and model.weights is None:
-                raise UserError(f"config: models.{name}.config: allowed only next to weights; name the row in finetune")
-            if model.pretrain is not None and model.training("finetune").init is not None:
-                raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
-            for part in model.soup_parts:
-                source = self.models.get(part)
-                of_run = isinstance(model.soup, RunSoup)
-                if source is None or source.soup is not None or (of_run and source.finetune is None):
-                    raise UserError(
-                        f"config: models.{name}.soup: no trained model {part!r}{did_you_mean(part, self.models)}"
-                    )
-            for key, row in self._rows_of(model):
-                if row not in row_names and not is_row(row):
-                    raise UserError(
-                        f"config: models.{name}.{key}: no row {row!r}{did_you_mean(row, row_names)};"
-                        " `vss models` lists them"
-                    )
-
-    @staticmethod
-    def _rows_of(model: ModelRow) -> Iterator[tuple[str, str]]:
-        if model.config is not None:
-            yield "config", model.config
-        for stage, training in model.trainings.items():
-            yield f"{stage}.config", training.config
-
-    def _check_predictions(self) -> None:
-        for ensemble in self.ensembles:
-            for member in self.members(ensemble):
-                if member not in self.imports:
-                    self._check_model_tta(f"ensembles.{ensemble}.members", member)
-        for name in self.predictions:
-            self._check_prediction("predictions", name)
-        for name in self.submitted():
-            self._check_prediction("targets.submit", name)
-        _check_flow("targets", self.config.targets)
-        for name in self.config.report.overlays:
-            if name not in self.scored():
-                raise UserError(f"config: report.overlays: {name!r} is not among predictions")
-        if not self.scored():
-            raise UserError(f"config: predictions: none covers {self.split!r}, which targets.score_split names")
-        for key, split, names in (
-            ("predictions", self.split, self.scored()),
-            ("targets.submit", "test", self.submitted()),
-        ):
-            for name in names:
-                self._check_covered(key, name, split)
-
-    def _check_covered(self, key: str, name: str, split: str) -> None:
-        """Refuses a prediction that needs an imported one on a split that it does not cover."""
-        needed = {split, "val"} if self.base(name) in self.ensembles and self.searches(self.base(name)) else {split}
-        for source in self._made_of(name):
-            if source in self.imports and (lacking := sorted(s for s in needed if not self._covers(source, s))):
-                raise UserError(
-                    f"config: {key}: {name!r} needs {source} on {lacking[0]}; predictions.{source}.splits is"
-                    f" {list(self.imports[source].settings.splits)}"
-                )
-
-    def _check_prediction(self, key: str, name: str) -> None:
-        if len(name.encode()) > _LONGEST_PREDICTION:
-            raise UserError(
-                f"config: {key}: {name[:40]!r}... has {len(name.encode())} bytes; file names hold it, so at most"
-                f" {_LONGEST_PREDICTION}"
-            )
-        base = self.base(name)
-        if base not in self.ensembles and base not in self.imports:
-            self._check_model_tta(key, base, whole=name)
-        for source, refiner in self._refinements(name):
-            if self._votes(refiner) and (source != base or base in self.ensembles):
-                raise UserError(
-                    f"config: {key}: {name!r}: refiners.{refiner}.settings.votes is 'scores', which are stored of a"
-                    f" model's and an imported prediction, not of {source!r}; set it to labels or null"
-                )
-
-    def _check_model_tta(self, key: str, name: str, *, whole: str | None = None) -> None:
-        whole = whole or name
-        model, *rest = name.split(".")
-        if not rest and name not in self.ensembles:
-            near = "" if name in self.models else did_you_mean(name, [*self.models, *self.ensembles, *self.imports])
-            raise UserError(
-                f"config: {key}: {whole!r} names no ensemble{near}; a model needs a tta: {name}.{next(iter(self.tta))}"
-            )
-        if model in self.models:
-            tta = rest.pop(0)
-            if tta not in self.tta:
-                raise UserError(f"config: {key}: {whole!r} names no tta {tta!r}{did_you_mean(tta, self.tta)}")
-        elif model not in self.ensembles and model not in self.imports:
-            near = did_you_mean(model, [*self.models, *self.ensembles, *self.imports])
-            raise UserError(f"config: {key}: {whole!r} names no model {model!r}{near}")
-        for refiner in rest:
-            if refiner not in self.refiners:
-                near = did_you_mean(refiner, self.refiners)
-                raise UserError(f"config: {key}: {whole!r} names no refiner {refiner!r}{near}")
-        if rest or model in self.ensembles or model in self.imports:
-            raise UserError(
-                f"config: {key}: {whole!r} is no `model.tta` or imported prediction, which is what an ensemble holds"
-            )
-
-    def _check_refiners(self) -> None:
-        for name, refiner in self.refiners.items():
-            if refiner.training and not refiner.is_trained:
-                raise UserError(
-                    f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights"
-                )
-            if refiner.proposals and not refiner.reads_proposals:
-                raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
-            _check_flow(f"refiners.{name}", refiner)
-            if refiner.flow_weights and not refiner.follows_flow:
-                raise UserError(
-                    f"config: refiners.{name}.flow: allowed only next to method temporal or tubes, or to"
-                    " cascadepsp's settings.only_uncertain"
-                )
-            for key in ("classes", "background"):
-                for found in refiner.settings.get(key, []):
-                    self._check_class(f"refiners.{name}.settings.{key}", found)
-        for ensemble in self.ensembles:
-            for member in self.member_settings(ensemble):
-                for found in member.get("class_weights", ()):
-                    self._check_class(f"ensembles.{ensemble}.members.{member['name']}.class_weights", found)
-
-    def _check_class(self, key: str, name: str) -> None:
-        classes = self.datasets[self.dataset].space.classes
-        if name not in classes:
-            raise UserError(f"config: {key}: no class {name!r} in {self.dataset}{did_you_mean(name, classes)}")
-
     def _read_datasets(self) -> dict[str, Dataset]:
         """Returns the rows of `data` as they resolve.
 
@@ -788,7 +605,7 @@ class Plan:
         if chosen is not None:
             return chosen
         unnamed = [name for name in (*self.scored(), *self.submitted()) if not self._named_data(name)]
-        members = [member for name in unnamed for member in self._made_of(name) if member not in self.imports]
+        members = [member for name in unnamed for member in self.made_of(name) if member not in self.imports]
         if members:
             return self._dataset_of_classes(members[0].split(".")[0])
         named = [self._named_data(name) for name in self.predictions]
@@ -816,25 +633,13 @@ class Plan:
                     raise UserError(
                         f"{where}, and weights are searched on {self.dataset} only; give ensembles.{base} some"
                     )
-            for part in dict.fromkeys((base, *self._made_of(base))):
+            for part in dict.fromkeys((base, *self.made_of(base))):
                 if found.setdefault(part, chosen) != chosen:
                     raise UserError(
                         f"{where}, and {part} is predicted on {found[part]} as well; a tta of another name is another"
                         " prediction"
                     )
         return found
-
-    def _check_classes_of_models(self) -> None:
-        """Refuses models that have other classes than the dataset that they predict."""
-        for member in self.inferred():
-            model, chosen = member.split(".")[0], self.data_of(member)
-            space, found = self.datasets[chosen].space, self.space_of_model(model)
-            if (found.name, found.classes) != (space.name, space.classes):
-                raise UserError(
-                    f"config: predictions: model {model!r} predicts the classes of {found.name}, and {chosen}, which"
-                    f" has those of {space.name}, is scored; name its dataset by predictions.NAME.data, or give one of"
-                    " them a map to the other (data.NAME.map)"
-                )
 
     def _dataset_of_classes(self, model: str) -> str:
         """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
@@ -848,32 +653,6 @@ class Plan:
             return target.to
         space = self.datasets[trained_on].space
         return next((name for name, row in self.datasets.items() if row.own_space == space), trained_on)
-
-    def _check_files(self) -> None:
-        absent = []
-        for name, row in self.datasets.items():
-            patterns = (row.layout.images, row.layout.masks)
-            roots = [] if row.root is None else [row.root, *(row.root / part.fixed_folder() for part in patterns)]
-            if folder := next((folder for folder in roots if not folder.is_dir()), None):
-                absent.append(f"data.{name}.root: no folder {str(folder)!r}")
-        weights = [f"{key}: no file {path!r}" for key, path in self.weight_files() if not Path(path).is_file()]
-        if weights:
-            weights[-1] += "; README.md says where published weights come from"
-        if absent or weights:
-            raise UserError("config: " + "; ".join([*absent, *weights]))
-        for name, source in self.imports.items():
-            self._check_import_files(name, source)
-
-    @staticmethod
-    def _check_import_files(name: str, source: ImportSource) -> None:
-        tables = [("ids", source.ids)] if source.ids.endswith(".csv") else []
-        for split in source.settings.splits:
-            if mistake := source.files.filled(split=split).mistake():
-                raise UserError(mistake)
-            tables += [] if source.segments is None else [("segments", source.segments.path(split=split))]
-        for key, path in tables:
-            if not os.path.isfile(path):
-                raise UserError(f"config: predictions.{name}.{key}: no file {path!r}")
 
     def weight_files(self) -> Iterator[tuple[str, str]]:
         """Yields (key in the config, path) of every file of published weights."""
@@ -890,26 +669,6 @@ class Plan:
                 yield f"refiners.{name}.flow_weights", refiner.flow_weights
         if self.config.targets.flow_weights is not None:
             yield "targets.flow_weights", self.config.targets.flow_weights
-
-    def _check_tracker(self) -> None:
-        library = self.config.tracker.backend
-        if library in EXTRAS and importlib.util.find_spec(library) is None:
-            raise UserError(
-                f"config: tracker.backend: {library} is not installed: run `pip install 'vss[{EXTRAS[library]}]'`"
-            )
-
-    def _check_report(self) -> None:
-        for name in self.config.report.colours:
-            self._check_class("report.colours", name)
-
-
-def _check_flow(key: str, row: RunTargets | RefinerRow) -> None:
-    """Refuses RAFT without weights, and weights without RAFT."""
-    if (row.flow == "raft") != (row.flow_weights is not None):
-        raise UserError(
-            f"config: {key}.flow_weights: must be the weights of torchvision's raft_large where {key}.flow is"
-            f" raft, and null elsewhere; flow is {row.flow!r}, flow_weights {row.flow_weights!r}"
-        )
 
 
 def _dealt(digests: Mapping[str, str], shards: int) -> list[dict[str, str]]:
