@@ -114,6 +114,11 @@ class Project:
             path.write_text(before)
 
 
+def shell_commands(text: str) -> list[str]:
+    """Returns the commands that a dry run with --printshellcmds printed."""
+    return re.findall(r"^Shell command: (.+)$", text, re.MULTILINE)
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project in which nothing has run."""

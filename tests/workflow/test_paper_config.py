@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.conftest import REPOSITORY, Project
+from tests.workflow.conftest import REPOSITORY, Project, shell_commands
 
 PAPER = "workflow/configs/pvuw2023.yaml"
 CONFIG = yaml.safe_load((REPOSITORY / PAPER).read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> str:
         file = project.folder / name
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    done = project.snakemake("--dry-run", "--configfile", PAPER)
+    done = project.snakemake("--dry-run", "--printshellcmds", "--configfile", PAPER)
     return done.stdout + done.stderr
 
 
@@ -80,3 +80,7 @@ def test_members_refiners_and_the_submission_are_planned(dry_run: str) -> None:
     assert jobs(dry_run, r"Zip the submission (\S+)") == set(CONFIG["targets"]["submit"])
     assert "Train the refinement network" not in dry_run
     assert "Write the report" in dry_run
+
+
+def test_no_command_is_long(dry_run: str) -> None:
+    assert max(map(len, shell_commands(dry_run))) < 1000

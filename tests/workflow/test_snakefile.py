@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import REPOSITORY, Project
+from tests.workflow.conftest import REPOSITORY, Project, shell_commands
 
 
 def test_a_dry_run_plans_every_stage(project: Project) -> None:
@@ -172,8 +172,9 @@ def test_real_sample_is_planned_whole(project: Project, real_data: Path) -> None
 @cache
 def printed_commands(project: Project, config: str = "tiny.yaml") -> list[str]:
     """Returns the shell commands of all jobs, as a dry run prints them; asks Snakemake once."""
-    text = project.snakemake("--dry-run", "--forceall", "--printshellcmds", "--configfile", config).stdout
-    return re.findall(r"^Shell command: (.+)$", text, re.MULTILINE)
+    return shell_commands(
+        project.snakemake("--dry-run", "--forceall", "--printshellcmds", "--configfile", config).stdout
+    )
 
 
 def stage_of(command: str) -> str | None:
