@@ -20,6 +20,15 @@ def test_rows_are_the_truth_and_ignored_pixels_do_not_count() -> None:
     np.testing.assert_array_equal(confusion_matrix(labels, truth, 3), expected)
 
 
+@pytest.mark.parametrize("width", [1, 50], ids=["noise", "runs"])
+def test_runs_of_equal_pixels_are_counted_as_single_pixels_are(width: int) -> None:
+    truth, labels = (np.random.default_rng(seed).integers(0, 5, (20, 60)).repeat(width, axis=1) for seed in range(2))
+    expected = np.zeros((5, 6), np.int64)
+    np.add.at(expected, (truth, labels), 1)
+    found = confusion_matrix(labels.astype(np.uint8), truth.astype(np.uint8), 5)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_iou_by_hand_and_the_two_conventions() -> None:
     # Class 0: 1 hit, 1 taken for class 2. Class 1: 1 hit, 1 missed. Class 2 is only predicted. Class 3 is nowhere.
     confusion = np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])

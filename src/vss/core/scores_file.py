@@ -69,7 +69,7 @@ class ScoresReader(FramesReader):
     def read_classes(self, video: str, frame: str) -> np.ndarray:
         """Returns the ids of the classes that have a plane in a frame [A], reading nothing else."""
         with self._naming(video, frame):
-            return read_own_array(self._object(video, frame), "classes", _KINDS["classes"])
+            return read_own_array(self._group(video, frame), "classes", _KINDS["classes"])
 
     def read_planes(self, video: str, frame: str) -> codec.Planes:
         """Returns one frame's class probabilities without the planes that are the same for many classes."""
