@@ -23,7 +23,7 @@ from vss.flow.commands import FLOW
 from vss.infer.commands import INFER, PREDICT
 from vss.prepare.commands import CHECK_MASKS, PREPARE
 from vss.pseudo.commands import PSEUDO
-from vss.refine.commands import PROPOSE, REFINE, TRAIN_REFINER
+from vss.refine.commands import PROPOSE, REFINE, SEARCH_REFINER, TRAIN_REFINER
 from vss.report.commands import REPORT, SHOW_TABLE, TRACK
 from vss.score.commands import COMPARE, SCORE, SCORE_SHARD, SCORE_SPLIT
 from vss.submit.commands import EXPORT_PREDICTION, SUBMIT
@@ -61,7 +61,7 @@ def _with_code(training: Command) -> Command:
 
 WORKFLOW = (
     *(PREPARE, CHECK_MASKS, _with_code(PRETRAIN), _with_code(FINETUNE), SOUP, SOUP_OF_RUN, INFER, IMPORT_PREDICTION),
-    *(SEARCH, ENSEMBLE, PROPOSE, FLOW, _with_code(TRAIN_REFINER), REFINE, PSEUDO),
+    *(SEARCH, ENSEMBLE, PROPOSE, FLOW, _with_code(TRAIN_REFINER), SEARCH_REFINER, REFINE, PSEUDO),
     *(SCORE_SHARD, SCORE_SPLIT, SUBMIT, REPORT, TRACK, SHOW_TABLE, LEASE),
 )
 GROUPS = {"Commands for people": PEOPLE, "Commands of the workflow": WORKFLOW}

@@ -122,6 +122,7 @@ MISTAKES = [
     ("refiners/ssa/proposals", {"method": "slic", "scales": [9]}, ["refiners.ssa.proposals", "unknown key 'scales'"]),
     ("refiners/ssa/proposals", {"method": "sam"}, ["refiners.ssa.proposals.method", "'felzenszwalb', 'slic'"]),
     ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only next to method cascadepsp"]),
+    ("refiners/ssa/search_settings", True, ["refiners.ssa.search_settings", "allowed only next to method temporal"]),
     ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only next to method ssa"]),
     ("refiners/cascadepsp/training", {"crop": 33}, ["refiners.cascadepsp.training.crop: is 33", "a multiple of 8"]),
     ("refiners/cascadepsp/settings", {"L": 65}, ["refiners.cascadepsp.settings.L: is 65", "at least 66"]),

@@ -227,15 +227,29 @@ def chosen_weights(wildcards):
 
 def refiner_inputs(wildcards):
     """Class scores, optical flow, and what else a refiner's method works with."""
-    inputs = method_inputs(wildcards)
-    if plan.reads_flow(wildcards.prediction, wildcards.refiner):
-        inputs["flow"] = expand(
-            rules.flow.output, flow=plan.flow_set(wildcards.refiner), **wildcards
-        )
-    if plan.reads_scores(wildcards.prediction, wildcards.refiner):
-        pattern = LABELS.replace(".labels.h5", ".scores.h5")
-        inputs["scores"] = expand(pattern, **wildcards)
+    inputs = method_inputs(wildcards) | flow_and_scores(**wildcards)
+    if plan.searches_settings(wildcards.refiner):
+        inputs["chosen"] = expand(rules.search_refiner.output.chosen, **wildcards)
     return inputs
+
+
+def flow_and_scores(prediction, refiner, split, shard):
+    """The optical flow that a refiner follows, and the class scores that vote, of one shard or of several."""
+    where = {"split": split, "shard": shard}
+    inputs = {}
+    if plan.reads_flow(prediction, refiner):
+        inputs["flow"] = expand(rules.flow.output, flow=plan.flow_set(refiner), **where)
+    if plan.reads_scores(prediction, refiner):
+        pattern = LABELS.replace(".labels.h5", ".scores.h5")
+        inputs["scores"] = expand(pattern, prediction=prediction, **where)
+    return inputs
+
+
+def searched_on_val(wildcards):
+    """What the search of a refiner's settings reads of all shards of val."""
+    where = {"split": "val", "shard": plan.shards("val")}
+    labels = expand(LABELS, prediction=wildcards.prediction, **where)
+    return {"labels": labels} | flow_and_scores(**wildcards, **where)
 
 
 def method_inputs(wildcards):

@@ -89,6 +89,35 @@ rule flow:
         " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 
 
+rule search_refiner:
+    input:
+        unpack(searched_on_val),
+        index=INDEX,
+        card=expand(MASKS, split="val"),
+    output:
+        chosen="<results>/refine/{prediction}.{refiner}/chosen.json",
+    log:
+        "<results>/logs/refine/{prediction}.{refiner}.search.log",
+    benchmark:
+        "<results>/benchmarks/refine/{prediction}.{refiner}.search.val.tsv"
+    conda:
+        "../../envs/vss.yaml"
+    params:
+        settings=asked(of_plan(jobs.search_refiner_settings), "refiner"),
+        files=lambda wildcards, input: " ".join(
+            f"--{name} {braced(input[name], wildcards, 'val')}"
+            for name in ("labels", "flow", "scores")
+            if name in input.keys()
+        ),
+        shards=len(plan.shards("val")),
+        code=stage_digest("search_refiner"),
+    message:
+        "Choose the settings of {wildcards.refiner} for {wildcards.prediction} on val"
+    shell:
+        "vss search-refiner --settings {params.settings:q} {params.files} --index {input.index:q}"
+        " --card {input.card:q} --split val --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+
+
 rule refine:
     input:
         unpack(refiner_inputs),
@@ -112,6 +141,7 @@ rule refine:
         proposals=optional("proposals"),
         flow=optional("flow"),
         scores=optional("scores"),
+        chosen=optional("chosen"),
         shards=shard_count,
         code=stage_digest("refine"),
     message:
@@ -119,4 +149,4 @@ rule refine:
     shell:
         "vss lease {resources.gpu} -- vss refine --settings {params.settings:q} --labels {input.labels:q}"
         " --weights={params.weights:q} {params.proposals:q} {params.flow:q} {params.scores:q}"
-        " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+        " {params.chosen:q} --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard} --shards {params.shards} --out {output:q} > {log:q} 2>&1"

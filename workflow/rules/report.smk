@@ -43,6 +43,9 @@ rule report:
         chosen=lambda wildcards: expand(
             rules.search.output.chosen, ensemble=REPORTS[wildcards.report].searched()
         ),
+        refiners_chosen=lambda wildcards: jobs.chosen_of_refiners(
+            REPORTS[wildcards.report]
+        ).values(),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
         labels=shown_labels,
         index=of_reported(rules.prepare.output.index),

@@ -103,6 +103,7 @@ class RefinerRow:
     flow: str
     flow_weights: str | None
     on_problem: str
+    search_settings: bool = False
     title: str | None = None
 
     @property

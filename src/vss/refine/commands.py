@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vss.core.command_line import Command, files, option
-from vss.core.options import DATA, DEVICE, FILE_OR_NONE, LOG_FILE, OUT, SETTINGS, SHARD
+from vss.core.options import DATA, DEVICE, FILE_OR_NONE, LOG_FILE, OUT, SETTINGS, SHARD, SHARDS, SPLIT
 
 PROPOSE = Command(
     "propose",
@@ -28,5 +28,16 @@ REFINE = Command(
         *(*files("labels"), *DATA, *OUT, SETTINGS, *SHARD, DEVICE),
         option("--weights", help="of the network (default, or '': none)", **FILE_OR_NONE),
         *files("proposals", "flow", "scores", required=False),
+        *files("chosen", required=False, help="result of `vss search-refiner`"),
+    ),
+)
+SEARCH_REFINER = Command(
+    "search-refiner",
+    "vss.refine.search:search_refiner",
+    "Choose the settings of the vote over time on val.",
+    (
+        *(*DATA, *OUT, SPLIT, SHARDS, SETTINGS),
+        *files("labels", "flow", nargs="+"),
+        *files("scores", nargs="+", required=False),
     ),
 )

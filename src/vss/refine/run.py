@@ -17,7 +17,7 @@ import numpy as np
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
-from vss.core.files import JsonObject
+from vss.core.files import JsonObject, read_json
 from vss.core.frames_file import FramesReader, go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
@@ -31,7 +31,7 @@ from vss.refine.parts import Part
 from vss.refine.proposals import Partitions
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import CascadePspSettings
-from vss.refine.soft_labels import SoftLabels
+from vss.refine.soft_labels import SoftLabels, read_soft_labels
 from vss.refine.ssa import SsaSettings, vote_proposals
 from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
 from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
@@ -246,6 +246,7 @@ def refine(
     proposals: str | os.PathLike | None = None,
     flow: str | os.PathLike | None = None,
     scores: str | os.PathLike | None = None,
+    chosen: str | os.PathLike | None = None,
     out: str | os.PathLike,
     device: str = "auto",
 ) -> None:
@@ -261,6 +262,7 @@ def refine(
         proposals: mask proposals of this shard (ssa).
         flow: optical flow of this shard (temporal).
         scores: class scores of the prediction on this shard (not where `votes` is labels).
+        chosen: result of a search (`vss.refine.search`), whose settings replace those given (temporal).
         out: the refined prediction, same frames and sizes.
         device: of the refinement network: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -271,6 +273,8 @@ def refine(
     given = read_section(RefineSettings, "refine_job", settings, where="refine")
     method = METHODS[given.method]
     options: Any = read_section(method.settings, given.method, given.settings, where=f"refine {given.method}")
+    if chosen is not None:
+        options = _chosen_settings(options, chosen)
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"refine {given.method} {split} shard {shard}"
@@ -301,6 +305,7 @@ def refine(
             "flow": None if flow is None else _provenance_of(FlowReader(flow)),
             "votes": "labels" if soft is None else "scores",
             "of": reader.provenance,
+            **({} if chosen is None else {"chosen": asdict(options)}),
         }
 
         # Threads read frames ahead of the refiner and prepare them, another writes what is refined.
@@ -312,12 +317,15 @@ def refine(
             found = _read_labels(reader, row)
             frame = RefinerInput(row.video, row.frame, os.path.join(dataset.root, row.image), found, None)
             try:
-                frame = frame if soft is None else replace(frame, scores=_read_scores(soft, row, found))
+                if soft is not None:
+                    frame = replace(frame, scores=read_soft_labels(soft, row.video, row.frame, found))
                 return frame, refiner.prepare(frame)
             except UserError as error:
                 return frame, error
 
-        done = go_on(writer, made_of=filter(None, (labels, scores, weights, proposals, flow, index, card)), what=what)
+        done = go_on(
+            writer, made_of=filter(None, (labels, scores, weights, proposals, flow, chosen, index, card)), what=what
+        )
         left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
         if not refiner.frame_by_frame and left:  # a frame's neighbours count, those already refined too
             left = list(rows[rows["video"].isin({row.video for row in left})].itertuples())
@@ -335,6 +343,18 @@ def refine(
                 writing.put(partial(writer.write, unrefined=problem), frame.video, frame.frame, final)
             if problem:
                 log(f"{what}: kept the labels of frame {frame.frame!r} of video {frame.video!r}: {problem}")
+
+
+def _chosen_settings(given: TemporalSettings, chosen: str | os.PathLike) -> TemporalSettings:
+    """Returns the settings that a search chose, which began with those given.
+
+    Raises:
+        UserError: it began with others, or the file is no such result.
+    """
+    found = read_json(chosen)
+    if found.get("given") != asdict(given):
+        raise UserError(f"{chosen}: was not chosen from the settings given; run search-refiner with them")
+    return read_section(TemporalSettings, "temporal", found.get("settings", {}), where=str(chosen))
 
 
 def _refined(
@@ -402,12 +422,3 @@ def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:
             f"the index says {row.height}x{row.width}"
         )
     return labels
-
-
-def _read_scores(reader: ScoresReader, row: Any, labels: np.ndarray) -> SoftLabels:
-    planes = reader.read_planes(row.video, row.frame)
-    # An imported label map may have pixels without a class; in its scores these have every class alike.
-    known = labels != ignore_index(labels.dtype)
-    if planes.labels.shape != labels.shape or (planes.labels != labels)[known].any():
-        raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} is not that of the labels file")
-    return SoftLabels.of(planes)

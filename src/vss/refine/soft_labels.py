@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vss.core.codec import Planes
+from vss.core.errors import UserError
 from vss.core.label_space import ignore_index
+from vss.core.scores_file import ScoresReader
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,17 @@ class SoftLabels:
         plane_of[planes.classes] = np.arange(len(planes.classes))
         top = np.take_along_axis(shares, plane_of[planes.labels][None], axis=0)[0]
         return cls(planes.classes, shares, top)
+
+
+def read_soft_labels(reader: ScoresReader, video: str, frame: str, labels: np.ndarray) -> SoftLabels:
+    """Reads the class scores that a frame's labels [H, W] are the best of.
+
+    Raises:
+        UserError: the file has no such frame, or its labels are others.
+    """
+    planes = reader.read_planes(video, frame)
+    # An imported label map may have pixels without a class; in its scores these have every class alike.
+    known = labels != ignore_index(labels.dtype)
+    if planes.labels.shape != labels.shape or (planes.labels != labels)[known].any():
+        raise UserError(f"{reader.path}: frame {frame!r} of video {video!r} is not that of the labels file")
+    return SoftLabels.of(planes)

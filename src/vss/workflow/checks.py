@@ -155,7 +155,11 @@ def _check_model_tta(plan: Plan, key: str, name: str, *, whole: str | None = Non
 
 def _check_covered(plan: Plan, key: str, name: str, split: str) -> None:
     """Refuses a prediction that needs an imported one on a split that it does not cover."""
-    needed = {split, "val"} if plan.base(name) in plan.ensembles and plan.searches(plan.base(name)) else {split}
+    base = plan.base(name)
+    searched = (base in plan.ensembles and plan.searches(base)) or any(
+        plan.searches_settings(refiner) for _, refiner in plan.refinements(name)
+    )
+    needed = {split, "val"} if searched else {split}
     for source in plan.made_of(name):
         if source in plan.imports and (lacking := sorted(s for s in needed if not plan.covers(source, s))):
             raise UserError(
@@ -196,6 +200,8 @@ def _check_refiners(plan: Plan) -> None:
             raise UserError(f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights")
         if refiner.proposals and not refiner.reads_proposals:
             raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
+        if refiner.search_settings and refiner.method != "temporal":
+            raise UserError(f"config: refiners.{name}.search_settings: allowed only next to method temporal")
         _check_flow(f"refiners.{name}", refiner)
         if refiner.flow_weights and not refiner.follows_flow:
             raise UserError(

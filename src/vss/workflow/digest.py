@@ -38,6 +38,7 @@ ENTRY_MODULES = {
     "propose": ("vss.refine.propose",),
     "flow": ("vss.flow.run",),
     "train_refiner": ("vss.refine.train",),
+    "search_refiner": ("vss.refine.search",),
     "refine": ("vss.refine.run",),
     "pseudo": ("vss.pseudo.run",),
     "score_shard": ("vss.score.shard",),

@@ -168,6 +168,11 @@ def refine_settings(plan: Plan, refiner: str) -> dict[str, Any]:
     return {"method": chosen.method, "settings": chosen.settings, "on_problem": chosen.on_problem}
 
 
+def search_refiner_settings(plan: Plan, refiner: str) -> dict[str, Any]:
+    """Returns the settings with which the search of a refiner's settings begins."""
+    return dict(plan.refiners[refiner].settings)
+
+
 def refiner_weights(plan: Plan, refiner: str) -> str:
     """Returns where CascadePSP's weights are, published or trained here; empty where none are needed."""
     chosen = plan.refiners[refiner]
@@ -245,11 +250,17 @@ def report_inputs(plan: Plan) -> dict[str, Any]:
         "results": results,
         "config": config_copy(plan),
         "chosen": {name: f"{results}/ensemble/{name}/chosen.json" for name in plan.searched()},
+        "refiners_chosen": chosen_of_refiners(plan),
         "labels": {
             name: [f"{results}/predictions/{name}/{split}/{shard}.labels.h5" for shard in plan.shards(split)]
             for name in plan.shown()
         },
     }
+
+
+def chosen_of_refiners(plan: Plan) -> dict[str, str]:
+    """Returns the results of the searches of refiners' settings, by the prediction that such a refiner makes."""
+    return {name: f"{plan.config.results}/refine/{name}/chosen.json" for name in plan.searched_refinements()}
 
 
 def config_copy(plan: Plan) -> str:

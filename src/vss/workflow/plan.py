@@ -505,6 +505,20 @@ class Plan:
         used = dict.fromkeys(self.base(name) for name in (*self.scored(), *self.submitted()))
         return [name for name in used if name in self.ensembles and self.searches(name)]
 
+    def searches_settings(self, refiner: str) -> bool:
+        """Returns whether a refiner's settings are chosen on val."""
+        return self.refiners[refiner].search_settings
+
+    def searched_refinements(self) -> list[str]:
+        """Returns the predictions in use that end in a refiner whose settings are chosen on val."""
+        used = dict.fromkeys(
+            f"{source}.{refiner}"
+            for name in (*self.scored(), *self.submitted())
+            for source, refiner in self.refinements(name)
+            if self.searches_settings(refiner)
+        )
+        return list(used)
+
     def trains_refiner(self, refiner: str) -> bool:
         """Returns whether a refiner's small network is trained here."""
         return self.refiners[refiner].is_trained
