@@ -10,7 +10,7 @@ import pandas as pd
 from vss.core.index import Card
 from vss.core.log import one_line
 
-SEARCHED_SPLIT = "val"  # where weights are searched
+SEARCHED_SPLIT = "val"  # where weights and settings are searched
 
 # The whole of VSPW_480p: a smaller set is said to be one.
 VSPW_FRAMES = {"train": 198_244, "val": 24_502, "test": 28_887}
@@ -36,7 +36,7 @@ def remarks(
         card: of the dataset.
         counts: `counts` of scores.json.
         best: the prediction with the highest mIoU.
-        searched: the ensembles whose weights were searched on val.
+        searched: the ensembles and refinements whose weights or settings were searched on val.
     """
     row = table.set_index("prediction").loc[best]
     said = [
@@ -45,9 +45,11 @@ def remarks(
     ]
     if pd.notna(row["mIoU"]):
         said.append(f"The highest mIoU is {row['mIoU']:.2f} ({row['title']}).")
-        others = table[[name.partition(".")[0] not in searched for name in table["prediction"]]]
+        others = table[
+            [not any(f"{name}.".startswith(f"{made_of}.") for made_of in searched) for name in table["prediction"]]
+        ]
         if split == SEARCHED_SPLIT and best not in set(others["prediction"]):
-            said.append("Its weights were searched on these very frames, which flatters it.")
+            said.append("Its weights or settings were searched on these very frames, which flatters it.")
             if others["mIoU"].notna().any():
                 honest = others.loc[others["mIoU"].idxmax()]
                 said.append(f"The highest of the others is {honest['mIoU']:.2f} ({honest['title']}).")

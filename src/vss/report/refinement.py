@@ -25,6 +25,7 @@ def refinements(
     per_class: Mapping[str, pd.DataFrame],
     per_video: Mapping[str, pd.DataFrame],
     seconds: Mapping[str, float],
+    searches: Mapping[str, JsonObject],
 ) -> list[dict[str, Any]]:
     """Returns one entry per prediction that refines another scored one, in order.
 
@@ -34,13 +35,15 @@ def refinements(
         counts: `counts` of scores.json by prediction.
         per_class, per_video: rows of per_class.csv and per_video.csv by prediction; videos may be missing.
         seconds: per frame by prediction, all that it is made of included; NaN where unknown.
+        searches: results of `vss search-refiner` by prediction.
 
     Returns:
         [{prediction, of, title, figures: {name: {before, after, interval}} in percent where both are known, with the
         95% interval of their paired difference or None, sentence: the difference of mIoU in words, classes, videos:
         {gained, lost: [{name, before, after}]} IoU and mIoU in percent, the largest change first, became_right,
         became_wrong: percent of the labelled pixels or None, seconds_per_frame: of the refinement alone, NaN where
-        unknown, unrefined: frames that could not be refined and kept their labels}].
+        unknown, unrefined: frames that could not be refined and kept their labels, searched: the settings that were
+        chosen on val, with the mIoU (0..1) there as given and as chosen, or None}].
     """
     rows = table.set_index("prediction")
     found = []
@@ -71,6 +74,7 @@ def refinements(
                 },
                 "seconds_per_frame": seconds[name] - seconds[source],
                 "unrefined": counts[name].get("unrefined_frames", 0),
+                "searched": {key: searches[name][key] for key in ("settings", "miou")} if name in searches else None,
             }
         )
     return found
@@ -113,6 +117,8 @@ def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
             cells["frames kept as they were"] = str(entry["unrefined"])
         gains = {what: _named(entry[what]) for what in ("classes", "videos")}
         in_words = "; ".join(f"{what} {named}" for what, named in gains.items() if named)
+        if entry["searched"]:
+            in_words = f"{_searched(entry['searched'])}; {in_words}"
         rows.append({"Refined prediction": entry["title"], **cells, "gains and losses": in_words})
     return pd.DataFrame(rows)
 
@@ -135,6 +141,12 @@ def _share(percent: float | None) -> str:
 def _named(changes: Mapping[str, list[dict[str, Any]]]) -> str:
     rows = [*changes["gained"][:_SHOWN], *changes["lost"][:_SHOWN]]
     return ", ".join(f"{row['name']} {row['after'] - row['before']:+.1f}" for row in rows)
+
+
+def _searched(found: JsonObject) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items() if value is not None)
+    given, chosen = (100 * found["miou"][key] for key in ("given", "chosen"))
+    return f"searched on val ({given:.2f} \u2192 {chosen:.2f}): {settings}"
 
 
 def _percent(edges: list[float] | None) -> list[float] | None:

@@ -78,6 +78,7 @@ class ReportInputs:
         logs: by training ("stage/model").
         labels: by prediction shown, its shards.
         chosen: results of weight searches, by ensemble.
+        refiners_chosen: results of searches of a refiner's settings, by the prediction that it makes.
         draws: figures of drawn videos, by prediction.
         fingerprints: of the weights in use, by "stage/model".
         config: the config of the run; it may be missing.
@@ -90,6 +91,7 @@ class ReportInputs:
     labels: Mapping[str, Sequence[StrPath]]
     per_video: Mapping[str, StrPath] = field(default_factory=dict)
     chosen: Mapping[str, StrPath] = field(default_factory=dict)
+    refiners_chosen: Mapping[str, StrPath] = field(default_factory=dict)
     draws: Mapping[str, StrPath] = field(default_factory=dict)
     fingerprints: Mapping[str, StrPath] = field(default_factory=dict)
     config: StrPath | None = None
@@ -200,7 +202,12 @@ def _content(
         split=options.split,
         card=dataset,
         remarks=remarks(
-            table, split=options.split, card=dataset, counts=counts[best], best=best, searched=found.chosen.keys()
+            table,
+            split=options.split,
+            card=dataset,
+            counts=counts[best],
+            best=best,
+            searched=(*found.chosen, *found.refiners_chosen),
         ),
         table=table,
         not_run=rows_not_run(options.rows),
@@ -208,7 +215,13 @@ def _content(
         ranks=rank_predictions(table, found.draws),
         reliability={name: each["reliability"] for name, each in scores.items() if each.get("reliability")},
         refinements=refinements(
-            table, found.draws, counts, per_class=classes, per_video=_videos_of(found, table), seconds=seconds
+            table,
+            found.draws,
+            counts,
+            per_class=classes,
+            per_video=_videos_of(found, table),
+            seconds=seconds,
+            searches={name: read_json(path) for name, path in found.refiners_chosen.items()},
         ),
         members=members_table(found.chosen, options.titles),
         searches={name: read_json(path) for name, path in found.chosen.items()},

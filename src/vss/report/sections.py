@@ -68,7 +68,8 @@ CAPTIONS = {
         "What each refinement changed, in percent: every figure before and after and, over the same videos drawn again,"
         " the 95% interval of the difference (noise: it holds zero); which share of the labelled pixels became right"
         " and wrong; what a frame costs (optical flow and mask proposals, which refiners share, are under Cost); the"
-        " classes' IoU and the videos' mIoU that gain and lose most."
+        " classes' IoU and the videos' mIoU that gain and lose most. Settings searched on val were chosen and scored on"
+        " the same frames, which flatters them."
     ),
     "compare": "Any prediction against any other: IoU of each class in percent, and what missed pixels are taken for.",
     "confusions": (
