@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ensemble.drawn_members import write_scores
+from mmcv.transforms import RandomFlip
+from mmseg.datasets.transforms import RandomCrop
 from tiny_dataset import write_dataset
 
 from vss.core.errors import UserError
@@ -14,7 +16,7 @@ from vss.core.files import read_json
 from vss.core.index import read_card, read_dataset
 from vss.core.labels import VSPW
 from vss.pseudo.run import pseudo
-from vss.train.datasets import IndexDataset, LoadIndexImage, LoadIndexLabels
+from vss.train.datasets import IndexDataset, LoadIndexImage, LoadIndexLabels, LoadNegatives, PackWithNegatives
 
 SIZE = (12, 20)
 UNLABELLED = [("a", 1), ("a", 2), ("b", 0)]
@@ -82,6 +84,28 @@ def test_unlabelled_frames_become_a_dataset_to_train_on(tmp_path, dataset, teach
     again = make(tmp_path, dataset, [[scores]], keep=0.5, keep_of={VSPW.classes[5]: 1.0})
     assert read_card(again / "dataset.json").sha256 == card.sha256
     assert read_card(make(tmp_path, dataset, [[scores]], keep=0.4) / "dataset.json").sha256 != card.sha256
+
+
+def test_classes_that_are_ruled_out_go_through_a_training_s_transforms(tmp_path, dataset, teacher):
+    """Where no label is kept, all but the two most probable classes are wrong; a crop, flipped, has them in place."""
+    for key, dense in teacher.items():  # the second most probable class has all the rest
+        sure, labels = dense.max(0), dense.argmax(0)
+        teacher[key] = np.zeros_like(dense)
+        np.put_along_axis(teacher[key], np.stack([labels, 7 - labels]), np.stack([sure, 1 - sure]), 0)
+    scores = write_scores(tmp_path / "0.scores.h5", teacher, list(VSPW.classes), "m.single")
+    folder = make(tmp_path, dataset, [[scores]], keep=0.5, negatives=True)
+    pipeline = [
+        *(LoadIndexImage(), LoadIndexLabels(), LoadNegatives(num_classes=124)),
+        *(RandomCrop(crop_size=(8, 12)), RandomFlip(prob=1.0)),
+        PackWithNegatives(meta_keys=("frame",)),
+    ]
+    files = {"index": folder / "index.csv", "card": folder / "dataset.json"}
+    samples = IndexDataset(**files, split="train", with_negatives=True, pipeline=pipeline)
+    for each in (samples[i]["data_samples"] for i in range(3)):
+        labels, which = each.gt_sem_seg.data, each.negatives.data
+        assert labels.shape == which.shape == (1, 8, 12)
+        assert ((labels == 255) == (which > 0)).all() and (which > 0).any()
+        assert each.surely_wrong.shape[1] == 124 and not each.surely_wrong[which[which > 0] - 1][:, [2, 5]].any()
 
 
 def test_of_several_predictions_only_what_all_agree_on_is_kept(tmp_path, dataset, teacher):

@@ -29,7 +29,10 @@ def plan_of(pseudo: dict[str, Any], **extra: dict[str, float]) -> Plan:
     return Plan(read_config(config), row_names=configs.names())
 
 
-ROUNDS = {"a": {"of": ["swin.single"]}, "b": {"of": ["r1.single"], "split": "test", "transductive": True}}
+ROUNDS = {
+    "a": {"of": ["swin.single"]},
+    "b": {"of": ["r1.single"], "split": "test", "transductive": True, "negatives": True},
+}
 
 
 def test_rounds_are_an_ordinary_plan() -> None:
@@ -39,6 +42,7 @@ def test_rounds_are_an_ordinary_plan() -> None:
         {"weight": 1.0, "train_ids": None},
         {"weight": 0.5, "strong": True},
     ]
+    assert plan.training_settings("finetune", "r2")["mix"][1] == {"weight": 1, "strong": True, "negatives": True}
     assert "mix" not in plan.training_settings("finetune", "swin")
     titles = {row["name"]: row["title"] for row in jobs.report_settings(plan)["rows"]}
     assert [name for name, title in titles.items() if title.endswith(" (transductive)")] == ["r2.single"]

@@ -150,7 +150,9 @@ def resolve(settings: RowSettings) -> Config:
     return config
 
 
-def train_pipeline(training: TrainingSettings, num_classes: int, *, strong: bool = False) -> list[dict[str, Any]]:
+def train_pipeline(
+    training: TrainingSettings, num_classes: int, *, strong: bool = False, negatives: bool = False
+) -> list[dict[str, Any]]:
     """Returns the MMSeg transforms that turn a frame and its mask into a training sample.
 
     Args:
@@ -158,11 +160,13 @@ def train_pipeline(training: TrainingSettings, num_classes: int, *, strong: bool
         num_classes: of the model.
         strong: for pseudo-labels: colours are always distorted, and up to four rectangles blackened in half of the
             images, so that a student has to find what its teacher saw in the whole picture.
+        negatives: whether samples say which classes unlabelled pixels surely do not have.
     """
     ignored = ignore_index(label_dtype(num_classes))
     return [
         dict(type="LoadIndexImage"),
         dict(type="LoadIndexLabels"),
+        *([dict(type="LoadNegatives", num_classes=num_classes)] if negatives else []),
         dict(type="RandomResize", scale=training.scale, ratio_range=training.ratio_range, keep_ratio=True),
         dict(
             type="RandomCrop",
@@ -173,7 +177,10 @@ def train_pipeline(training: TrainingSettings, num_classes: int, *, strong: bool
         dict(type="RandomFlip", prob=training.flip),
         *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion or strong else []),
         *([dict(_CUTOUT)] if strong else []),
-        dict(type="PackSegInputs", meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape")),
+        dict(
+            type="PackWithNegatives" if negatives else "PackSegInputs",
+            meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape"),
+        ),
     ]
 
 

@@ -138,6 +138,7 @@ class PseudoSettings:
     least: float
     max_share: float
     stride: int
+    negatives: bool
     transductive: bool
     keep_of: Mapping[str, float] = field(default_factory=dict)
 

@@ -78,9 +78,12 @@ class MaskClassificationHead(BaseModule):
         """
         for class_logits, mask_logits in self._predictions(features):  # noqa: B007  only the last is used
             pass
-        scores = at_least_float32(class_logits).softmax(-1)[..., :-1]
-        with without_autocast(mask_logits.device):
-            return torch.einsum("nqc,nqhw->nchw", scores, at_least_float32(mask_logits).sigmoid())
+        return _class_scores(class_logits, mask_logits)
+
+    def last_class_logits(self, outputs: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+        """Returns the same scores from what `forward` returned."""
+        class_logits, mask_logits = outputs
+        return _class_scores(class_logits[-1], mask_logits[-1])
 
     def probabilities(self, resized: Tensor, protocol: str) -> Tensor:
         """Returns probabilities [N, C, H, W] from resized class scores.
@@ -95,12 +98,15 @@ class MaskClassificationHead(BaseModule):
 
     def loss(self, features: Any, data_samples: SampleList, train_cfg: dict) -> dict[str, Tensor]:
         """Returns the losses of every prediction (`SetLoss`) for data samples with `gt_sem_seg` [1, H, W]."""
+        return self.loss_by_feat(self(features), data_samples)
+
+    def loss_by_feat(self, outputs: tuple[list[Tensor], list[Tensor]], data_samples: SampleList) -> dict[str, Tensor]:
+        """Returns the same losses from what `forward` returned."""
         targets = [
             Targets.from_label_map(sample.gt_sem_seg.data[0], ignore_index=self.ignore_index) for sample in data_samples
         ]
         denominators = self._denominators.pop() if self._denominators else None
-        class_logits, mask_logits = self(features)
-        return self.set_loss(class_logits, mask_logits, targets, denominators)
+        return self.set_loss(*outputs, targets, denominators)
 
     def share_denominators(self, data_samples: SampleList, micro_batches: int) -> None:
         """Makes the losses of the micro-batches of a batch add up to the batch's, whatever classes are in which.
@@ -120,3 +126,10 @@ class MaskClassificationHead(BaseModule):
         """Returns class scores [N, C, H, W] at the size of the network's input, as MMSegmentation's heads do."""
         size = batch_img_metas[0].get("pad_shape", batch_img_metas[0]["img_shape"])[:2]
         return F.interpolate(self.class_logits(features), size=size, mode="bilinear", align_corners=False)
+
+
+def _class_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Returns the class scores [N, C, h, w] of one prediction."""
+    scores = at_least_float32(class_logits).softmax(-1)[..., :-1]
+    with without_autocast(mask_logits.device):
+        return torch.einsum("nqc,nqhw->nchw", scores, at_least_float32(mask_logits).sigmoid())

@@ -10,10 +10,11 @@ import vss_ops
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
-from mmseg.utils import OptSampleList, SampleList
+from mmseg.utils import OptSampleList, SampleList, add_prefix
 from torch import Tensor
 
 from vss.core.errors import UserError
+from vss.models.negatives import negatives_loss
 
 
 @functools.cache
@@ -98,6 +99,19 @@ class Segmentor(EncoderDecoder):
                 log_probabilities = self.probabilities(sample.seg_logits.data[None], protocol)[0].log()
                 sample.set_data({"seg_logits": PixelData(data=log_probabilities)})
         return data_samples
+
+    def _decode_head_forward_train(self, inputs: tuple[Tensor, ...], data_samples: SampleList) -> dict[str, Tensor]:
+        """Returns the decode head's losses, and where data samples have `negatives` that of surely wrong classes."""
+        if "negatives" not in data_samples[0]:
+            return super()._decode_head_forward_train(inputs, data_samples)
+        head = self.decode_head
+        outputs = head(inputs)
+        logits = head.last_class_logits(outputs) if hasattr(head, "last_class_logits") else outputs
+        size = data_samples[0].gt_sem_seg.shape
+        resized = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+        losses = head.loss_by_feat(outputs, data_samples)
+        losses["loss_negatives"] = negatives_loss(self.probabilities(resized), data_samples)
+        return add_prefix(losses, "decode")
 
     def _dump_init_info(self) -> None:
         """Says nothing, where MMEngine logs three lines for each of up to 1,600 parameters."""

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from vss.core.index import Card, read_dataset, write_card, write_index
 from vss.core.label_space import ignore_index
 from vss.core.log import log, track
 from vss.core.masks import MaskCoding
+from vss.core.negatives import Negatives, negatives_path, write_negatives
 from vss.ensemble.members import Member, MemberScores, open_members
 from vss.ensemble.run import WeightedMean
 from vss.pseudo.choice import Thresholds, certainty, shares_by_class
+from vss.pseudo.negatives import ruled_out
 from vss.submit.png import entry_name
 
 _IMAGES, _MASKS = "images", "masks"
@@ -75,12 +77,12 @@ def pseudo(
         source = _Source(WeightedMean(members, opened), opened, chosen.measure)
 
         # How sure the prediction is of each class, over all frames; then what is kept of each frame.
-        for labels, sure in source.read(rows, what="pseudo: count"):
+        for _, labels, sure in source.read(rows, what="pseudo: count"):
             thresholds.count(labels, sure)
         found = thresholds.close()
-        kept = (thresholds.chosen(*frame) for frame in source.read(rows, what="pseudo: write"))
+        frames = source.read(rows, what="pseudo: write")
         folder = Path(out_index).parent
-        listed = _write_masks(folder, rows, kept)
+        listed = _write_masks(folder, rows, _chosen(frames, thresholds, with_negatives=chosen.negatives))
 
     _link(folder / _IMAGES, Path(dataset.root))
     write_index(out_index, listed)
@@ -96,8 +98,8 @@ class _Source:
     def __init__(self, mean: WeightedMean, opened: Sequence[MemberScores], measure: str) -> None:
         self._mean, self._opened, self._measure = mean, opened, measure
 
-    def read(self, rows: pd.DataFrame, *, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (labels [H, W], no class where predictions disagree; certainty [H, W])."""
+    def read(self, rows: pd.DataFrame, *, what: str) -> Iterator[tuple[Planes, np.ndarray, np.ndarray]]:
+        """Yields (probabilities; labels [H, W], no class where predictions disagree; certainty [H, W])."""
         for row in track(list(rows.itertuples(index=False)), what=what):
             size = (row.height, row.width)
             planes: Planes = self._mean.read(row.video, row.frame, size=size)
@@ -105,7 +107,16 @@ class _Source:
             if len(self._opened) > 1:
                 alike = [member.read(row.video, row.frame, size=size).labels == labels for member in self._opened]
                 labels = np.where(np.all(alike, axis=0), labels, labels.dtype.type(ignore_index(labels.dtype)))
-            yield labels, certainty(planes, self._measure)
+            yield planes, labels, certainty(planes, self._measure)
+
+
+def _chosen(
+    frames: Iterable[tuple[Planes, np.ndarray, np.ndarray]], thresholds: Thresholds, *, with_negatives: bool
+) -> Iterator[tuple[np.ndarray, Negatives | None]]:
+    """Yields of each frame the labels that are kept, and which classes the other pixels surely do not have."""
+    for planes, labels, sure in frames:
+        kept = thresholds.chosen(labels, sure)
+        yield kept, ruled_out(planes, kept == ignore_index(kept.dtype)) if with_negatives else None
 
 
 def _rows(table: pd.DataFrame, chosen: PseudoSettings) -> pd.DataFrame:
@@ -115,8 +126,8 @@ def _rows(table: pd.DataFrame, chosen: PseudoSettings) -> pd.DataFrame:
     return rows[rows["mask"] == ""] if chosen.split == "train" else rows
 
 
-def _write_masks(folder: Path, rows: pd.DataFrame, kept: Iterator[np.ndarray]) -> pd.DataFrame:
-    """Writes the label maps and returns their rows of the index.
+def _write_masks(folder: Path, rows: pd.DataFrame, kept: Iterator[tuple[np.ndarray, Negatives | None]]) -> pd.DataFrame:
+    """Writes the label maps, next to each its negatives where there are any, and returns their rows of the index.
 
     The folder that holds them is named after their content, so that an index with the same digest has the same labels.
     """
@@ -125,13 +136,16 @@ def _write_masks(folder: Path, rows: pd.DataFrame, kept: Iterator[np.ndarray]) -
     masks, digest = folder / _MASKS, hashlib.sha256()
     names: list[str] = []
     shutil.rmtree(masks, ignore_errors=True)
-    for row, labels in zip(rows.itertuples(index=False), kept, strict=True):
+    for row, (labels, negatives) in zip(rows.itertuples(index=False), kept, strict=True):
         names.append(entry_name(row.video, row.frame))
         encoded = cv2.imencode(".png", labels)[1].tobytes()
         digest.update(f"{names[-1]} ".encode() + labels.tobytes())
         path = masks / "new" / names[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded)
+        if negatives is not None:
+            write_negatives(negatives_path(path), negatives)
+            digest.update(negatives.which.tobytes() + negatives.wrong.tobytes())
     content = digest.hexdigest()[:16]
     (masks / "new").rename(masks / content)
     listed: dict[str, Any] = {

@@ -13,16 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from vss.core.errors import UserError
 from vss.core.images import read_image, read_mask
 from vss.core.index import read_card, read_index
 from vss.core.label_space import ignore_index, label_dtype
+from vss.core.negatives import Negatives, negatives_path, read_negatives
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a package is absent that it can do without
     from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets.transforms import PackSegInputs
 
 
 @DATASETS.register_module()
@@ -42,6 +46,7 @@ class IndexDataset(BaseSegDataset):
         train_ids: train id of each of the dataset's classes among other classes, or their ignore index; None keeps its
             own.
         num_classes: how many those other classes are.
+        with_negatives: whether files next to the masks say which classes unlabelled pixels surely do not have.
         kwargs: of `BaseSegDataset`: pipeline, indices, test_mode, lazy_init, max_refetch, serialize_data.
 
     Raises:
@@ -57,9 +62,10 @@ class IndexDataset(BaseSegDataset):
         label_shift: bool = False,
         train_ids: Sequence[int] | None = None,
         num_classes: int = 0,
+        with_negatives: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.index, self.split = index, split
+        self.index, self.split, self.with_negatives = index, split, with_negatives
         self.card = read_card(card)
         if label_shift and split != "train":
             raise UserError(f"label_shift: requested on split {split!r}, allowed on 'train' only")
@@ -99,6 +105,8 @@ class IndexDataset(BaseSegDataset):
         )
         if mask:
             info["seg_map_path"] = os.path.join(self.card.root, mask)
+            if self.with_negatives:
+                info["negatives_path"] = negatives_path(info["seg_map_path"])
         return info
 
 
@@ -142,3 +150,47 @@ class LoadIndexLabels(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+@TRANSFORMS.register_module()
+class LoadNegatives(BaseTransform):
+    """Reads `negatives_path` to `negatives` [H, W] and `surely_wrong` [S, num_classes] bool (`core.negatives`).
+
+    A frame without that file gets a map of zeros: nothing is known of its pixels. To be used after the labels, with
+    which the map is resized and cropped.
+
+    Raises:
+        UserError: see `read_negatives`; or the map has another size than the labels.
+    """
+
+    def __init__(self, *, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        size, path = results["gt_seg_map"].shape, results.get("negatives_path")
+        if path is None:
+            found = Negatives(np.zeros(size, np.uint8), np.zeros((0, self.num_classes), bool))
+        else:
+            found = read_negatives(path, self.num_classes)
+        if found.which.shape != size:
+            raise UserError(f"{path}: has size {found.which.shape}, its labels {size}; make the pseudo-labels again")
+        results["negatives"], results["surely_wrong"] = found.which, found.wrong
+        results["seg_fields"].append("negatives")
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_classes={self.num_classes})"
+
+
+@TRANSFORMS.register_module()
+class PackWithNegatives(PackSegInputs):
+    """Packs a sample as MMSegmentation does, with `negatives` [1, H, W] int64 and `surely_wrong` [S, C] bool in it."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed, which = super().transform(results), results["negatives"]
+        if results.get("flip"):  # mmcv's RandomFlip flips the labels, and no other map
+            which = which[:, ::-1]
+        which = torch.from_numpy(which[None].astype(np.int64))
+        wrong = torch.from_numpy(results["surely_wrong"])
+        packed["data_samples"].set_data({"negatives": PixelData(data=which), "surely_wrong": wrong})
+        return packed

@@ -19,6 +19,7 @@ class TrainingPart:
         weight: how often an epoch holds each of its images.
         train_ids: the model's train id of each of its classes, or the ignore index; None where they are the model's.
         strong: whether its samples are augmented more strongly, as of pseudo-labels.
+        negatives: whether its pseudo-labels come with the classes that unlabelled pixels surely do not have.
     """
 
     index: str
@@ -26,6 +27,7 @@ class TrainingPart:
     weight: float = 1.0
     train_ids: tuple[int, ...] | None = None
     strong: bool = False
+    negatives: bool = False
 
 
 @dataclass(frozen=True)

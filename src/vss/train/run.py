@@ -400,6 +400,7 @@ def _parts(
             entry.get("weight", 1.0),
             _tuple_or_none(entry.get("train_ids")),
             entry.get("strong", False),
+            entry.get("negatives", False),
         )
         for one, other, entry in zip(indices, cards, mix, strict=True)
     )
@@ -417,7 +418,8 @@ def _mixed_in(parts: Sequence[TrainingPart]) -> dict[str, Any]:
     for part in parts:
         dataset = read_card(part.card)
         where = [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)]
-        facts.append([part.weight, part.train_ids, where, *(["strong"] if part.strong else [])])
+        marks = [mark for mark in ("strong", "negatives") if getattr(part, mark)]
+        facts.append([part.weight, part.train_ids, where, *marks])
     return {"mix": facts}
 
 

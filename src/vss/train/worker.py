@@ -159,6 +159,7 @@ def init_process_group(job: TrainingJob) -> None:
 
 def _dataloader(job: TrainingJob) -> dict[str, Any]:
     training = job.config.training
+    negatives = any(part.negatives for part in job.parts)  # then all samples say which, be it none
     datasets = [
         dict(
             type="IndexDataset",
@@ -168,7 +169,8 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
             label_shift=training.label_shift and part is job.parts[0],
             train_ids=part.train_ids,
             num_classes=len(job.config.classes),
-            pipeline=train_pipeline(training, len(job.config.classes), strong=part.strong),
+            with_negatives=part.negatives,
+            pipeline=train_pipeline(training, len(job.config.classes), strong=part.strong, negatives=negatives),
         )
         for part in job.parts
     ]

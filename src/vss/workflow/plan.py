@@ -157,7 +157,10 @@ class Plan:
     def _mix_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns the weights and class maps of several datasets as a training takes them; nothing for a single one."""
         first, *others = mix = self.training_mix(stage, model)
-        extra = [{"weight": weight, "strong": True} for weight in self._extra(stage, model).values()]
+        extra = [
+            {"weight": weight, "strong": True, **({"negatives": True} if self.pseudo[name].negatives else {})}
+            for name, weight in self._extra(stage, model).items()
+        ]
         if not others and first.weight == 1 and not extra:
             return {}
         target, where = self.datasets[first.name].space, f"config: models.{model}.{stage}.data"
