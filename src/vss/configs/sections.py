@@ -48,6 +48,7 @@ class RunSoup:
 class ModelRow:
     """A model: see `models` in config.schema.yaml."""
 
+    seeds: int
     cfg_options: JsonObject
     test: JsonObject
     title: str | None = None

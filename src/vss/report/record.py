@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vss.report.content import Content
+from vss.report.seeds import seed_means
 from vss.report.table import EDGES, OTHER, PAPER, SCORES
 
 _FORMAT, _VERSION = "vss-report", 1
@@ -25,6 +26,7 @@ def report_record(content: Content) -> dict[str, Any]:
             for column in (*SCORES, *PAPER, *OTHER)
         },
         "predictions": [_prediction(row, content) for row in content.table.to_dict("records")],
+        "seeds": [asdict(mean) for mean in seed_means(content.table, [column.key for column in (*SCORES, *OTHER)])],
         "not_run": [{"title": row.title, "table": row.table, "paper": dict(row.paper)} for row in content.not_run],
         "ranks": [asdict(rank) for rank in content.ranks],
         "refinements": content.refinements,

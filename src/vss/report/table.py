@@ -15,6 +15,7 @@ import pandas as pd
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.log import show
+from vss.report.seeds import SEED_COLUMNS, SeedMean, seed_means
 from vss.score.bootstrap import score_of
 
 
@@ -140,16 +141,22 @@ class ReportRow:
         title: its name in the report.
         table: the paper's table that it stands in; None where it has none.
         paper: the paper's mIoU in percent, by val, test1 and test.
+        seeds_of: of a model with several seeds, the prediction of the first; None where it is trained once.
+        seeds_title: the name in the report of the mean over its seeds.
     """
 
     name: str
     title: str
     table: int | None
     paper: Mapping[str, float]
+    seeds_of: str | None = None
+    seeds_title: str | None = None
 
 
 def score_table(rows: Sequence[ReportRow], scores: Mapping[str, str | os.PathLike]) -> pd.DataFrame:
     """Returns one row per prediction: prediction, title, table, our scores and the paper's, all in percent.
+
+    Where a model has several seeds, there are the columns `SEED_COLUMNS` as well.
 
     Args:
         rows: the predictions, in order.
@@ -172,9 +179,10 @@ def score_table(rows: Sequence[ReportRow], scores: Mapping[str, str | os.PathLik
                 record[f"{column.key}_{edge}"] = round(100 * interval[at], 4) if interval else math.nan
         for column in PAPER:
             record[column.key] = row.paper.get(column.key.removeprefix("paper_"), math.nan)
-        records.append(record)
+        records.append(record | {key: getattr(row, key) for key in SEED_COLUMNS})
     keys = ["prediction", "title", "table", *(column.key for column in (*SCORES, *PAPER, *OTHER))]
     keys += [f"{column.key}_{edge}" for column in (*SCORES, *OTHER) for edge in EDGES]
+    keys += SEED_COLUMNS if any(row.seeds_of for row in rows) else ()
     return pd.DataFrame(records, columns=keys).astype({"table": "Int64"})
 
 
@@ -214,13 +222,17 @@ def _number(value: Any) -> str:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """Returns the table in Markdown, the best of our figures bold."""
+    """Returns the table in Markdown, the best of our figures bold, the mean over seeds above its runs."""
     columns, best = known((*SCORES, *PAPER), table), best_cells(table)
+    means = _means(table)
     lines = [
         "| Table | Prediction | " + " | ".join(column.heading for column in columns) + " |",
         "| --- | --- |" + " ---: |" * len(columns),
     ]
     for position, row in enumerate(table.to_dict("records")):
+        if (mean := means.get(row["prediction"])) is not None:
+            cells = [_NONE, _markdown_text(_mean_title(mean)), *(mean_figure(mean, column.key) for column in columns)]
+            lines.append("| " + " | ".join(cells) + " |")
         cells = [_number(row["table"]), _markdown_text(row["title"])]
         for column in columns:
             text = figure(row[column.key])
@@ -228,6 +240,21 @@ def markdown_table(table: pd.DataFrame) -> str:
             cells.append(" ".join(filter(None, (text, interval(row, column.key)))))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _means(table: pd.DataFrame) -> dict[str, SeedMean]:
+    """Returns the means over seeds by the prediction of the first one, above whose row they stand."""
+    means = seed_means(table, [column.key for column in (*SCORES, *OTHER) if column.key in table])
+    return {mean.runs[0]: mean for mean in means}
+
+
+def _mean_title(mean: SeedMean) -> str:
+    return f"{mean.title}, mean of {len(mean.runs)} seeds"
+
+
+def mean_figure(mean: SeedMean, key: str) -> str:
+    """Returns a figure's mean and standard deviation over seeds, in percent, as they are printed everywhere."""
+    return f"{mean.mean[key]:.2f} \u00b1 {mean.deviation[key]:.2f}" if key in mean.mean else _NONE
 
 
 def _markdown_text(text: str) -> str:
@@ -245,8 +272,11 @@ def html_table(table: pd.DataFrame, *, not_run: Sequence[ReportRow] = ()) -> str
         not_run: rows of the paper that no prediction stands for.
     """
     columns, best = known((*SCORES, *PAPER, *OTHER), table), best_cells(table)
-    rows = [_html_row(row, columns, {key for place, key in best if place == position})
-            for position, row in enumerate(table.to_dict("records"))]  # fmt: skip
+    means, rows = _means(table), []
+    for position, row in enumerate(table.to_dict("records")):
+        if (mean := means.get(row["prediction"])) is not None:
+            rows.append(_html_mean(mean, columns))
+        rows.append(_html_row(row, columns, {key for place, key in best if place == position}))
     rows += [_html_row(_of_paper(row), columns, set()) for row in not_run]
     body = [f"<tr>{cells}</tr>" for cells in rows]
     head = ['<th scope="col" title="table of the paper">Table</th><th scope="col" class="name">Prediction</th>']
@@ -283,6 +313,13 @@ def _html_row(row: Mapping[Any, Any], columns: Sequence[Column], best: set[str])
     return "".join(cells)
 
 
+def _html_mean(mean: SeedMean, columns: Sequence[Column]) -> str:
+    """Returns the cells of the mean over seeds."""
+    name = f"{html.escape(_mean_title(mean))}<code>{html.escape(mean.prediction)}</code>"
+    cells = [f'<td>{_NONE}</td><th scope="row" class="name">{name}</th>']
+    return "".join([*cells, *(f"<td{_mark(column)}>{mean_figure(mean, column.key)}</td>" for column in columns)])
+
+
 def _of_paper(row: ReportRow) -> dict[str, Any]:
     paper = {f"paper_{split}": value for split, value in row.paper.items()}
     return {"prediction": "", "title": row.title, "table": row.table, **paper}
@@ -304,11 +341,15 @@ def _from_paper(column: Column) -> bool:
 
 def print_table(table_csv: str | os.PathLike) -> None:
     """Prints a written table.csv to standard output, predictions by the names they have in the config."""
-    kinds = {"prediction": str, "title": str, "table": "Int64"}
+    kinds = {"prediction": str, "title": str, "table": "Int64"} | dict.fromkeys(SEED_COLUMNS, str)
     table = pd.read_csv(table_csv, dtype=kinds, keep_default_na=False, na_values=[""])  # "null" may be a name
     columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
     lines = [["Table", "Prediction", *(column.heading for column in columns), "mIoU, 95%"]]
+    means = _means(table)
     for row in table.to_dict("records"):
+        if (mean := means.get(row["prediction"])) is not None:
+            name = f"{mean.prediction}, {len(mean.runs)} seeds"
+            lines.append([_NONE, name, *(mean_figure(mean, column.key) for column in columns), ""])
         figures = [figure(row[column.key]) for column in columns]
         lines.append([_number(row["table"]), row["prediction"], *figures, interval(row, "mIoU")])
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]

@@ -202,18 +202,23 @@ def _words(options: Mapping[str, str | None]) -> list[str]:
 # ---- report
 
 
-def _marked_title(plan: Plan, prediction: str) -> str:
+def _marked_title(plan: Plan, prediction: str, *, with_seed: bool = True) -> str:
     """Returns a prediction's name in the report, which says where a model was trained on frames that are scored."""
-    return plan.title(prediction) + (" (transductive)" if plan.is_transductive(prediction) else "")
+    marked = " (transductive)" if plan.is_transductive(prediction) else ""
+    return plan.title(prediction, with_seed=with_seed) + marked
+
+
+def _report_row(plan: Plan, name: str) -> dict[str, Any]:
+    """Returns a prediction's row of the report, as the schema's `report_job` has it."""
+    row, first = plan.predictions[name], plan.first_seed(name)
+    settings = {"name": name, "title": _marked_title(plan, name), "table": row.table, "paper": row.paper}
+    if first is None:
+        return settings
+    return {**settings, "seeds_of": first, "seeds_title": _marked_title(plan, first, with_seed=False)}
 
 
 def report_settings(plan: Plan) -> dict[str, Any]:
     """Returns the settings of the report: its rows, titles and order, and the config's section of it."""
-    scored = {name: plan.predictions[name] for name in plan.scored()}
-    rows = [
-        {"name": name, "title": _marked_title(plan, name), "table": row.table, "paper": row.paper}
-        for name, row in scored.items()
-    ]
     title = f"Video semantic segmentation on {_DATASET_TITLES.get(plan.dataset, plan.dataset)}"
     section = plan.document["report"]
     if plan.dataset != plan.default_dataset:  # whose classes and videos the section may name
@@ -227,7 +232,7 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
         "protocol": plan.config.protocol,
         "split": plan.split,
-        "rows": rows,
+        "rows": [_report_row(plan, name) for name in plan.scored()],
         "shown": plan.shown(),
         "trainings": plan.trainings(),
         "members": {name: plan.members(name) for name in plan.ensembles},

@@ -17,6 +17,7 @@ from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, se
 from vss.configs.layouts import ImportSource, ReportedRow, import_keys, import_source, reported_row
 from vss.configs.schema import section_schema
 from vss.configs.sections import RunSoup, read_pseudo_settings, read_run_config
+from vss.configs.seeds import with_seeds
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import canonical_json
@@ -38,16 +39,17 @@ class Plan:
         row_names: names of the rows in src/vss/configs/rows.
 
     Attributes:
-        document: the config as JSON, of which jobs are given parts.
+        document: the config as JSON, of which jobs are given parts; every seed of a model is a model of its own.
         config: the same, typed.
+        seeds: the runs of models that are trained with several seeds, by the name of the run's model.
 
     Raises:
         UserError: names that do not exist, clash, or cannot be made; files and folders that are not there.
     """
 
     def __init__(self, document: dict[str, Any], *, row_names: Iterable[str]) -> None:
-        self.document = document
-        config = self.config = read_run_config(document)
+        self.document, self.seeds = with_seeds(document)
+        config = self.config = read_run_config(self.document)
         self.models, self.tta, self.ensembles, self.refiners = (
             config.models,
             config.tta,
@@ -255,17 +257,25 @@ class Plan:
         """Returns a mark of the content of those weights, None for none."""
         return self.content_of(self.published_weights(name) or None)
 
-    def title(self, name: str) -> str:
-        """Returns the report's name of a model, ensemble, refiner or prediction."""
+    def title(self, name: str, *, with_seed: bool = True) -> str:
+        """Returns the report's name of a model, ensemble, refiner or prediction, and of which seed it is."""
+        run = self.seeds.get(name.split(".")[0]) if with_seed else None
+        of_seed = "" if run is None else f", seed {run.seed}"
         rows = (
             table[name] for table in (self.predictions, self.models, self.ensembles, self.refiners) if name in table
         )
         titles = [row.title for row in rows if row.title is not None]
         if titles:
-            return titles[0]
+            return titles[0] + of_seed
         if "." in name:
-            return " + ".join(self.title(part) for part in name.split(".") if not self._is_plain(part))
-        return name
+            parts = (part for part in name.split(".") if not self._is_plain(part))
+            return " + ".join(self.title(part, with_seed=with_seed) for part in parts)
+        return (name if run is None else run.model) + of_seed
+
+    def first_seed(self, prediction: str) -> str | None:
+        """Returns the prediction of the first of several seeds; None where its model is trained once."""
+        model, dot, rest = prediction.partition(".")
+        return f"{self.seeds[model].model}{dot}{rest}" if model in self.seeds else None
 
     def _is_plain(self, name: str) -> bool:
         """Returns whether a name is that of a tta with one unflipped view at the model's own scale."""
