@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vss.configs.schema import read_section
+from vss.configs.schema import from_json, read_section
 from vss.core.class_table import SHIPPED_MAPS, read_class_map, read_class_table, shipped_space, shipped_tables
 from vss.core.dataset_layout import DatasetLayout, FramePattern
 from vss.core.errors import UserError, did_you_mean
@@ -20,16 +20,6 @@ from vss.core.masks import MaskCoding
 
 _FORMATS = Path(__file__).with_name("dataset_formats.yaml")
 OWN = "folders"  # the format whose keys are all the row's
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What is in which split: see `splits` of `dataset` in config.schema.yaml."""
-
-    train: str | float | None = None
-    val: str | float | None = None
-    test: str | float | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,12 +52,32 @@ class DatasetSettings:
     images: str | None = None
     masks: str | None = None
     classes: str | None = None
-    splits: Splits | None = None
+    splits: Mapping[str, str | float] | None = None
     map: ClassMap | None = None
     mask_values: str | None = None
     instances: Instances | None = None
     annotation: str | None = None
     ignore: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A published layout, or one that a row's keys override: see dataset_formats.yaml."""
+
+    images: str | None = None
+    masks: str | None = None
+    classes: str | None = None
+    splits: Mapping[str, str | float] | None = None  # in the order in which shares are dealt
+    mask_values: str | None = None
+    mask_bits: int = 16
+    instances: Instances | None = None
+    annotation: str | None = None
+    ignore: tuple[str, ...] = ()
+
+    def overridden_by(self, row: DatasetSettings) -> Format:
+        """Returns the format with every key that a row gives in place of its own."""
+        given = {key.name: getattr(row, key.name, None) for key in fields(self)}
+        return replace(self, **{key: value for key, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,10 @@ class Dataset:
 
 
 @functools.cache
-def formats() -> dict[str, dict[str, Any]]:
+def formats() -> dict[str, Format]:
     """Returns the published layouts by name, to be read only."""
-    return yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
+    rows = yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
+    return {name: from_json(Format, row) for name, row in rows.items()}
 
 
 def read_dataset_row(name: str, given: JsonObject, others: Mapping[str, JsonObject] | None = None) -> Dataset:
@@ -117,13 +128,14 @@ def read_dataset_row(name: str, given: JsonObject, others: Mapping[str, JsonObje
     where = f"data.{name}"
     settings = read_section(DatasetSettings, where, given, where=where)
     format_name = settings.format or (name if name in formats() else OWN)
-    keys = {**formats()[format_name], **{key: value for key, value in given.items() if value is not None}}
+    filled = formats()[format_name].overridden_by(settings)
     for key in ("images", "masks", "classes"):
-        if key not in keys:
+        if getattr(filled, key) is None:
             hint = "" if name in formats() else f"{did_you_mean(name, formats())}; or name the layout by format"
             raise UserError(f"{where}.{key}: is missing, which format {format_name!r} needs{hint}")
+    assert filled.classes is not None
     root = None if settings.root is None else Path(settings.root).expanduser()
-    own, table = _class_table(keys["classes"], name=name, root=root, where=f"{where}.classes")
+    own, table = _class_table(filled.classes, name=name, root=root, where=f"{where}.classes")
     space, tables = own, [table]
     if settings.map is not None:
         target, target_table = _target_space(settings.map, others or {}, where=f"{where}.map")
@@ -134,10 +146,10 @@ def read_dataset_row(name: str, given: JsonObject, others: Mapping[str, JsonObje
         format=format_name,
         settings=settings,
         root=root,
-        layout=_layout(keys, where=where),
+        layout=_layout(filled, where=where),
         own_space=own,
         space=space,
-        coding=_coding(keys, own, where=where),
+        coding=_coding(filled, own, where=where),
         tables=tuple(path for path in tables if path is not None),
     )
 
@@ -249,16 +261,21 @@ def train_ids_in(entry: MixEntry, dataset: Dataset, target: LabelSpace, *, where
     return [ignored if position is None else position for position in positions]
 
 
-def _layout(keys: JsonObject, *, where: str) -> DatasetLayout:
-    images = FramePattern(keys["images"], where=f"{where}.images")
-    masks = FramePattern(keys["masks"], where=f"{where}.masks")
+def _layout(given: Format, *, where: str) -> DatasetLayout:
+    """Returns where the files of a dataset are; `given` names images and masks.
+
+    Raises:
+        UserError: patterns or splits that do not fit each other.
+    """
+    assert given.images is not None and given.masks is not None
+    images = FramePattern(given.images, where=f"{where}.images")
+    masks = FramePattern(given.masks, where=f"{where}.masks")
     if masks.is_video:
         raise UserError(f"{where}.masks: is {masks.text!r}; masks are PNGs, one for each frame that has one")
     if ("video" in images.names) != ("video" in masks.names):
         raise UserError(f"{where}.masks: images and masks must both hold {{video}}, or neither")
-    splits = dict(keys.get("splits") or {})
-    seed = splits.pop("seed", 0)
-    splits = {split: source for split, source in splits.items() if source is not None}
+    splits = dict(given.splits or {})
+    seed = int(splits.pop("seed", 0))
     if not splits:
         if "split" not in images.names:
             raise UserError(
@@ -282,21 +299,26 @@ def _layout(keys: JsonObject, *, where: str) -> DatasetLayout:
         masks=masks,
         splits=splits,
         seed=seed,
-        all_labelled=keys.get("annotation") == "full",
-        ignore=tuple(keys.get("ignore") or ()),
+        all_labelled=given.annotation == "full",
+        ignore=given.ignore,
     )
 
 
-def _coding(keys: JsonObject, space: LabelSpace, *, where: str) -> MaskCoding:
-    values = keys.get("mask_values") or ("colours" if space.mask_colours else "ids")
+def _coding(given: Format, space: LabelSpace, *, where: str) -> MaskCoding:
+    """Returns how masks hold the raw ids of a class table.
+
+    Raises:
+        UserError: they hold colours and the table does not, or the other way round.
+    """
+    values = given.mask_values or ("colours" if space.mask_colours else "ids")
     if (values == "colours") != bool(space.mask_colours):
         has = "colours" if space.mask_colours else "ids"
         raise UserError(f"{where}.mask_values: is {values!r}, but the class table is by {has}")
     coding = MaskCoding(
         values=values,
-        bits=keys.get("mask_bits", 16) if values == "ids" else 8,
+        bits=given.mask_bits if values == "ids" else 8,
         colours=space.mask_colours,
     )
-    if instances := keys.get("instances"):
-        return replace(coding, things_from=instances["at_least"], divisor=instances["divisor"])
-    return coding
+    if given.instances is None:
+        return coding
+    return replace(coding, things_from=given.instances.at_least, divisor=given.instances.divisor)
