@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from vss.refine.proposals import Proposals, RunLengths
+from vss.refine.proposals import Proposals, RunLengths, runs_of
 
 
-def run_lengths(masks: np.ndarray) -> RunLengths:
+def run_lengths(masks: np.ndarray, ids: np.ndarray | None = None) -> RunLengths:
     """Encodes boolean masks [M, H, W]."""
-    return RunLengths.from_coco(masks.shape[1:], [_runs_of(mask) for mask in masks])
-
-
-def _runs_of(mask: np.ndarray) -> np.ndarray:
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(edges, prepend=0, append=len(flat))
-    return np.concatenate([[0], runs]) if flat[0] else runs
+    return RunLengths.from_coco(masks.shape[1:], [runs_of(mask.ravel(order="F")) for mask in masks], ids)
 
 
 def drawn_masks(proposals: Proposals) -> np.ndarray:

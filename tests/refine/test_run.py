@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.refine.masks import run_lengths
 from tests.stopped_jobs import stopped_and_run_again
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
@@ -21,7 +22,7 @@ from vss.exchange.readers import votes
 from vss.flow.flow_file import FlowReader
 from vss.flow.run import flow
 from vss.refine.network import build_network
-from vss.refine.proposals_file import ProposalsReader
+from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
 from vss.refine.propose import propose
 from vss.refine.run import Refiner, UnreadablePredictionError, _refined, refine
 
@@ -266,7 +267,7 @@ def test_proposals_are_deterministic(dataset):
         ({"method": "ssa", "min_purity": 1}, "min_purity"),
         ({"method": "ssa"}, "proposals"),
         ({"method": "temporal"}, "no flow file"),
-        ({"method": "tubes"}, "needs a proposals file and a flow file"),
+        ({"method": "tubes"}, "no proposals file"),
         ({"method": "temporal", "settings": {"radius": 3}}, "radius"),
         ({"method": "cascadepsp", "settings": {"scale": 1}}, "scale"),
     ],
@@ -275,6 +276,16 @@ def test_mistakes_in_settings_are_named(dataset, settings, named):
     with pytest.raises(UserError, match=named):
         refine_val(dataset, settings)
     assert not (dataset.folder / "refined.labels.h5").exists()
+
+
+def test_tubes_need_masks_that_can_be_linked(dataset):
+    with pytest.raises(UserError, match="superpixels are linked along optical flow: no flow file"):
+        refine_val(dataset, {"method": "tubes"}, proposals=propose_val(dataset))
+    with ProposalsWriter(dataset.folder / "sam.h5", provenance={}) as writer:
+        for key, labels in dataset.predictions.items():
+            writer.write(*key, run_lengths(np.ones((1, *labels.shape), bool)))
+    with pytest.raises(UserError, match=r"sam\.h5: refine tubes: SAM's masks cannot be linked"):
+        refine_val(dataset, {"method": "tubes"}, proposals=dataset.folder / "sam.h5")
 
 
 def test_a_frame_without_prediction_is_named(dataset):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator
 
-from tests.refine.masks import run_lengths
+from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
+from vss.refine.key_frames import KeyFrames
+from vss.refine.proposals import RunLengths
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import build_proposer, propose, read_proposal_settings
 from vss.refine.run import refine
@@ -225,3 +228,54 @@ def test_points_that_do_not_fit_at_once_are_halved(tiny_weights, monkeypatch, ca
     most[0] = 0
     with pytest.raises(UserError, match="a 70x48 frame does not fit into the memory of cpu; use weights of a smaller"):
         proposer.propose(image)
+
+
+class DrawnObjects:
+    """Proposes an object that is brighter than the ground, and the whole frame; notes which frames it was given."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def propose(self, image: np.ndarray) -> RunLengths:
+        self.seen.append(int(image[0, 0, 0]))
+        grey = image.mean(axis=2)
+        return run_lengths(np.stack([grey > 128, grey >= 0]))
+
+
+def moving_square(frames: int) -> list[np.ndarray]:
+    """Draws a square that moves 3 pixels per frame over a ground, both with a texture; a corner counts the frames."""
+    rng = np.random.default_rng(0)
+    ground, texture = rng.integers(20, 90, (72, 120, 3)), rng.integers(160, 255, (32, 32, 3))
+    ground, texture = (cv2.GaussianBlur(part.astype(np.uint8), (0, 0), 1.5) for part in (ground, texture))
+    video = []
+    for number in range(frames):
+        image = ground.copy()
+        image[20:52, 10 + 3 * number : 42 + 3 * number] = texture
+        image[0, 0] = number
+        video.append(image)
+    return video
+
+
+def test_masks_of_key_frames_move_along_the_flow():
+    video, every, second = moving_square(6), DrawnObjects(), DrawnObjects()
+    expected = list(KeyFrames(every, 1).propose_video(video))
+    found = list(KeyFrames(second, 3).propose_video(video))
+    assert every.seen == [0, 1, 2, 3, 4, 5] and second.seen == [0, 3]
+    for carried, own in zip(found, expected, strict=True):
+        carried, own = drawn_masks(carried), drawn_masks(own)
+        assert (carried & own).sum(axis=(1, 2))[0] > 0.9 * (carried | own).sum(axis=(1, 2))[0]
+        assert carried[1].mean() > 0.85  # the frame, but for what the square uncovers
+
+
+def test_key_frames_begin_at_theirs_and_where_the_size_changes():
+    video, proposer = moving_square(6), DrawnObjects()
+    frames = KeyFrames(proposer, 4)
+    assert [frames.start_of(position) for position in range(6)] == [0, 0, 0, 0, 4, 4]
+    whole = list(frames.propose_video(video))
+    for ours, theirs in zip(frames.propose_video(video[4:]), whole[4:], strict=True):
+        np.testing.assert_array_equal(ours.runs, theirs.runs)
+    proposer.seen.clear()
+    list(frames.propose_video([*video[:2], *(image[:60] for image in video[2:4])]))
+    assert proposer.seen == [0, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.refine.masks import run_lengths
 from vss.configs.schema import read_section
 from vss.refine.proposals import Partitions
 from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
@@ -43,6 +44,42 @@ def test_a_tube_has_the_class_of_most_of_its_frames(window):
     video, truths = moving_square(9)
     for found, truth in zip(vote_in_tubes(video, chosen(window=window)), truths, strict=True):
         np.testing.assert_array_equal(found, truth)
+
+
+def followed(video: list[MaskedFrame]) -> list[MaskedFrame]:
+    """Gives ids to the two masks of every frame, whose order differs from frame to frame; there is no flow."""
+    frames = []
+    for number, frame in enumerate(video):
+        thing = (frame.masks.maps[0] == 1) == bool(number % 2)
+        order = [0, 1] if number % 2 else [1, 0]
+        masks = run_lengths(np.stack([~thing, thing])[order], np.array([5, 2])[order])
+        frames.append(MaskedFrame("v", frame.labels, masks, None))
+    return frames
+
+
+@pytest.mark.parametrize("window", [2, 100])
+def test_objects_that_were_followed_are_tubes_without_flow(window):
+    video, truths = moving_square(9)
+    for found, truth in zip(vote_in_tubes(followed(video), chosen(window=window)), truths, strict=True):
+        np.testing.assert_array_equal(found, truth)
+
+
+def test_masks_vote_frame_by_frame_in_a_window_of_0():
+    video, _ = moving_square(4)
+    for found, frame in zip(vote_in_tubes(followed(video), chosen(window=0)), video, strict=True):
+        np.testing.assert_array_equal(found, frame.labels)
+
+
+def test_a_tube_lasts_while_its_object_is_out_of_sight():
+    """Two frames right, one hidden, one wrong: with the first two the tube has its class."""
+    shown = [np.full((1, 4, 4), True)] * 2 + [np.full((1, 4, 4), False), np.full((1, 4, 4), True)]
+    labels = [np.full((4, 4), label, np.uint8) for label in (THING, THING, GROUND, 20)]
+    frames = [
+        MaskedFrame("v", known, run_lengths(mask, np.array([3])), None)
+        for known, mask in zip(labels, shown, strict=True)
+    ]
+    found = list(vote_in_tubes(frames, chosen(window=3)))
+    assert [int(frame[0, 0]) for frame in found] == [THING, THING, GROUND, THING]
 
 
 def test_without_flow_every_frame_votes_alone():

@@ -121,6 +121,17 @@ MISTAKES = [
     ("refiners/ssa/proposals", {"segments": [9]}, ["refiners.ssa.proposals", "unknown key 'segments'"]),
     ("refiners/ssa/proposals", {"method": "slic", "scales": [9]}, ["refiners.ssa.proposals", "unknown key 'scales'"]),
     ("refiners/ssa/proposals", {"method": "sam"}, ["refiners.ssa.proposals.method", "'felzenszwalb', 'slic'"]),
+    ("refiners/ssa", {"method": "tubes", "weights": __file__}, ["refiners.ssa.proposals.method: must be sam2 where"]),
+    (
+        "refiners/ssa",
+        {"method": "tubes", "weights": __file__, "proposals": {"method": "sam2", "preset": "fast"}},
+        ["refiners.ssa.proposals", "unknown key 'preset'"],
+    ),
+    (
+        "refiners/ssa",
+        {"method": "tubes", "weights": __file__, "proposals": {"method": "sam2"}},
+        ["refiners.ssa.weights: no file", "config.json"],
+    ),
     ("refiners/ssa/training", {"max_iters": 9}, ["refiners.ssa.training", "allowed only next to method cascadepsp"]),
     ("refiners/ssa/search_settings", True, ["refiners.ssa.search_settings", "allowed only next to method temporal"]),
     ("refiners/cascadepsp/proposals", {"sigma": 1}, ["refiners.cascadepsp.proposals", "only next to method ssa"]),
@@ -272,6 +283,19 @@ def test_a_member_is_a_weight_or_a_map(config: dict[str, Any]) -> None:
 def test_cascadepsp_sees_sides_that_its_procedure_can_work_at(config: dict[str, Any], settings: dict) -> None:
     config["refiners"]["cascadepsp"]["settings"] = settings
     plan_of(config)
+
+
+def test_tubes_of_sam_2_follow_no_flow_and_count_its_config(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    weights = str(tmp_path / "model.safetensors")
+    config["refiners"]["tubes"] = {"method": "tubes", "weights": weights, "proposals": {"method": "sam2"}}
+    config["refiners"]["linked"] = {"method": "tubes"}
+    plan = plan_of(config)
+    assert not plan.refiners["tubes"].follows_flow and plan.refiners["linked"].follows_flow
+    assert plan.proposal_set("tubes").startswith("sam2-") and plan.proposals_gpu(plan.proposal_set("tubes")) == 1
+    (tmp_path / "config.json").write_text('{"num_maskmem": 5}')
+    assert plan_of(config).proposal_set("tubes") != plan.proposal_set("tubes")
 
 
 def test_all_that_is_not_there_is_named_at_once(config: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ _SHARED = {
     "felzenszwalb": "refiners.NAME.proposals, without weights",
     "slic": "refiners.NAME.proposals, without weights, method slic",
     "sam": "refiners.NAME.proposals, with SAM's weights",
+    "sam2": "refiners.NAME.proposals, method sam2, with SAM 2's weights",
 }
 
 

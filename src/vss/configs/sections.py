@@ -5,6 +5,7 @@ What is handed on to a job, hashed or compared stays JSON, as the user wrote it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,13 @@ class RefinerRow:
         return self.method in ("ssa", "tubes")
 
     @property
+    def weights_config(self) -> str | None:
+        """The config that is published next to SAM 2's weights, which do not say all of its sizes; None for others."""
+        if self.weights is None or self.proposals.get("method") != "sam2":
+            return None
+        return os.path.join(os.path.dirname(self.weights), "config.json")
+
+    @property
     def only_uncertain(self) -> bool:
         """Whether it looks only at what the prediction is uncertain of."""
         return self.settings.get("only_uncertain") is not None
@@ -125,7 +133,8 @@ class RefinerRow:
     @property
     def follows_flow(self) -> bool:
         """Whether it reads optical flow, of some predictions at least."""
-        return self.method in ("temporal", "tubes") or self.only_uncertain
+        links_superpixels = self.method == "tubes" and self.weights is None
+        return self.method == "temporal" or links_superpixels or self.only_uncertain
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ PROPOSE = Command(
     "Store mask proposals of frames.",
     (
         *(*DATA, *OUT, SETTINGS, *SHARD, DEVICE),
-        option("--weights", help="SAM weights (default, or '': none)", **FILE_OR_NONE),
+        option("--weights", help="SAM's or SAM 2's weights (default, or '': none)", **FILE_OR_NONE),
     ),
 )
 TRAIN_REFINER = Command(

@@ -1,13 +1,13 @@
-"""Mask proposals: class-agnostic masks of one frame, and the interface of everything that makes them.
+"""Mask proposals: class-agnostic masks of frames, and the interfaces of everything that makes them.
 
-A proposer sees the frame only, never a prediction; its proposals are stored once (`proposals_file.py`) and serve every
+A proposer sees frames only, never a prediction; its proposals are stored once (`proposals_file.py`) and serve every
 prediction that is refined. They come in two forms: label maps for partitions (superpixels), run lengths for masks that
-may overlap (SAM).
+may overlap (SAM). Masks of objects that are followed through a video (SAM 2) carry the objects' ids: tubes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,24 @@ class Proposer(Protocol):
 
     def propose(self, image: np.ndarray) -> Proposals:
         """Returns the proposals of `image` [H, W, 3] uint8 RGB."""
+
+
+class VideoProposer(Protocol):
+    """Makes proposals for the frames of a video.
+
+    Attributes:
+        device: what it runs on, for the message.
+    """
+
+    device: str
+
+    def propose_video(self, images: Iterable[np.ndarray]) -> Iterator[Proposals]:
+        """Yields the proposals of every frame [H, W, 3] uint8 RGB in the order of time; it may look at frames ahead."""
+
+    def start_of(self, position: int) -> int:
+        """Returns the position in a video from which on it has to see frames, so that the one at `position` comes out
+        as it does where the whole video is seen.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,18 +94,23 @@ class RunLengths:
         runs: uint32, all masks' run lengths one after another: column-major, beginning with a run of zeros (which may
             be of length 0), alternating, summing to H * W per mask.
         lengths: [M] number of runs of each mask.
+        ids: [M] int64 the objects that the masks are of, each with one number in all frames of a video, and none twice
+            in a frame; None where masks of different frames have nothing to do with each other.
     """
 
     size: tuple[int, int]
     runs: np.ndarray
     lengths: np.ndarray
+    ids: np.ndarray | None = None
 
     @classmethod
-    def from_coco(cls, size: tuple[int, int], counts: Iterable[Sequence[int]]) -> RunLengths:
+    def from_coco(
+        cls, size: tuple[int, int], counts: Iterable[Sequence[int] | np.ndarray], ids: np.ndarray | None = None
+    ) -> RunLengths:
         """Joins the `counts` of uncompressed COCO RLE records."""
         counts = [np.asarray(c, np.uint32) for c in counts]
         runs = np.concatenate(counts) if counts else np.zeros(0, np.uint32)
-        return cls(tuple(size), runs, np.array([len(c) for c in counts], np.int64))
+        return cls(tuple(size), runs, np.array([len(c) for c in counts], np.int64), ids)
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns row-major flat indices (column by column within a mask) and counts."""
@@ -104,3 +127,10 @@ class RunLengths:
         x, y = np.divmod(column_major, height)
         counts = np.bincount(mask[ones], weights=length, minlength=len(self.lengths)).astype(np.int64)
         return y * width + x, counts
+
+
+def runs_of(column_major: np.ndarray) -> np.ndarray:
+    """Returns the run lengths of a mask [W * H] bool whose pixels are column after column; see `RunLengths`."""
+    edges = np.flatnonzero(column_major[1:] != column_major[:-1]) + 1
+    runs = np.diff(edges, prepend=0, append=len(column_major))
+    return np.concatenate([[0], runs]) if column_major[0] else runs

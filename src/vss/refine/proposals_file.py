@@ -2,7 +2,7 @@
 
 Layout: that of `FramesWriter`, without classes; groups /frames/<n> with the attribute `form`. Form "partitions" has
 the dataset `maps` [S, H, W] uint16 or uint32; form "rle" has the attribute `size` and the datasets `runs` and `lengths`
-(see `RunLengths`). All datasets are deflated.
+(see `RunLengths`); form "tubes" has those of "rle" and the dataset `ids`. All datasets are deflated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vss.refine.proposals import Partitions, Proposals, RunLengths
 
 PROPOSALS_FORMAT, PROPOSALS_VERSION = "vss-proposals", 2
 # Types and numbers of axes of the arrays of a frame.
-_KINDS = {"maps": ("uint16[3]", "uint32[3]"), "runs": ("uint32[1]",), "lengths": ("int64[1]",)}
+_KINDS = {"maps": ("uint16[3]", "uint32[3]"), "runs": ("uint32[1]",), "lengths": ("int64[1]",), "ids": ("int64[1]",)}
 
 
 class ProposalsWriter(FramesWriter):
@@ -32,7 +32,9 @@ class ProposalsWriter(FramesWriter):
         else:
             assert isinstance(proposals, RunLengths)
             arrays = {"runs": proposals.runs, "lengths": proposals.lengths}
-            self._store_group(video, frame, arrays, {"form": "rle", "size": proposals.size})
+            arrays |= {} if proposals.ids is None else {"ids": proposals.ids}
+            form = "rle" if proposals.ids is None else "tubes"
+            self._store_group(video, frame, arrays, {"form": form, "size": proposals.size})
 
 
 def _proposals_of(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Proposals:
@@ -45,12 +47,15 @@ def _proposals_of(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> 
     form = attributes["form"]
     if form == "partitions":
         return Partitions(arrays["maps"])
-    if form != "rle":
+    if form not in ("rle", "tubes"):
         raise ValueError(f"form is {form!r}")
     (height, width), runs, lengths = (int(n) for n in attributes["size"]), arrays["runs"], arrays["lengths"]
     if lengths.sum() != runs.size:
         raise ValueError(f"{runs.size} runs where {lengths.sum()} are announced")
-    return RunLengths((height, width), runs, lengths)
+    ids = arrays["ids"] if form == "tubes" else None
+    if ids is not None and len(np.unique(ids)) != len(lengths):
+        raise ValueError(f"{len(np.unique(ids))} ids of {len(lengths)} masks")
+    return RunLengths((height, width), runs, lengths, ids)
 
 
 class ProposalsReader(FramesReader):
@@ -66,6 +71,10 @@ class ProposalsReader(FramesReader):
 
     def _read_header(self, header: Mapping[str, Any]) -> None:
         pass  # masks without classes
+
+    def forms(self) -> set[str]:
+        """Returns in which forms the file has proposals: "partitions", "rle", "tubes"."""
+        return {str(form) for form in self._with_attribute("form").values()}
 
     def read(self, video: str, frame: str) -> Proposals:
         """Returns one frame's proposals.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from vss.configs.schema import read_section
@@ -12,15 +13,17 @@ from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
 from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
-from vss.refine.proposals import Proposer
+from vss.refine.key_frames import KeyFrames
+from vss.refine.proposals import Proposer, VideoProposer
 from vss.refine.proposals_file import ProposalsWriter
-from vss.refine.settings import FelzenszwalbSettings, ProposalSettings, SamSettings, SlicSettings
+from vss.refine.settings import FelzenszwalbSettings, ProposalSettings, Sam2Settings, SamSettings, SlicSettings
 from vss.refine.superpixels import build_superpixels
 
 _SETTINGS: dict[str, type[ProposalSettings]] = {
     "felzenszwalb": FelzenszwalbSettings,
     "slic": SlicSettings,
     "sam": SamSettings,
+    "sam2": Sam2Settings,
 }
 
 
@@ -39,19 +42,19 @@ def propose(
     """Writes the mask proposals of every frame of one shard.
 
     Args:
-        settings: `sam`, `felzenszwalb` or `slic` of the schema, see `read_proposal_settings`.
+        settings: `sam`, `sam2`, `felzenszwalb` or `slic` of the schema, see `read_proposal_settings`.
         index, card: of the dataset.
         split, shard, shards: which frames.
-        weights: of SAM; None otherwise.
+        weights: of SAM or SAM 2; None otherwise.
         out: the proposals file (HDF5).
-        device: of SAM: "auto", "cpu", "cuda" or "cuda:N".
+        device: of SAM or SAM 2: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         UserError: a mistake in the settings, weights that cannot be read, a frame that cannot be decoded.
     """
     weights = None if weights is None else str(weights)
     options = read_proposal_settings(settings, weights=weights)
-    proposer = build_proposer(options, weights=weights, device=device)
+    proposer = build_video_proposer(options, weights=weights, device=device)
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"propose {options.method} {split} shard {shard}"
@@ -67,15 +70,24 @@ def propose(
     }
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
         done = go_on(writer, made_of=filter(None, (weights, index, card)), what=what)
-        left = [row for row in rows.itertuples() if (row.video, row.frame) not in done]
+        # Of a video that is not finished, what its other frames' proposals depend on is seen again.
+        left = []
+        for _, frames in itertools.groupby(rows.itertuples(), key=lambda row: row.video):
+            video = list(frames)
+            first = next((at for at, row in enumerate(video) if (row.video, row.frame) not in done), len(video))
+            left.append(video[proposer.start_of(first) :] if first < len(video) else [])
         images = load_ahead(
-            left,
+            itertools.chain(*left),
             lambda row: read_image(os.path.join(dataset.root, row.image)),
             workers=1,
             ahead=2,
         )
-        for row, image in track(images, what=what, total=len(left)):
-            writing.put(writer.write, row.video, row.frame, proposer.propose(image))
+        seen = (image for _, image in track(images, what=what, total=sum(map(len, left))))
+        for video in left:
+            proposed = proposer.propose_video(itertools.islice(seen, len(video)))
+            for row, found in zip(video, proposed, strict=True):
+                if (row.video, row.frame) not in done:
+                    writing.put(writer.write, row.video, row.frame, found)
 
 
 def read_proposal_settings(given: JsonObject, *, weights: str | None) -> ProposalSettings:
@@ -90,8 +102,20 @@ def read_proposal_settings(given: JsonObject, *, weights: str | None) -> Proposa
     return read_section(_SETTINGS[method], method, given, where=f"refine proposals {method}")
 
 
-def build_proposer(settings: ProposalSettings, *, weights: str | None, device: str) -> Proposer:
-    """Builds what makes mask proposals by some settings.
+def build_video_proposer(settings: ProposalSettings, *, weights: str | None, device: str) -> VideoProposer:
+    """Builds what makes the mask proposals of a video; arguments and errors as of `build_proposer`, and SAM 2."""
+    if isinstance(settings, Sam2Settings):
+        from vss.refine.sam2 import Sam2Proposer  # imports torch and transformers
+
+        return Sam2Proposer.load(settings, weights=weights, device=device)
+    interval = settings.key_interval if isinstance(settings, SamSettings) else 1
+    return KeyFrames(build_proposer(settings, weights=weights, device=device), interval)
+
+
+def build_proposer(
+    settings: FelzenszwalbSettings | SlicSettings | SamSettings, *, weights: str | None, device: str
+) -> Proposer:
+    """Builds what makes the mask proposals of one frame.
 
     Args:
         settings: see `read_proposal_settings`.

@@ -28,7 +28,7 @@ from vss.core.scores_file import ScoresReader
 from vss.flow.flow_file import FlowReader
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.parts import Part
-from vss.refine.proposals import Partitions
+from vss.refine.proposals import Partitions, RunLengths
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.settings import CascadePspSettings
 from vss.refine.soft_labels import SoftLabels, read_soft_labels
@@ -182,19 +182,24 @@ def _predicted(frame: RefinerInput, image: np.ndarray, reader: FlowReader) -> Pr
 
 @contextlib.contextmanager
 def tubes(settings: TubesSettings, resources: RefinerResources) -> Iterator[Refiner]:
-    """Votes in superpixels that are linked over time along optical flow."""
-    if resources.proposals is None or resources.flow is None:
-        raise UserError("refine tubes: needs a proposals file and a flow file, run propose and flow first")
-    with ProposalsReader(resources.proposals) as masks, FlowReader(resources.flow) as flows:
+    """Votes in masks that are linked over time: superpixels along optical flow, masks of objects by their ids."""
+    if resources.proposals is None:
+        raise UserError("refine tubes: no proposals file, run propose first")
+    with contextlib.ExitStack() as stack:
+        masks = stack.enter_context(ProposalsReader(resources.proposals))
+        if "rle" in masks.forms():
+            raise UserError(f"{masks.path}: refine tubes: SAM's masks cannot be linked; use sam2 or superpixels")
+        if "partitions" in masks.forms() and resources.flow is None:
+            raise UserError("refine tubes: superpixels are linked along optical flow: no flow file, run flow first")
+        flows = None if resources.flow is None else stack.enter_context(FlowReader(resources.flow))
 
         def masked(frame: RefinerInput) -> MaskedFrame:
             key = (frame.video, frame.frame)
             found = masks.read(*key)
-            if not isinstance(found, Partitions):
-                raise UserError(f"{masks.path}: refine tubes: masks that overlap cannot be linked; use superpixels")
+            assert isinstance(found, Partitions | RunLengths)
             if tuple(found.size) != frame.labels.shape:
                 raise UserError(f"{masks.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
-            flow = flows.read(*key) if key in flows else None
+            flow = flows.read(*key) if flows is not None and key in flows else None
             return MaskedFrame(frame.video, frame.labels, found, flow, frame.scores)
 
         def voted(frames: Iterable[tuple[RefinerInput, MaskedFrame]]) -> Iterator[np.ndarray]:
@@ -259,8 +264,8 @@ def refine(
         index, card: of the dataset.
         split, shard, shards: which frames.
         weights: of the refinement network (cascadepsp).
-        proposals: mask proposals of this shard (ssa).
-        flow: optical flow of this shard (temporal).
+        proposals: mask proposals of this shard (ssa, tubes).
+        flow: optical flow of this shard (temporal, tubes of superpixels, only_uncertain without scores).
         scores: class scores of the prediction on this shard (not where `votes` is labels).
         chosen: result of a search (`vss.refine.search`), whose settings replace those given (temporal).
         out: the refined prediction, same frames and sizes.

@@ -77,7 +77,7 @@ class SamProposer:
         parameters = {
             key: preset[key] if value is None else value
             for key, value in asdict(settings).items()
-            if key not in ("method", "preset", "precision")
+            if key not in ("method", "preset", "precision", "key_interval")
         }
         if weights is None:
             raise UserError("SAM: no weights given")

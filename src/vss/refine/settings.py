@@ -105,6 +105,7 @@ class SamSettings:
 
     method: str
     preset: str
+    key_interval: int
     precision: str
     points_per_side: int | None
     points_per_batch: int
@@ -119,7 +120,25 @@ class SamSettings:
     min_mask_region_area: int | None
 
 
-ProposalSettings: TypeAlias = FelzenszwalbSettings | SlicSettings | SamSettings
+@dataclass(frozen=True)
+class Sam2Settings:
+    """`sam2` of the schema."""
+
+    method: str
+    precision: str
+    key_interval: int
+    overlap: int
+    points_per_side: int
+    points_per_batch: int
+    objects_per_batch: int
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    stability_score_offset: float
+    box_nms_thresh: float
+    least_iou: float
+
+
+ProposalSettings: TypeAlias = FelzenszwalbSettings | SlicSettings | SamSettings | Sam2Settings
 
 
 def one_of(value: Value, allowed: Iterable[Value], *, where: str) -> Value:

@@ -1,8 +1,9 @@
 """Voting in tubes: masks are linked over time, and all frames of a tube elect its class in each of them.
 
-Superpixels of neighbouring frames are linked along optical flow where each is what most of the other becomes. A tube
-lasts as long as its links do; within it a frame is voted on by its neighbours up to `window` frames away, so that
-memory does not grow with the video. A window as long as the video gives every tube one class.
+Superpixels of neighbouring frames are linked along optical flow where each is what most of the other becomes; masks of
+objects that were followed through the video (SAM 2) by the objects' ids. A tube lasts as long as its links do; within
+it a frame is voted on by its neighbours up to `window` frames away, so that memory does not grow with the video. A
+window as long as the video gives every tube one class; a window of 0 lets each frame of it vote alone.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vss.flow.flow_file import CELL
-from vss.refine.proposals import Partitions
+from vss.refine.follow import found_again
+from vss.refine.proposals import Partitions, RunLengths
 from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import count_votes, paint
-
-_RETURNS = 1.5  # pixels: flow there and back that ends farther away from where it began has lost its pixel
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,15 @@ class MaskedFrame:
     Attributes:
         video: its video; tubes stay within it.
         labels: [H, W] train ids; one of no class has no vote.
-        masks: its superpixels; tubes are made of those of the first partition.
-        flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame, or None.
+        masks: its superpixels, of which tubes are made of those of the first partition; or masks of objects with ids.
+        flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame, or None; for
+            superpixels, which are linked along it.
         scores: its class scores, which vote in place of the labels.
     """
 
     video: str
     labels: np.ndarray
-    masks: Partitions
+    masks: Partitions | RunLengths
     flow: tuple[np.ndarray, np.ndarray] | None
     scores: SoftLabels | None = None
 
@@ -63,7 +63,7 @@ class _Frame:
 
     def __init__(self, frame: MaskedFrame) -> None:
         self.labels, self.flow = frame.labels, frame.flow
-        self.masks = Partitions(frame.masks.maps[:1])
+        self.masks = Partitions(frame.masks.maps[:1]) if isinstance(frame.masks, Partitions) else frame.masks
         self.pixels, self.counts = self.masks.pixels()
         histogram = count_votes(frame.labels, self.pixels, self.counts, frame.scores)
         self.classes = np.flatnonzero(histogram.any(axis=0))
@@ -102,18 +102,21 @@ def vote_in_tubes(frames: Iterable[MaskedFrame], settings: TubesSettings) -> Ite
 
 
 def _link(first: _Frame, second: _Frame, least_overlap: float) -> None:
-    """Links the masks of two neighbouring frames, each with what most of it becomes, where that holds both ways."""
+    """Links the masks of two neighbouring frames: by their ids, or along optical flow."""
     flow, first.flow = first.flow, None
-    if flow is None or first.labels.shape != second.labels.shape:
-        return
-    # Which pixels are found again, and in which mask.
-    height, width = first.labels.shape
-    forward, backward = (_per_pixel(displacement, (height, width)) for displacement in flow)
-    x = forward[..., 0] + np.arange(width, dtype=np.float32)
-    y = forward[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    returned = cv2.remap(backward, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(1e4, 1e4))
-    found = np.flatnonzero(np.square(forward + returned).sum(axis=2) <= _RETURNS**2)
-    target = np.rint(y).astype(np.intp).take(found) * width + np.rint(x).astype(np.intp).take(found)
+    if isinstance(first.masks, RunLengths) and isinstance(second.masks, RunLengths):
+        assert first.masks.ids is not None and second.masks.ids is not None
+        _, here, there = np.intersect1d(first.masks.ids, second.masks.ids, assume_unique=True, return_indices=True)
+        first.ahead[here], second.back[there] = there, here
+    elif flow is not None and first.labels.shape == second.labels.shape:
+        _link_along(flow, first, second, least_overlap)
+
+
+def _link_along(flow: tuple[np.ndarray, np.ndarray], first: _Frame, second: _Frame, least_overlap: float) -> None:
+    """Links superpixels, each with what most of it becomes, where that holds both ways."""
+    assert isinstance(first.masks, Partitions) and isinstance(second.masks, Partitions)
+    forward, backward = (_per_pixel(displacement, first.labels.shape) for displacement in flow)
+    found, target = found_again(forward, backward)
 
     # Count pixels by mask here and mask there; the largest share of each decides.
     here, there = first.masks.maps[0].take(found), second.masks.maps[0].take(target).astype(np.int64)

@@ -200,6 +200,11 @@ def _check_refiners(plan: Plan) -> None:
             raise UserError(f"config: refiners.{name}.training: allowed only next to method cascadepsp without weights")
         if refiner.proposals and not refiner.reads_proposals:
             raise UserError(f"config: refiners.{name}.proposals: allowed only next to method ssa or tubes")
+        if refiner.method == "tubes" and refiner.weights and refiner.proposals.get("method") != "sam2":
+            raise UserError(
+                f"config: refiners.{name}.proposals.method: must be sam2 where tubes have weights; without, tubes are"
+                " made of superpixels"
+            )
         if refiner.search_settings and refiner.method != "temporal":
             raise UserError(f"config: refiners.{name}.search_settings: allowed only next to method temporal")
         _check_flow(f"refiners.{name}", refiner)

@@ -539,8 +539,11 @@ class Plan:
     def proposal_set(self, refiner: str) -> str:
         """Returns the name of a refiner's mask proposals; refiners whose proposals are made alike share them."""
         chosen = self.refiners[refiner]
-        source = "superpixels" if chosen.weights is None else "sam"
-        made_by = canonical_json({"settings": chosen.proposals, "weights": self.content_of(chosen.weights)})
+        source = "superpixels" if chosen.weights is None else chosen.proposals.get("method", "sam")
+        made_of = {"settings": chosen.proposals, "weights": self.content_of(chosen.weights)}
+        if chosen.weights_config is not None:
+            made_of["config"] = self.content_of(chosen.weights_config)
+        made_by = canonical_json(made_of)
         return f"{source}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
 
     def content_of(self, published: str | None) -> str | None:
@@ -692,6 +695,8 @@ class Plan:
         for name, refiner in self.refiners.items():
             if refiner.weights is not None:
                 yield f"refiners.{name}.weights", refiner.weights
+            if refiner.weights_config is not None:
+                yield f"refiners.{name}.weights", refiner.weights_config
             if refiner.flow_weights is not None:
                 yield f"refiners.{name}.flow_weights", refiner.flow_weights
         if self.config.targets.flow_weights is not None:
