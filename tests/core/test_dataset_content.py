@@ -9,6 +9,7 @@ import pytest
 
 from vss.configs.datasets import read_dataset_row
 from vss.core.dataset_content import contents, dataset_content
+from vss.core.dataset_layout import DatasetLayout
 
 VSPW, COCO_STUFF = (read_dataset_row(name, {}).layout for name in ("vspw", "coco_stuff"))
 
@@ -78,3 +79,28 @@ def test_coco_stuff(tmp_path: Path) -> None:
     touch(tmp_path / "stuffthingmaps/train2017/1.png", b"other")
     after = dataset_content(COCO_STUFF, tmp_path)
     assert before["train"] != after["train"] and before["val"] == after["val"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "of_clip_b"),
+    [
+        ("frames/{video}_{frame}.png", "masks/{video}_{frame}.png", "masks/b_2.png"),
+        ("clips/{video}.mp4", "masks/{video}/{frame}.png", "clips/b.mp4"),
+        ("frames/{frame}.png", "masks/{frame}.png", "masks/b.png"),
+    ],
+)
+def test_lists_of_what_lies_in_one_folder_change_with_their_own_files(
+    tmp_path: Path, images: str, masks: str, of_clip_b: str
+) -> None:
+    content = {"images": images, "masks": masks, "splits": {"train": "t.txt", "val": "v.txt"}, "ignore": []}
+    layout = DatasetLayout.from_json(content, where="data.street")
+    for name, split in (("a", "t"), ("b", "v")):
+        (tmp_path / f"{split}.txt").write_text(f"{name}\n")
+        for pattern in (images, masks):
+            for frame in (name,) if "{video}" not in images else ("1", "2"):
+                touch(tmp_path / pattern.format(video=name, frame=frame))
+    before = contents(layout, tmp_path)
+    touch(tmp_path / of_clip_b, b"other")
+    after = contents(layout, tmp_path)
+    for one, other, changes in zip(before, after, (True, not of_clip_b.startswith("masks")), strict=True):
+        assert one["train"] == other["train"] and (one["val"] != other["val"]) == changes

@@ -5,14 +5,14 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError, did_you_mean
 from vss.core.files import regular_file
-from vss.core.patterns import TOKENS, filled, walk, why_nothing
+from vss.core.patterns import TOKENS, filled, part_regex, walk, why_nothing
 from vss.core.video import VIDEO_SUFFIXES, count_frames, frame_name, place_of_frame
 
 SPLITS = ("train", "val", "test")
@@ -76,10 +76,30 @@ class FramePattern:
             else:
                 yield Found(path, names.get("video", names["frame"]), names["frame"])
 
-    def folders(self, root: Path, *, split: str | None = None, video: str | None = None) -> list[str]:
-        """Returns the folders that hold such files, relative to the root, sorted; one without wildcards as it is."""
+    def folders_found(
+        self, root: Path, *, split: str | None = None, video: str | None = None
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Returns the folders that hold such files, sorted, each with what the placeholders in its path are.
+
+        They are relative to the root; one without wildcards is returned as it is, whether it is there or not.
+        """
         known = {name: value for name, value in (("split", split), ("video", video)) if value is not None}
-        return [path for path, _ in walk(root, self._parts[:-1], known, files=False)]
+        return list(walk(root, self._parts[:-1], known, files=False))
+
+    def names_in(self, known: Mapping[str, str]) -> Callable[[str], str | None]:
+        """Returns a function from a file's name to that of its video, or without {video} of its frame; None: no match.
+
+        Args:
+            known: what the placeholders in the path of the file's folder are.
+        """
+        matches = part_regex(self._parts[-1], known, file_type=True).fullmatch
+
+        def name(file: str) -> str | None:
+            match = matches(file)
+            names = {**known, **match.groupdict()} if match else {}
+            return names.get("video", names.get("frame"))
+
+        return name
 
     def video_folder(self, *, split: str, video: str) -> str:
         """Returns the folder that names a video, relative to the root."""

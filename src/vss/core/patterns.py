@@ -144,7 +144,7 @@ def walk(
     if not set(TOKENS.findall(part)) - {f"{{{name}}}" for name in known} and not (files and last):
         yield from walk(root, rest, known, files=files, at=_join(at, filled(part, known)))
         return
-    matches = _regex(part, known, file_type=files and last).fullmatch
+    matches = part_regex(part, known, file_type=files and last).fullmatch
     for name, is_dir in _listed(root / at):
         if is_dir is not (files and last) and (match := matches(name)):
             names = {**known, **match.groupdict()}
@@ -166,7 +166,14 @@ def _listed(folder: Path) -> list[tuple[str, bool]]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def _regex(part: str, known: Mapping[str, str], *, file_type: bool) -> re.Pattern[str]:
+def part_regex(part: str, known: Mapping[str, str], *, file_type: bool) -> re.Pattern[str]:
+    """Returns what matches the names that a part of a path stands for, with a group for every unknown placeholder.
+
+    Args:
+        part: between two separators.
+        known: what some placeholders are.
+        file_type: whether the part ends in a file's type, which is compared in any case; ".*" is that of any image.
+    """
     suffix = ""
     if file_type:
         part, dot, kind = part.rpartition(".")
@@ -193,7 +200,7 @@ def why_nothing(root: Path, parts: list[str], known: Mapping[str, str]) -> str:
     folder = ""
     for depth, part in enumerate(parts, start=1):
         last = depth == len(parts)
-        entries, matches = _listed(root / folder), _regex(part, known, file_type=last).fullmatch
+        entries, matches = _listed(root / folder), part_regex(part, known, file_type=last).fullmatch
         found = next((match for name, is_dir in entries if is_dir is not last and (match := matches(name))), None)
         if found is None:
             names = [name for name, _ in entries]
