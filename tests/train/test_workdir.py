@@ -72,3 +72,15 @@ def test_a_folder_belongs_to_the_content_it_was_begun_with(tmp_path: Path) -> No
     other = workdir.folder_for_content(folder, second)
     assert other.parent == folder.parent and other.name.startswith(f"{folder.name}-")
     assert workdir.folder_for_content(folder, {}) == folder  # drawn data
+
+
+def test_a_folder_belongs_to_the_classes_of_the_weights_it_was_begun_from(tmp_path: Path) -> None:
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    first, second = ("sky", "wall"), ("heaven", "wall")  # of one file of weights, whose class rows are copied by name
+    assert workdir.folder_for_init_classes(folder, first) == folder  # begun before they were noted
+    workdir.note_init_classes(folder, first)
+    assert workdir.folder_for_init_classes(folder, first) == folder
+    other = workdir.folder_for_init_classes(folder, second)
+    assert other.parent == folder.parent and other.name.startswith(f"{folder.name}-")
+    assert workdir.folder_for_init_classes(folder, None) == folder  # no row is copied

@@ -113,6 +113,8 @@ def train(
         found = checked_content(*read_dataset(part.index, part.card), ("train",))
         content |= {f"{number}.{split}": digest for split, digest in found.items()}
     folder = workdir.folder_for_content(workdir.folder_for(work_dir, document, inputs), content)
+    init_classes = _init_classes(resolved, init_card)
+    folder = workdir.folder_for_init_classes(folder, init_classes)
     job = TrainingJob(
         what=f"{stage} {model}",
         config=resolved,
@@ -120,12 +122,13 @@ def train(
         card=card,
         parts=parts,
         init=None if init is None else str(init),
-        init_classes=_init_classes(resolved, init_card),
+        init_classes=init_classes,
         folder=str(folder),
         gpus=gpus,
     )
     with workdir.locked(folder):
         workdir.note_content(folder, content)
+        workdir.note_init_classes(folder, init_classes)
         if workdir.is_finished(folder):
             log(f"{job.what}: finished before in {folder}, publishing")
         else:
@@ -439,8 +442,11 @@ def _coding(dataset: Card) -> list[dict[str, Any]]:
 
 
 def _init_classes(config: TrainingConfig, init_card: StrPath | None) -> tuple[str, ...] | None:
-    """Returns the class names of the outputs of the weights to start from; None where only the file can tell."""
-    if init_card is None:
+    """Returns the class names of the outputs of the weights to start from, by which class rows are copied.
+
+    None where only the file has them, and where no row is copied.
+    """
+    if init_card is None or config.training.init_classes != "copy":
         return None
     dataset = read_card(init_card)
     if dataset.label_space == "coco_stuff" and config.protocol == "as_published":

@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vss.configs.resolved import ConfigDocument
@@ -24,7 +24,9 @@ from vss.core.log import log
 # Next to weights.safetensors and config.json (`vss.infer.model_files`).
 BEST, AUDIT, LOG = "best.safetensors", "audit.json", "log.jsonl"
 _KEPT = re.compile(r"weights_(\d+)\.safetensors")
-_FINISHED, _CONTENT = "finished.json", "content.json"
+_FINISHED = "finished.json"
+# What a folder was begun with that its name does not hold.
+_CONTENT, _INIT_CLASSES = "content.json", "init_classes.json"
 
 
 def folder_for(work_dir: str | os.PathLike, config: ConfigDocument, inputs: JsonObject) -> Path:
@@ -41,16 +43,37 @@ def folder_for_content(folder: Path, content: Mapping[str, str | None]) -> Path:
         content: digests of the files trained on, by split; empty for drawn data. A folder of which nothing is known,
             of an earlier version of this project, is taken for one of the same content.
     """
-    noted = folder / _CONTENT
-    if not content or not noted.is_file() or read_json(noted) == dict(content):
+    return _folder_noted(folder, _CONTENT, dict(content))
+
+
+def folder_for_init_classes(folder: Path, classes: Sequence[str] | None) -> Path:
+    """Returns where a training goes whose first weights' outputs are of these classes, as `folder_for_content` does.
+
+    Args:
+        folder: by all else that the result depends on. One of which nothing is known, of an earlier version, is taken
+            for one of the same classes.
+        classes: names by output, by which class rows are copied; None where none are, or the weights' file names them.
+    """
+    return _folder_noted(folder, _INIT_CLASSES, {} if classes is None else {"classes": list(classes)})
+
+
+def _folder_noted(folder: Path, name: str, value: JsonObject) -> Path:
+    noted = folder / name
+    if not value or not noted.is_file() or read_json(noted) == value:
         return folder
-    return folder.with_name(f"{folder.name}-{hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]}")
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]}")
 
 
 def note_content(folder: Path, content: Mapping[str, str | None]) -> None:
     """Notes in a locked folder the content of the files that are trained on."""
     if content:
         write_json(folder / _CONTENT, content)
+
+
+def note_init_classes(folder: Path, classes: Sequence[str] | None) -> None:
+    """Notes in a locked folder the classes of the outputs of the weights that a training starts from."""
+    if classes is not None:
+        write_json(folder / _INIT_CLASSES, {"classes": list(classes)})
 
 
 @contextlib.contextmanager
