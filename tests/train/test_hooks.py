@@ -18,18 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from train.tiny import MASK2FORMER, PER_SAMPLE, TINY, UPERNET, job_for, run_in_ranks, start
+from train.tiny import MASK2FORMER, TINY, job_for, start
 
 from vss.configs.resolve import published_settings, resolve
 from vss.core.errors import UserError
-from vss.core.files import sha256_of_file
 from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
 from vss.train.job import write_job
 from vss.train.run import _even_share, run_processes
 from vss.train.whole import is_whole, save_whole
-from vss.train.worker import work
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
@@ -159,16 +157,6 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
         hook.after_train_iter(runner, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
-
-
-def test_two_processes_do_what_one_does(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
-    config = published_settings(resolve({"config": UPERNET, **TINY, "max_iters": 3, "cfg_options": PER_SAMPLE}))
-    files = prepared("vspw")
-    work(job_for(config, files, tmp_path / "one"))
-    run_in_ranks(work, job_for(config, files, tmp_path / "two"))
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4
-    assert sha256_of_file(tmp_path / "one" / "audit.json") == sha256_of_file(tmp_path / "two" / "audit.json")
 
 
 def test_two_processes_train_mask2former_in_pieces(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
