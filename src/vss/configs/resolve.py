@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
 from vss import configs
 from vss.configs.resolved import RowSettings, TrainingSettings, read_training
-from vss.configs.schema import PROTOCOLS
+from vss.configs.schema import PROTOCOLS, from_json
 from vss.core.errors import UserError, did_you_mean
 from vss.core.label_space import IGNORE_INDEX, ignore_index, label_dtype
 from vss.core.labels import LABEL_SPACES
@@ -56,12 +56,27 @@ _CLIP_GRAD = ("type", "max_norm", "norm_type", "clip_value", "error_if_nonfinite
 _WRAPPER = ("optimizer", "constructor", "paramwise_cfg", "clip_grad")
 
 
+@dataclass(frozen=True)
+class TrainedClasses:
+    """The classes of a training that are not those of its row's dataset: `label_space` of a training's settings.
+
+    Attributes:
+        name: of the label space.
+        classes: names; position = train id.
+        colours: "#rrggbb" by train id, or none.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[str, ...] = ()
+
+
 def load(
     name: str,
     cfg_options: RowSettings | None = None,
     *,
     protocol: str = "paper",
-    label_space: Mapping[str, Any] | None = None,
+    label_space: TrainedClasses | None = None,
 ) -> Config:
     """Returns a row as an MMEngine config, with `cfg_options` (dotted keys) merged in and model sizes brought in line.
 
@@ -69,8 +84,7 @@ def load(
         name: of the row.
         cfg_options: values by dotted key.
         protocol: "paper" or "as_published".
-        label_space: of other classes than those of the row's dataset: name, classes (names, position = train id) and
-            colours ("#rrggbb" by train id, or none).
+        label_space: other classes than those of the row's dataset.
 
     Raises:
         UserError: unknown row, protocol or key, or a value that is not allowed.
@@ -84,10 +98,10 @@ def load(
         config.merge_from_dict(config.as_published.to_dict())
     config.classes, config.colours = list(LABEL_SPACES[config.dataset].classes), []
     if label_space is not None:
-        if label_space["name"] != config.dataset:
+        if label_space.name != config.dataset:
             config.label_shift = False  # what the authors' code did to COCO-Stuff's labels
-        config.dataset, config.classes = label_space["name"], list(label_space["classes"])
-        config.colours = list(label_space.get("colours", ()))
+        config.dataset, config.classes = label_space.name, list(label_space.classes)
+        config.colours = list(label_space.colours)
         for head in filter(config.model.get, ("decode_head", "auxiliary_head")):
             config.model[head].num_classes = len(config.classes)
         ignored = ignore_index(label_dtype(len(config.classes)))
@@ -131,8 +145,8 @@ def resolve(settings: RowSettings) -> Config:
     """Returns the config of a training: a row with the settings merged in, its pipeline and schedules written out.
 
     Args:
-        settings: config (the row's name), protocol, cfg_options, label_space (see `load`), and any top-level key of the
-            row.
+        settings: config (the row's name), protocol, cfg_options, label_space (see `TrainedClasses`), and any top-level
+            key of the row.
 
     Raises:
         UserError: see `load`.
@@ -143,7 +157,8 @@ def resolve(settings: RowSettings) -> Config:
     name, protocol = settings.pop("config"), settings.pop("protocol", "paper")
     cfg_options, label_space = settings.pop("cfg_options", None) or {}, settings.pop("label_space", None)
     settings.pop("mix", None)  # of several datasets: how they are sampled is no matter of the row
-    config = load(name, {**settings, **cfg_options}, protocol=protocol, label_space=label_space)
+    classes = None if label_space is None else from_json(TrainedClasses, label_space)
+    config = load(name, {**settings, **cfg_options}, protocol=protocol, label_space=classes)
     training = read_training(name, _plain(config.to_dict()))
     config.train_pipeline = train_pipeline(training, len(config.classes))
     config.param_scheduler = param_scheduler(training)

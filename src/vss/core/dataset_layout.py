@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vss.core.errors import UserError, did_you_mean
-from vss.core.files import regular_file
+from vss.core.files import JsonObject, regular_file
 from vss.core.patterns import TOKENS, filled, part_regex, walk, why_nothing
 from vss.core.video import VIDEO_SUFFIXES, count_frames, frame_name, place_of_frame
 
@@ -170,7 +170,7 @@ class DatasetLayout:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], *, where: str) -> DatasetLayout:
+    def from_json(cls, content: JsonObject, *, where: str) -> DatasetLayout:
         """Returns the layout that `to_json` wrote."""
         patterns = {key: FramePattern(content[key], where=f"{where}: {key}") for key in ("images", "masks")}
         return cls(**{**content, **patterns, "ignore": tuple(content["ignore"])})

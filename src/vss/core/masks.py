@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from vss.core.files import JsonObject
 from vss.core.label_space import IGNORE_INDEX, RgbColour, ignore_index
 
 _DEEP_UNKNOWN = 65_535
@@ -33,7 +33,7 @@ class MaskCoding:
     divisor: int = 1
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> MaskCoding:
+    def from_json(cls, content: JsonObject) -> MaskCoding:
         """Returns the coding that `dataclasses.asdict` and JSON made a map of lists of."""
         return cls(**{**content, "colours": tuple(map(tuple, content.get("colours", ())))})
 

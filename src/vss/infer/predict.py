@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vss.configs.resolved import ModelConfig, read_model_config
+from vss.configs.resolved import ModelConfig, ViewSettings, read_model_config
 from vss.core.errors import UserError
 from vss.core.files import atomic_path, write_json, write_text
 from vss.core.images import read_image
@@ -40,7 +40,7 @@ def predict(
     model: str | os.PathLike,
     out_dir: str | os.PathLike,
     results: str | os.PathLike = "results",
-    tta: Mapping[str, Any] | None = None,
+    tta: ViewSettings | None = None,
     probabilities: bool = False,
     page: bool = False,
     device: str = "auto",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
+from vss.core.files import JsonObject
 from vss.core.label_space import IGNORE_INDEX, LabelSpace, ignore_index
 from vss.prepare.checks import CheckedFrame
 
@@ -78,7 +77,7 @@ class ClassCounts:
                     )
         return lines
 
-    def to_json(self) -> Mapping[str, Any]:
+    def to_json(self) -> JsonObject:
         """Returns what the check report holds of it."""
         return {"pixels": self.pixels(), "warnings": self.warnings()}
 

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import cv2
 
 from vss.core.errors import UserError
+from vss.core.files import JsonObject
 from vss.core.images import data_url, read_image
 from vss.core.page.document import document, notice, table
 
@@ -21,7 +21,7 @@ _PICTURE_SIDE = 120  # pixels
 _STYLE = "td img { image-rendering: pixelated; }\n"
 
 
-def check_page(report: Mapping[str, Any]) -> str:
+def check_page(report: JsonObject) -> str:
     """Returns the HTML page, which needs no other file, of a check report (`prepare.run.prepare`)."""
     title = f"{report['dataset']}: check report"
     counts, pixels = report["counts"], report["pixels"]

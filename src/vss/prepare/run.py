@@ -103,7 +103,7 @@ def stopped_report(check: str | os.PathLike) -> Path:
     return check.with_name(f"{check.stem}-stopped{check.suffix}")
 
 
-def _write_report(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
+def _write_report(path: str | os.PathLike, report: JsonObject) -> None:
     """Writes a check report as JSON, and next to it as a page."""
     write_text(Path(path).with_suffix(".html"), check_page(report))
     write_json(path, report)

@@ -95,7 +95,7 @@ def crate(
         "conformsTo": {"@id": _SPECIFICATION},
         "about": _id(root),
     }
-    graph: Iterable[Mapping[str, Any]] = (descriptor, root, *parts, run, software, data, *weights, _LICENCE)
+    graph: Iterable[JsonObject] = (descriptor, root, *parts, run, software, data, *weights, _LICENCE)
     return {"@context": f"{_SPECIFICATION}/context", "@graph": [dict(entity) for entity in graph]}
 
 
@@ -111,7 +111,7 @@ def _file(path: Path, holds: str) -> dict[str, Any]:
     }
 
 
-def _id(entity: Mapping[str, Any]) -> dict[str, str]:
+def _id(entity: JsonObject) -> dict[str, str]:
     return {"@id": entity["@id"]}
 
 

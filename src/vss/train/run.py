@@ -389,7 +389,10 @@ def _check_gpus(gpus: int) -> None:
 def _parts(
     index: StrPath | Sequence[StrPath], card: StrPath | Sequence[StrPath], settings: RowSettings
 ) -> tuple[TrainingPart, ...]:
-    """Returns the datasets that are trained on, with their weights and class maps."""
+    """Returns the datasets of a training with their weights and class maps.
+
+    The values of `mix` stay as the settings have them (1 is not 1.0): the work folder is named after them.
+    """
     indices, cards = ([each] if isinstance(each, StrPath) else list(each) for each in (index, card))
     mix = settings.get("mix") or [{}] * len(indices)
     if not len(indices) == len(cards) == len(mix):
