@@ -220,7 +220,7 @@ def _filled(value: Any, schema: JsonObject, *, stages_too: bool) -> Any:
 
 
 def from_json(cls: type[Section], values: JsonObject) -> Section:
-    """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses that fields want.
+    """Returns a dataclass from the JSON of its fields: lists become tuples, maps the dataclasses of the fields.
 
     A field `Mapping[str, SomeDataclass]` gets one of every value; maps of anything else stay as they are.
     """

@@ -190,7 +190,7 @@ def read_mask(path: str | os.PathLike, table: np.ndarray, coding: MaskCoding = P
 
 
 def _read_bytes(path: str | os.PathLike) -> np.ndarray:
-    # cv2.imread cannot tell a missing file from a broken one, and fails on some unicode paths.
+    # cv2.imread does not distinguish a missing file from a broken one, and fails on some unicode paths.
     try:
         inside = zip_folder.place_in_zip(path) is not None
         data = np.frombuffer(zip_folder.read(path), np.uint8) if inside else np.fromfile(regular_file(path), np.uint8)

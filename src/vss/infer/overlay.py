@@ -27,13 +27,19 @@ def draw_overlay(
         palette: RGB [C or more, 3] uint8 by train id; None = the overlay palette.
     """
     palette = overlay_palette(num_classes=len(classes)) if palette is None else palette
-    colours, without = palette[labels], labels == ignore_index(labels.dtype)
-    mixed = cv2.addWeighted(image, 1 - _OPACITY, colours, _OPACITY, 0)
-    mixed[without] = image[without]
+    mixed = blend_labels(image, labels, palette)
     mixed[_borders(labels)] = 255
     for label in np.unique(labels[labels < len(classes)]):
         _name_largest_region(mixed, labels == label, classes[label].replace("_", " "))
     return mixed
+
+
+def blend_labels(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Returns the frame [H, W, 3] uint8 RGB blended with the colours of its labels; no class stays as it is."""
+    blended = cv2.addWeighted(image, 1 - _OPACITY, palette[labels], _OPACITY, 0)
+    without = labels == ignore_index(labels.dtype)
+    blended[without] = image[without]
+    return blended
 
 
 def draw_legend(classes: Sequence[str], present: Sequence[int], palette: np.ndarray | None = None) -> np.ndarray:

@@ -13,11 +13,10 @@ from vss.core.errors import UserError
 from vss.core.frames_file import FrameFiles
 from vss.core.images import data_url, read_image
 from vss.core.index import Card, prepared_folder, read_dataset
-from vss.core.label_space import ignore_index
 from vss.core.labels_file import LabelsReader
+from vss.infer.overlay import blend_labels
 
 _WIDTH, _QUALITY = 320, 80  # pixels of a picture; of its JPEG
-_WEIGHT = 0.55  # of a class's colour over the image
 Pictures = dict[tuple[str, str], list[tuple[str, str]]]  # by (video, frame): name and data URL of each picture
 
 
@@ -69,8 +68,6 @@ def _label_files(folder: Path) -> list[Path]:
 def _drawn(image: np.ndarray, labels: np.ndarray, card: Card) -> str:
     """Returns a label map over its image, small, as a data URL; pixels without a class show the image."""
     size = (_WIDTH, max(1, round(image.shape[0] * _WIDTH / image.shape[1])))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     ids = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    mixed = (1 - _WEIGHT) * small + _WEIGHT * card.palette()[ids].astype(np.float32)
-    mixed = np.where((ids == ignore_index(ids.dtype))[..., None], small, mixed)
-    return data_url(mixed.round().astype(np.uint8), "jpeg", quality=_QUALITY)
+    return data_url(blend_labels(small, ids, card.palette()), "jpeg", quality=_QUALITY)

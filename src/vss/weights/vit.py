@@ -42,7 +42,7 @@ def vit_names(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FittedTensors:
-    """Tensors of a file as a certain model wants them.
+    """Tensors of a file under the names and in the sizes of a certain model.
 
     Attributes:
         tensors: {name in the model, where it has such a tensor: tensor}.
