@@ -26,7 +26,7 @@ from vss.pseudo.commands import PSEUDO
 from vss.refine.commands import PROPOSE, REFINE, SEARCH_REFINER, TRAIN_REFINER
 from vss.report.commands import REPORT, SHOW_TABLE, TRACK
 from vss.score.commands import COMPARE, SCORE, SCORE_SHARD, SCORE_SPLIT
-from vss.submit.commands import EXPORT_PREDICTION, SUBMIT
+from vss.submit.commands import CHECK_SUBMISSION, EXPORT_PREDICTION, SUBMIT
 from vss.train.commands import FINETUNE, PRETRAIN, SOUP_OF_RUN
 from vss.weights.commands import IMPORT_CHECKPOINT, MODEL_CARD, SOUP
 from vss.workflow.commands import DROP_SCORES, LEASE
@@ -49,7 +49,7 @@ COMPLETION = Command(
 )
 
 PEOPLE = (
-    *(PREDICT, SCORE, COMPARE, EXPORT_PREDICTION, MODEL_ROWS, IMPORT_CHECKPOINT, EXPORT, MODEL_CARD),
+    *(PREDICT, SCORE, COMPARE, EXPORT_PREDICTION, CHECK_SUBMISSION, MODEL_ROWS, IMPORT_CHECKPOINT, EXPORT, MODEL_CARD),
     *(DOCTOR, COMPLETION, DROP_SCORES),
 )
 

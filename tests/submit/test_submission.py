@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tiny_dataset import write_dataset, write_labels
 
+from vss import cli
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
 from vss.core.index import LeftOut, read_card, read_index, shard_of, write_card, write_index
@@ -167,6 +168,25 @@ def test_check_finds_what_others_did_wrong(tmp_path, dataset, frames):
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(UserError, match="not a readable"):
         check_submission(tmp_path / "text.zip", dataset.index)
+
+
+def test_a_zip_is_checked_against_a_raw_dataset_without_an_index(tmp_path, dataset, frames, capfd):
+    good = run(dataset, labels_in_shards(tmp_path, frames), tmp_path / "good.zip")
+    raw = tmp_path / "VSPW_480p"
+    for video, maps in frames.items():
+        (raw / "data" / video / "origin").mkdir(parents=True)
+        for n, labels in enumerate(maps):
+            Image.new("RGB", labels.shape[::-1]).save(raw / "data" / video / "origin" / f"{n:08d}.jpg")
+    (raw / "test.txt").write_text("".join(f"{video}\n" for video in frames), encoding="utf-8")
+    assert cli.main(["check-submission", str(good), str(raw)]) == 0
+    assert f"10 frames of 5 videos, each as listed in {raw}" in capfd.readouterr().err
+
+    Image.new("RGB", (9, 9)).save(raw / "data" / "a--b" / "origin" / "00000001.jpg")
+    with pytest.raises(UserError, match=r"a--b/00000001\.png is 7x5, its image is 9x9"):
+        check_submission(good, raw)
+    Image.new("RGB", (7, 5)).save(raw / "data" / "a--b" / "origin" / "00000002.jpg")
+    with pytest.raises(UserError, match="1 of 11 frames are missing: a--b/00000002"):
+        check_submission(good, raw)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def _truth(root: Path, split: str, data: JsonObject | None) -> _Truth:
     else:
         row = {"format": VSPW.name} if data is None else dict(data)
         dataset = read_dataset_row(row.get("format") or "data", {**row, "root": str(root)})
-        truth = _Truth(_card(dataset, root), _listed(dataset, root, split))
+        truth = _Truth(_card(dataset, root), listed_rows(dataset, root, split))
     if not (truth.rows["mask"] != "").any():
         raise UserError(f"{root}: no frame of split {split!r} has a mask")
     return truth
@@ -164,8 +164,12 @@ def _card(dataset: Dataset, root: Path) -> Card:
     )
 
 
-def _listed(dataset: Dataset, root: Path, split: str) -> pd.DataFrame:
-    """Returns index rows of a split; sizes are 0, which nothing here reads."""
+def listed_rows(dataset: Dataset, root: Path, split: str) -> pd.DataFrame:
+    """Returns index rows of a split of a dataset without an index; sizes are 0.
+
+    Raises:
+        UserError: the split lists nothing, or what is not there or damaged.
+    """
     listing = list_dataset(dataset.layout, root)
     # What is wrong in this split stops: a score of fewer frames would look like that of all.
     for problem in listing.problems:

@@ -28,3 +28,14 @@ SUBMIT = Command(
         option("--fill", choices=("previous",), help="what stands for listed frames that were left out"),
     ),
 )
+CHECK_SUBMISSION = Command(
+    "check-submission",
+    "vss.submit.run:check_submission",
+    "Check a challenge's zip, of any system, by reading every frame back.",
+    (
+        option("path", type=Path, metavar="ZIP"),
+        option("against", type=Path, metavar="DATASET", help="folder in VSPW_480p's layout, or a prepared index.csv"),
+        option("--split", default="test", choices=("train", "val", "test"), help="which frames it has (default: test)"),
+    ),
+    example="vss check-submission submission.zip VSPW_480p",
+)

@@ -17,14 +17,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from vss.configs.datasets import read_dataset_row
 from vss.core.errors import UserError
 from vss.core.files import atomic_path
 from vss.core.index import Card, LeftOut, read_dataset, read_index
-from vss.core.labels import submission_palette
+from vss.core.labels import VSPW, submission_palette
 from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.masks import train_ids
 from vss.core.order import natural_key
+from vss.score.folders import listed_rows
 from vss.submit.png import MaskPngs, entry_name, palette_of, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
@@ -138,16 +140,43 @@ def _with_filled(rows: pd.DataFrame, left_out: Sequence[LeftOut], fill: str | No
 
 
 def check_submission(
-    path: str | os.PathLike, index: str | os.PathLike, *, split: str = "test", num_classes: int = 124
+    path: str | os.PathLike, against: str | os.PathLike, *, split: str = "test", num_classes: int = 124
 ) -> None:
     """Checks a submission zip by reading every frame back.
+
+    Args:
+        path: of the zip.
+        against: the frames that it should have: index.csv of a prepared dataset, or a folder in VSPW_480p's layout, of
+            which the split's list and the images' headers are read.
+        split: split of the dataset.
+        num_classes: number of classes.
 
     Raises:
         UserError: the zip is broken; a frame of the split is missing or an entry is not one of its frames; a frame is
             not a P-mode PNG with VSPW's palette, of the image's size, with ids 0..num_classes-1.
     """
-    rows = _rows(read_index(index), split, index)
+    if Path(against).is_dir():
+        rows = _rows_of_folder(Path(against), split)
+    else:
+        rows = _rows(read_index(against), split, against)
     _check(path, rows, split=split, num_classes=num_classes, palette=submission_palette())
+    log(f"{path}: {len(rows)} frames of {rows['video'].nunique()} videos, each as listed in {against}")
+
+
+def _rows_of_folder(root: Path, split: str) -> pd.DataFrame:
+    """Returns index rows of a split of a raw dataset in VSPW's layout."""
+    rows = listed_rows(read_dataset_row(VSPW.name, {"format": VSPW.name, "root": str(root)}), root, split)
+    sizes = [_size_of(root / image) for image in rows["image"]]
+    return rows.assign(height=[height for height, _ in sizes], width=[width for _, width in sizes])
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Returns height and width by an image's header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise UserError(f"{path}: not a readable image ({error.strerror or 'unknown format'})") from None
 
 
 def _check(
