@@ -64,8 +64,9 @@ format: $(READY)  ## rewrite the sources as `make check` wants them
 docs: $(READY)  ## build the documentation site into build/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
-ops: $(READY)  ## compile cuda_ops for this machine (optional: faster DCNv3 and deformable attention)
+ops: $(READY)  ## compile for this machine (optional: faster DCNv3, deformable attention and scoring)
 	$(RUN)/python -m vss_ops.build
+	$(RUN)/python -m vss.score.compiled
 
 bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
 	$(RUN)/python -m benchmarks.ops

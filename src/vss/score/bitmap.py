@@ -6,12 +6,16 @@ the bits beyond W are 0.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
 
+from vss.score import compiled
+
 _WORD = np.dtype("<u8")
 _BITS = 64
+_MOST_PAIRS = 2_048  # of truth and label that a frame is counted by in compiled code; real ones have below 300
 
 
 def pack(values: np.ndarray) -> np.ndarray:
@@ -20,6 +24,16 @@ def pack(values: np.ndarray) -> np.ndarray:
     packed = np.zeros((height, -(-width // _BITS) * _WORD.itemsize), np.uint8)
     packed[:, : -(-width // 8)] = np.packbits(values, axis=1, bitorder="little")
     return packed.view(_WORD)
+
+
+def equal(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns which pixels of [H, W] have the same value in both, a bitmap."""
+    library = _library_for(values, others)
+    if library is None:
+        return pack(values == others)
+    found = _empty(values.shape)
+    library.equal_pixels(values.ctypes.data, others.ctypes.data, *values.shape, found.ctypes.data)
+    return found
 
 
 def positions(bitmap: np.ndarray, width: int) -> np.ndarray:
@@ -58,6 +72,10 @@ def joined_at(bitmaps: Sequence[np.ndarray], positions: np.ndarray, width: int) 
 def changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns which pixels of [H, W] differ from the one to their right and from the one below, two bitmaps."""
     height, width = values.shape
+    if (library := _library_for(values)) is not None:
+        found = _empty(values.shape), _empty(values.shape)
+        library.changed_pixels(values.ctypes.data, height, width, *(each.ctypes.data for each in found))
+        return found
     right = np.zeros(values.size, bool)
     np.not_equal(values.ravel()[:-1], values.ravel()[1:], out=right[:-1])
     right = right.reshape(height, width)
@@ -80,6 +98,11 @@ def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
     Bits beyond the width of the image may be set.
     """
     height, words = bitmap.shape
+    if (library := compiled.load()) is not None and bitmap.flags.c_contiguous:
+        found = np.empty_like(bitmap)
+        if library.widened_bits(bitmap.ctypes.data, height, words, pixels, found.ctypes.data):
+            raise MemoryError
+        return found
     rows = np.zeros((height + 2 * pixels, words), _WORD)
     rows[pixels:-pixels] = bitmap
     for step in _steps(2 * pixels):
@@ -92,6 +115,48 @@ def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
     for step in _steps(2 * pixels):
         flat = flat | _moved(flat, -step)
     return _moved(flat, pixels).reshape(columns.shape)[:-1, between:]
+
+
+def counted_runs(
+    truth: np.ndarray, labels: np.ndarray, changed: Sequence[np.ndarray], maps: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Counts pixels by truth, label and the bitmaps that they are set in, run by run of equal pixels in rows.
+
+    Args:
+        truth, labels: [H, W].
+        changed: which pixels differ from the one to their right: of the truth, of the labels.
+        maps: at most 8 bitmaps.
+
+    Returns:
+        The pairs of truth and label [K, 2], ascending, and the pixels of each [K, 2 ** number of maps] float64: bit
+        k of the column for the k-th bitmap. None where the compiled library cannot count them.
+    """
+    library = _library_for(truth, labels)
+    if library is None or not all(each.flags.c_contiguous for each in (*changed, *maps)):
+        return None
+    pairs, pixels = np.empty(_MOST_PAIRS, np.uint16), np.empty((_MOST_PAIRS, 1 << len(maps)))
+    found = library.count_runs(
+        *(truth.ctypes.data, labels.ctypes.data, *truth.shape, _pointers(changed), _pointers(maps), len(maps)),
+        *(_MOST_PAIRS, pairs.ctypes.data, pixels.ctypes.data),
+    )
+    if found < 0:
+        return None
+    order = np.argsort(pairs[:found])
+    return np.stack([pairs[order] >> 8, pairs[order] & 255], axis=1), pixels[order]
+
+
+def _pointers(bitmaps: Sequence[np.ndarray]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(bitmaps))(*(each.ctypes.data for each in bitmaps))
+
+
+def _library_for(*maps: np.ndarray) -> ctypes.CDLL | None:
+    """Returns the compiled library where it is there and takes these maps."""
+    fit = all(each.dtype == np.uint8 and each.flags.c_contiguous for each in maps)
+    return compiled.load() if fit else None
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty((shape[0], -(-shape[1] // _BITS)), _WORD)
 
 
 def _steps(length: int) -> list[int]:

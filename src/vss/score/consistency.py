@@ -75,7 +75,7 @@ class ConstantRun:
         if self._last is None or self._last.shape != values.shape:
             self._same.clear()
         else:
-            self._same.add(bitmap.pack(values == self._last))
+            self._same.add(bitmap.equal(values, self._last))
         self._last = values
 
     def constant(self, frames: int) -> np.ndarray:

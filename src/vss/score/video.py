@@ -90,7 +90,7 @@ class VideoCounter:
         self._in_a_row += 1
         without = truth == ignore_index(truth.dtype)
         known = bitmap.pack(~without)
-        right = bitmap.pack(truth == labels) & known
+        right = bitmap.equal(truth, labels) & known
         self._follow(raw, truth, labels, known)
 
         # Per window that ends here: where the truth keeps a class, and where the prediction does.
@@ -175,6 +175,11 @@ def _labelled_pixels(
         contours: of both.
         maps: at most 8 bitmaps.
     """
+    if (found := bitmap.counted_runs(truth, labels, [each.right for each in contours], maps)) is not None:
+        (of_truth, of_labels), pixels = found[0].T, found[1]
+        known = of_truth != ignore_index(truth.dtype)
+        return LabelledPixels(truth=of_truth[known], labels=of_labels[known], pixels=pixels[known])
+
     height, width = truth.shape
     # A run starts where a row does, right of a contour, and where a bitmap changes.
     first = np.zeros_like(maps[0])
