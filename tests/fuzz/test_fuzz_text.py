@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
+from vss.configs.datasets import read_dataset_row
 from vss.core.class_table import read_class_table
+from vss.core.dataset_content import dataset_content
 from vss.core.errors import UserError
 from vss.core.log import printable
+from vss.prepare.folders import list_dataset
 from vss.workflow.config import load_config
 from vss.workflow.settings import read_plan
 
@@ -83,3 +86,20 @@ def test_a_class_table_with_anything_in_it(tmp_path_factory, edits: list) -> Non
     space = one_line_or_fine(lambda: read_class_table(file, name="fuzzed"))
     if space is not None:
         assert space.classes and len(set(space.classes)) == len(space.classes)
+
+
+@given(
+    st.lists(st.just(b"v") | st.binary(max_size=12) | texts.map(str.encode), max_size=4), st.sampled_from(b"\n\r \0")
+)
+def test_a_list_with_anything_in_it(tmp_path_factory, lines: list[bytes], between: int) -> None:
+    root = tmp_path_factory.getbasetemp() / "listed"
+    for path in ("origin/1.jpg", "mask/1.png"):
+        file = root / "data" / "v" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (root / "val.txt").write_bytes(bytes([between]).join(lines))
+    layout = read_dataset_row("vspw", {}).layout
+    listing = one_line_or_fine(list_dataset, layout, root)
+    assert {frame.video for frame in listing.frames} <= {"v"}
+    assert all("\n" not in problem.line() for problem in listing.problems)
+    assert set(dataset_content(layout, root)) == {"train", "val", "test"}
