@@ -45,7 +45,7 @@ def bench_infer(
 ) -> list[dict[str, Any]]:
     """Measures every row and set of views and writes a list of {case, ours, peer, unit, ratio, equal} as JSON.
 
-    `ratio` is how many times better ours is, above 1 for more frames a second and for less memory alike.
+    `ratio` is how many times better ours is, above 1 for more frames per second and for less memory alike.
 
     Args:
         out: JSON file.

@@ -280,7 +280,7 @@ def _equal(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> bool
 
 
 def _bandwidth(device: torch.device, timer: Callable) -> float:
-    """Returns the bytes a second a copy moves, reads and writes counted."""
+    """Returns the bytes per second that a copy moves, reads and writes counted."""
     source = torch.ones((2**30 if device.type == "cuda" else 2**27) // 4, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / timer(lambda: target.copy_(source))

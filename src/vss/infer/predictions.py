@@ -34,7 +34,7 @@ class FrameCallbacks(Generic[Item, Result]):
         read: decodes an item to [H, W, 3] uint8 RGB; None leaves the item out.
         finish: makes the result of (item, labels [H, W], probabilities [C, H, W] float32 or None).
         name: what to call an item in an error.
-        with_probabilities: whether `finish` wants them.
+        with_probabilities: whether `finish` needs them.
     """
 
     read: Callable[[Item], np.ndarray | None]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vss.infer.byte_cache import cached_up_to
 
-# Columns a block: a block's matrix is dense, so that narrow blocks waste less work and wide ones need fewer calls.
+# Columns per block: a block's matrix is dense, so that narrow blocks waste less work and wide ones need fewer calls.
 _COLUMNS_ON_CPU = 64
 _COLUMNS_ON_GPU = 1 << 16
 

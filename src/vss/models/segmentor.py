@@ -114,7 +114,7 @@ class Segmentor(EncoderDecoder):
         return add_prefix(losses, "decode")
 
     def _dump_init_info(self) -> None:
-        """Says nothing, where MMEngine logs three lines for each of up to 1,600 parameters."""
+        """Logs nothing, where MMEngine logs three lines for each of up to 1,600 parameters."""
 
     def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Tensor:
         return self.class_logits(inputs)

@@ -33,7 +33,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints, twice, that a pack
 class IndexDataset(BaseSegDataset):
     """A split of a prepared dataset.
 
-    Only four strings a row are kept, serialised by MMEngine into one array that the loader's workers share; paths are
+    Only four strings per row are kept, serialised by MMEngine into one array that the loader's workers share; paths are
     joined and the label map is added when a row is requested.
 
     Args:

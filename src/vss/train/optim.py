@@ -168,7 +168,7 @@ class BFloat16OptimWrapper(FiniteOptimWrapper):
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Enters accumulation (no gradient exchange before the last piece) and autocast."""
+        """Enters accumulation (no gradient exchange before the last accumulation step) and autocast."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield

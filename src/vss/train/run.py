@@ -69,8 +69,8 @@ def train(
     Args:
         stage: "pretrain" or "finetune".
         model: name in the user's config.
-        settings: config (row), protocol, cfg_options and any top-level key of the row; batch_size counts images an
-            iteration over all GPUs, max_iters optimizer steps, whatever the number of GPUs.
+        settings: config (row), protocol, cfg_options and any top-level key of the row; batch_size counts images
+            per iteration over all GPUs, max_iters optimizer steps, whatever the number of GPUs.
         index, card: the prepared dataset that is trained on; or several, of which the first has the model's classes
             and is validated on. Their weights and class maps are the setting `mix`: a map of weight and train_ids each.
         init: safetensors or published checkpoint to start from.
@@ -91,7 +91,7 @@ def train(
     from vss.configs.resolve import published_settings, resolve
 
     if gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is first asked
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialised
     document = published_settings(resolve(settings))
     resolved = read_training_config(document)
     parts = _parts(index, card, settings)

@@ -79,13 +79,13 @@ def soup_of_run(
         )
 
     segmentor = build_segmentor(network_config(typed)).to(resolve_device(device))
-    kitchen = _Kitchen(segmentor, typed, os.fspath(index), os.fspath(card))
+    averager = _Averager(segmentor, typed, os.fspath(index), os.fspath(card))
     mixed = list(parts)
     scores: dict[str, float] = {}
     if chosen.greedy is None:
-        tensors = kitchen.average(parts)
+        tensors = averager.average(parts)
     else:
-        tensors, mixed, scores = kitchen.greedy(parts)
+        tensors, mixed, scores = averager.greedy(parts)
         log(f"soup {model}: {len(mixed)} of {len(parts)} parts, mIoU on val {100 * scores['soup']:.2f}")
 
     # The last part has what inference leaves out: the auxiliary head.
@@ -99,7 +99,7 @@ def soup_of_run(
     write_model_card(Path(weights).parent)
 
 
-class _Kitchen:
+class _Averager:
     """Fills one network with averages of weights, renews its batch norm and scores it on val."""
 
     def __init__(self, segmentor: nn.Module, config: TrainingConfig, index: str, card: str) -> None:

@@ -119,7 +119,7 @@ struct Call {
 
   // Places of all images are the unit, all groups of a place together: offsets, mask and output then stream through
   // memory in order. Taking fewer groups at a time, so that their rows stay in the first or second cache level, was tried
-  // and was slower (160 to 240 instead of 120 ns a row): pixels lie 4 * C bytes apart, which is a multiple of 1 KB and
+  // and was slower (160 to 240 instead of 120 ns per row): pixels lie 4 * C bytes apart, which is a multiple of 1 KB and
   // maps them to a few cache sets, and nothing streams any more. Columns in strips and prefetching gained nothing.
   static void forward(const void* context, int64_t begin, int64_t end) {
     const Call& call = *static_cast<const Call*>(context);

@@ -159,7 +159,7 @@ inline void locate(const Batch<T>& b, T centre_x, T centre_y, const T* coordinat
   }
 }
 
-// Bilinear weights times the sample's own weight, four a sample; zero outside.
+// Bilinear weights times the sample's own weight, four per sample; zero outside.
 template <typename T>
 inline void corner_weights(const Located<T>& at, const T* __restrict weight, T out[4][kBatch]) {
   for (int s = 0; s < kBatch; ++s) {

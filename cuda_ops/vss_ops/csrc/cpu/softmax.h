@@ -1,6 +1,6 @@
 // The softmax of a row's weights, a row at a time. A part of kernels.cpp, compiled for each of its instruction sets.
 //
-// torch's own over so short a last axis takes 50 ns a row (9 values, AVX-512), twice as long as all the rest of a row.
+// torch's own over so short a last axis takes 50 ns per row (9 values, AVX-512), twice as long as all the rest of a row.
 #pragma once
 
 #include <cmath>

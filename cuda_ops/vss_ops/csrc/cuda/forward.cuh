@@ -9,7 +9,7 @@
 // pass. Hence:
 //  - a thread takes 16 bytes of channels, so that a warp's load moves 512 bytes in one instruction;
 //  - a block covers a tile of neighbouring pixels of few groups: neighbours sample the same table rows, so that a row
-//    enters the first-level cache once a block, about 4 times a tile pixel instead of 36;
+//    enters the first-level cache once per block, about 4 times a tile pixel instead of 36;
 //  - positions and weights are found once per sample (not once per thread) and handed to the threads of a row through
 //    shared memory, ready to be added to a pointer; offsets and masks are read once;
 //  - every corner is loaded, whatever its weight: a condition would cost more than the load;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const auto pixel_vectors = static_cast<uint32_t>(view.stride() / channels);
   stage(view, coordinates, weights, softmax, pixel_vectors, shared);
 
-  const int lanes = view.D() / channels;  // threads a row
+  const int lanes = view.D() / channels;  // threads per row
   for (int unit = threadIdx.x; unit < rows * lanes; unit += kThreads) {
     const int local = unit / lanes, lane = unit - local * lanes;
     const int64_t row = view.row(local);

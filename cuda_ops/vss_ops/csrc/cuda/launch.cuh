@@ -16,7 +16,7 @@ constexpr int64_t kMostVectors = 2147483647;
 constexpr int kWidest = 0;     // channels a thread takes at once: as many as 16 bytes hold
 constexpr int kScattered = 4;  // and where it adds them to float32: what one addition takes, see scatter_kernel
 
-// Threads that share a row (pick, below): one a 16-byte vector of its channels, or one a channel.
+// Threads that share a row (pick, below): one a 16-byte vector of its channels, or one per channel.
 inline int lanes_of(int channels, Dtypes dtypes) {
   const int vector = dtypes.table == Dtype::kFloat ? 4 : 8;
   return channels % vector == 0 ? channels / vector : channels;

@@ -159,7 +159,7 @@ def _either_way(rng: Rng, low: float, high: float) -> float:
 
 
 def street(stage: Stage) -> None:
-    """Houses, trees, a road with cars and a bus, people in front."""
+    """Builds houses, trees, a road with cars and a bus, people in front."""
     rng = stage.rng
     stage.add_sky(0.62)
     if rng.random() < 0.4:
@@ -217,7 +217,7 @@ def _houses(stage: Stage, bottom: float) -> None:
 
 
 def lake(stage: Stage) -> None:
-    """Mountains over water, a shore with people and a dog, sometimes a balloon."""
+    """Builds mountains over water, a shore with people and a dog, sometimes a balloon."""
     rng = stage.rng
     stage.add_sky(0.56)
     stage.add_mountains(0.16, 0.52)
@@ -237,7 +237,7 @@ def lake(stage: Stage) -> None:
 
 
 def park(stage: Stage) -> None:
-    """Trees around a lawn with a path, dogs and people."""
+    """Builds trees around a lawn with a path, dogs and people."""
     rng = stage.rng
     stage.add_sky(0.5)
     if rng.random() < 0.4:
@@ -255,7 +255,7 @@ def park(stage: Stage) -> None:
 
 
 def room(stage: Stage) -> None:
-    """A room with windows, people, a dog and a ball."""
+    """Builds a room with windows, people, a dog and a ball."""
     rng = stage.rng
     light = sprites.pick(rng, ((224, 208, 180), (200, 212, 206), (216, 188, 172), (206, 200, 216)))
     edge = rng.uniform(0.6, 0.68)

@@ -63,7 +63,7 @@ class Pen:
         cv2.polylines(self.alpha, [self._points(points)], False, 255, thick)
 
     def finish(self, *, shade: float = 0.25) -> np.ndarray:
-        """Returns the picture at its asked size, lit from above; `shade` is how much darker its foot is."""
+        """Returns the picture at its requested size, lit from above; `shade` is how much darker its foot is."""
         light = np.linspace(1 + shade / 2, 1 - shade / 2, self.unit, dtype=np.float32)[:, None, None]
         size = (self.rgb.shape[1] // _OVERSAMPLE, self.unit // _OVERSAMPLE)
         alpha = (self.alpha > 0).astype(np.float32)[..., None]

@@ -45,7 +45,7 @@ def vertical(height: int, width: int) -> np.ndarray:
 
 
 def sky(rng: Rng, height: int, width: int, *, zenith: Colour, horizon: Colour) -> np.ndarray:
-    """Gradient with soft clouds."""
+    """Returns a gradient with soft clouds."""
     image = mix(zenith, horizon, vertical(height, width) ** 0.8)
     clouds = fractal(rng, height, width, cell=(height * 0.25, height * 0.8), octaves=5)
     cover = smooth_step(clouds, rng.uniform(0.46, 0.56), 0.74) * 0.9
@@ -54,7 +54,7 @@ def sky(rng: Rng, height: int, width: int, *, zenith: Colour, horizon: Colour) -
 
 
 def water(rng: Rng, height: int, width: int, *, near: Colour, far: Colour) -> np.ndarray:
-    """Horizontal ripples, finer towards the horizon, with glints."""
+    """Returns horizontal ripples, finer towards the horizon, with glints."""
     image = mix(far, near, vertical(height, width))
     depth = vertical(height, width) ** 1.6 * 0.92 + 0.04
     y = np.cumsum(1.0 / (depth[:, 0] * 5.0 + 0.35)).astype(np.float32)[:, None]
@@ -66,7 +66,7 @@ def water(rng: Rng, height: int, width: int, *, near: Colour, far: Colour) -> np
 
 
 def grass(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Upright blades over broad patches."""
+    """Returns upright blades over broad patches."""
     blades = fractal(rng, height, width, cell=(9, 2.2), octaves=2)
     patches = fractal(rng, height, width, cell=(height * 0.3, height * 0.9), octaves=3)
     image = mix(dark, light, np.clip(blades * 1.1 - 0.15 + (patches - 0.5) * 0.9, 0, 1))
@@ -74,14 +74,14 @@ def grass(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> 
 
 
 def foliage(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Rounded clumps of leaves lit from above."""
+    """Returns rounded clumps of leaves lit from above."""
     clumps = fractal(rng, height, width, cell=(15, 15), octaves=3)
     lit = clumps - np.roll(clumps, -3, axis=0)  # brighter where a clump's upper side begins
     return mix(dark, light, np.clip(0.42 + lit * 3.2 + (clumps - 0.5) * 0.9, 0, 1))
 
 
 def road(rng: Rng, height: int, width: int, *, colour: Colour, marking: Colour, lanes: tuple[float, ...]) -> np.ndarray:
-    """Asphalt with dashed lines at the heights `lanes` (0..1) and solid lines at its edges."""
+    """Returns asphalt with dashed lines at the heights `lanes` (0..1) and solid lines at its edges."""
     speckle = fractal(rng, height, width, cell=(2, 2.5), octaves=2) - 0.5
     worn = fractal(rng, height, width, cell=(height * 0.15, width * 0.3), octaves=3) - 0.5
     image = np.asarray(colour, np.float32) * (1 + speckle * 0.35 + worn * 0.35)[..., None]
@@ -99,7 +99,7 @@ def road(rng: Rng, height: int, width: int, *, colour: Colour, marking: Colour, 
 
 
 def ground(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Soil or gravel: coarse noise with pebbles."""
+    """Returns soil or gravel: coarse noise with pebbles."""
     image = mix(dark, light, fractal(rng, height, width, cell=(height * 0.15, height * 0.4), octaves=5))
     pebbles = smooth_step(fractal(rng, height, width, cell=(4.5, 6), octaves=1), 0.62, 0.82)
     image = mix(image, np.asarray(light, np.float32) * 1.18, pebbles * 0.75)
@@ -107,7 +107,7 @@ def ground(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) ->
 
 
 def planks(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Floor boards that run towards the viewer, with grain and joints."""
+    """Returns floor boards that run towards the viewer, with grain and joints."""
     x = np.linspace(-1, 1, width, dtype=np.float32)[None] * width / height
     # Boards converge towards a point above the floor.
     across = x / (0.55 + vertical(height, width)) * rng.uniform(3.0, 4.2)
@@ -123,7 +123,7 @@ def planks(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) ->
 
 
 def tiles(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Floor tiles in two tones, foreshortened towards the wall."""
+    """Returns floor tiles in two tones, foreshortened towards the wall."""
     x = np.linspace(-1, 1, width, dtype=np.float32)[None] * width / height
     depth = 0.55 + vertical(height, width)
     across, along = x / depth * 2.2, -2.6 / depth
@@ -135,7 +135,7 @@ def tiles(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> 
 
 
 def wallpaper(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Painted wall with upright stripes and light falling from one side."""
+    """Returns a painted wall with upright stripes and light falling from one side."""
     period = rng.uniform(0.07, 0.16) * height
     stripes = np.sin(np.arange(width, dtype=np.float32) * 2 * np.pi / period)[None]
     share = smooth_step(np.broadcast_to(stripes, (height, width)), -0.25, 0.25)
@@ -145,7 +145,7 @@ def wallpaper(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour)
 
 
 def bricks(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) -> np.ndarray:
-    """Brickwork with mortar joints."""
+    """Returns brickwork with mortar joints."""
     tall = max(5, round(height * 0.055))
     wide = tall * 2.4
     y = np.arange(height)[:, None] / tall
@@ -160,7 +160,7 @@ def bricks(rng: Rng, height: int, width: int, *, light: Colour, dark: Colour) ->
 
 
 def facade(rng: Rng, height: int, width: int, *, wall: Colour, glass: Colour, storey: int) -> np.ndarray:
-    """House front with rows of windows; `storey` is the height of one storey in pixels."""
+    """Returns a house front with rows of windows; `storey` is the height of one storey in pixels."""
     image = np.asarray(wall, np.float32) * (0.92 + 0.16 * fractal(rng, height, width, cell=(6, 6)))[..., None]
     bay = round(storey * rng.uniform(0.7, 1.1))
     tall, wide = round(storey * 0.55), round(bay * 0.55)
@@ -178,7 +178,7 @@ def facade(rng: Rng, height: int, width: int, *, wall: Colour, glass: Colour, st
 
 
 def rock(rng: Rng, height: int, width: int, *, colour: Colour, snow: float) -> np.ndarray:
-    """Mountain side: slopes lit from the left, snow above the height `snow` (0 top .. 1 bottom)."""
+    """Returns a mountain side: slopes lit from the left, snow above the height `snow` (0 top .. 1 bottom)."""
     relief = fractal(rng, height, width, cell=(height * 0.5, height * 0.4), octaves=5)
     slope = relief - np.roll(relief, 2, axis=1)
     image = np.asarray(colour, np.float32) * np.clip(0.95 + slope * 11, 0.45, 1.6)[..., None]
