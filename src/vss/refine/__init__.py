@@ -1,1 +1,1 @@
-"""Refinement of predicted label maps: CascadePSP, and voting over mask proposals (SSA)."""
+"""Refinement of predicted label maps: CascadePSP, and votes over mask proposals and over time."""

@@ -318,7 +318,7 @@ def refine(
         writing = stack.enter_context(WriteBehind(waiting=4))
 
         def prepared(row: Any) -> tuple[RefinerInput, Any]:
-            """Returns a frame and what its refiner needs, or why that cannot be had."""
+            """Returns a frame and what its refiner needs, or why that is not available."""
             found = _read_labels(reader, row)
             frame = RefinerInput(row.video, row.frame, os.path.join(dataset.root, row.image), found, None)
             try:

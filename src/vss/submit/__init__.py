@@ -1,1 +1,1 @@
-"""Hands label maps out: the zip that the challenge wants, complete or not at all, and the formats of other tools."""
+"""Hands label maps out: the zip that the challenge expects, complete or not at all, and the formats of other tools."""

@@ -1,4 +1,4 @@
-"""One label map as the challenge, or a dataset's own evaluation, wants it: the name and the bytes of its PNG."""
+"""One label map as the challenge, or a dataset's own evaluation, expects it: the name and the bytes of its PNG."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def _check_ensembles(plan: Plan) -> None:
 
 
 def _check_pseudo(plan: Plan) -> None:
-    """Refuses pseudo-labels of what is no prediction, and trainings on pseudo-labels that there are not."""
+    """Refuses pseudo-labels of what is no prediction, and trainings on unknown pseudo-labels."""
     for name, row in plan.pseudo.items():
         for member in plan.pseudo_members(name):
             _check_model_tta(plan, f"pseudo.{name}.of", member)
@@ -262,7 +262,7 @@ def _check_flow(key: str, row: RunTargets | RefinerRow) -> None:
 
 
 def _check_files(plan: Plan) -> None:
-    """Refuses folders and files that are not there."""
+    """Refuses missing folders and files."""
     absent = []
     for name, row in plan.datasets.items():
         patterns = (row.layout.images, row.layout.masks)

@@ -26,7 +26,7 @@ class ContentProcess:
     def __init__(self, layout: DatasetLayout, root: str | os.PathLike) -> None:
         self._layout, self._root = layout, root
         command = [sys.executable, "-m", __name__, json.dumps(layout.to_json()), os.fspath(root)]
-        # What it has to say is said by `result`, which looks itself where the process failed.
+        # Its messages are not shown: where it fails, `result` looks at the files in this process.
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         atexit.register(self._process.kill)
 

@@ -601,7 +601,7 @@ class Plan:
         """Returns the rows of `data` as they resolve.
 
         Raises:
-            UserError: a mistake in one, or a training on a dataset that there is not.
+            UserError: a mistake in one, or a training on an unknown dataset.
         """
         rows = self.config.data
         try:
