@@ -11,14 +11,20 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from tests.workflow.conftest import KILLED, Project
+import yaml
+
+from tests.workflow.conftest import KILLED, TINY, Project
+from tests.workflow.test_imported import predict
+from vss.core.index import read_dataset
 from vss.core.log import log
+from vss.prepare.run import prepare
 
 # What the tests' own config has no job of.
 STAGES = {
@@ -28,19 +34,35 @@ STAGES = {
     "flow": ("flow/dis/val/00.h5", "flow/dis.val.00.log"),
     "train_refiner": ("refine/cascadepsp/fingerprint.json", "refine/cascadepsp.train.log"),
     "pseudo": ("pseudo/sure/index.csv", "pseudo/sure.log"),
+    "check_masks": ("prepare/vspw/masks.val.json", "prepare/vspw.masks.val.log"),
+    "import_prediction": ("predictions/peer/val/00.labels.h5", "import/peer.val.00.log"),
+    "soup_of_run": ("finetune/averaged/fingerprint.json", "finetune/averaged.log"),
 }
 # Files that hold times, memory or when they were written: two undisturbed runs differ in them.
 _TIMED = ("logs", "benchmarks", "report")
-_TIMED_KEYS = {"seconds", "data_seconds", "memory_mib", "checksum"}
+_TIMED_KEYS = {"seconds", "data_seconds", "memory_mib", "time", "checksum"}
 
 
 def more_stages(config: dict) -> None:
-    """Adds an ensemble whose weights are searched, a refiner along optical flow, and pseudo-labels."""
+    """Adds a searched ensemble, a refiner along flow, pseudo-labels, a peer's files and an average of weights."""
     config["ensembles"]["searched"] = {**config["ensembles"]["both"], "search_weights": True}
     config["refiners"]["temporal"] = {"method": "temporal"}
-    config["predictions"] |= {"searched": {}, "both.temporal": {}}
+    config["models"]["convnext"]["finetune"]["checkpoint_interval"] = 1
+    config["models"]["averaged"] = {"soup": {"of": "convnext", "last": 2}}
+    added = {"searched": {}, "both.temporal": {}, "averaged.single": {}, "peer": {"labels": "peer/{split}"}}
+    config["predictions"] |= added
     # Of test, whose frames have no masks.
     config["pseudo"] = {"sure": {"of": ["convnext.flip"], "split": "test", "transductive": True}}
+
+
+def predict_as_a_peer(folder: Path) -> None:
+    """Writes below a project's folder the label maps that its config imports, of the dataset that it draws."""
+    settings = {"root": None, "drawn": yaml.safe_load(TINY.read_text())["data"]["vspw"]["drawn"]}
+    with tempfile.TemporaryDirectory() as drawn:
+        index, card, check = (Path(drawn, name) for name in ("index.csv", "card.json", "check.json"))
+        prepare(dataset="vspw", settings=settings, index=index, card=card, check=check, workers=1)
+        rows, dataset = read_dataset(index, card)
+        predict(folder, Path(dataset.root), rows, dataset.raw_to_train)
 
 
 def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest: float) -> bool:
@@ -79,11 +101,18 @@ def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest
 
 
 def content_of(path: Path) -> object:
-    """Returns what is compared of a file: its bytes, or its lines without times."""
-    if path.name != "log.jsonl":
-        return path.read_bytes()
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key not in _TIMED_KEYS} for line in lines]
+    """Returns what is compared of a file: its bytes, or its JSON without times."""
+    if path.name == "log.jsonl":
+        return [_without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.name.endswith(".config.json"):
+        return _without_times(json.loads(path.read_text(encoding="utf-8")))
+    return path.read_bytes()
+
+
+def _without_times(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_times(each) for key, each in value.items() if key not in _TIMED_KEYS}
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -118,6 +147,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         calm, stormy = Project(Path(folder, "calm")), Project(Path(folder, "stormy"))
         kills = 0
+        predict_as_a_peer(calm.folder)
+        shutil.copytree(calm.folder / "peer", stormy.folder / "peer")
         with calm.changed_config(more_stages), stormy.changed_config(more_stages):
             for stage in options.stages:
                 hits = sum(kill_at_random(stormy, stage, draw, longest=options.longest) for _ in range(options.kills))
