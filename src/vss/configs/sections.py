@@ -173,6 +173,20 @@ class SubmissionRules:
     pngs: str | None
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """Predictions that show what each lever changed: see `ablation` in config.schema.yaml."""
+
+    baseline: str
+    levers: Mapping[str, str]
+    all: str | None
+
+    @property
+    def predictions(self) -> list[str]:
+        """All that it names, the baseline first."""
+        return [self.baseline, *self.levers.values(), *([] if self.all is None else [self.all])]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """The report's words and pictures: see `report` in config.schema.yaml."""
@@ -183,6 +197,7 @@ class ReportOptions:
     videos: int | tuple[str, ...]
     video_megabytes: float
     colours: Mapping[str, str]
+    ablation: Ablation | None
     title: str | None = None
 
 

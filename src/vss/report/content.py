@@ -11,6 +11,7 @@ import pandas as pd
 
 from vss.core.files import JsonObject
 from vss.core.index import Card
+from vss.report.ablation import Lever
 from vss.report.costs import StageCost
 from vss.report.lead import Remark
 from vss.report.overlays import FrameRow
@@ -34,6 +35,7 @@ class Content:
         ranks: the predictions by mIoU.
         reliability: `reliability` of scores.json, by prediction, of those whose class scores were scored.
         refinements: see `vss.report.refinement.refinements`.
+        ablation: see `vss.report.ablation.ablation_rows`.
         members: as `members_table` returns it.
         searches: what it was made of: results of `vss search` by ensemble.
         per_class: rows of per_class.csv by prediction.
@@ -59,6 +61,7 @@ class Content:
     ranks: Sequence[Rank]
     reliability: Mapping[str, list[dict[str, float]]]
     refinements: list[dict[str, Any]]
+    ablation: Sequence[Lever]
     members: pd.DataFrame
     searches: Mapping[str, JsonObject]
     per_class: Mapping[str, pd.DataFrame]

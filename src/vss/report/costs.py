@@ -164,6 +164,24 @@ def prediction_seconds(
     return seconds + sum(prediction_seconds(part, jobs, split=split, members=members) for part in made_of)
 
 
+def jobs_cost(names: Iterable[str], jobs: Sequence[JobCost]) -> tuple[float, float]:
+    """Returns the seconds and the GPU seconds of the jobs named, the shards of each together; NaN where none is known.
+
+    Args:
+        names: "stage/name", of a job per shard without the shard.
+        jobs: as `read_jobs` returns them.
+    """
+    chosen = set(names)
+    found = [
+        job
+        for job in jobs
+        if f"{job.stage}/{job.name}" in chosen or f"{job.stage}/{job.name.rpartition('.')[0]}" in chosen
+    ]
+    if chosen and not found:
+        return math.nan, math.nan
+    return _sum(job.seconds for job in found), _sum(job.seconds * job.gpus for job in found)
+
+
 def _prediction(job: JobCost) -> str:
     """Returns the prediction that a job is of: its name without split and shard."""
     return job.name.rsplit(".", 2)[0]
@@ -186,20 +204,21 @@ def costs_table(costs: Sequence[StageCost]) -> pd.DataFrame:
         {
             "Stage": cost.stage,
             "jobs": f"{cost.jobs:,}",
-            "time": _duration(cost.seconds),
-            "longest job": _duration(cost.longest),
-            "CPU time": _duration(cost.cpu_seconds),
+            "time": duration(cost.seconds),
+            "longest job": duration(cost.longest),
+            "CPU time": duration(cost.cpu_seconds),
             "memory of a job": _size(cost.memory_mib * 2**20),
             "disk": _size(cost.disk_bytes),
             "GPU-hours": f"{cost.gpu_seconds / 3600:.2f}",
-            "a rerun": _duration(cost.rerun_seconds),
+            "a rerun": duration(cost.rerun_seconds),
             "its GPU-hours": f"{cost.rerun_gpu_seconds / 3600:.2f}",
         }
         for cost in costs
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time as it is printed everywhere."""
     if math.isnan(seconds):
         return "\u2013"
     if seconds < 60:

@@ -30,6 +30,7 @@ def report_record(content: Content) -> dict[str, Any]:
         "not_run": [{"title": row.title, "table": row.table, "paper": dict(row.paper)} for row in content.not_run],
         "ranks": [asdict(rank) for rank in content.ranks],
         "refinements": content.refinements,
+        "ablation": [asdict(lever) for lever in content.ablation],
         "searches": {name: dict(found) for name, found in content.searches.items()},
         "trainings": content.trainings,
         "costs": [asdict(cost) for cost in content.costs],

@@ -52,7 +52,7 @@ def refinements(
         if source not in rows.index:
             continue
         before, after = rows.loc[source], rows.loc[name]
-        between = {key: _paired(draws, source, name, key) for key in _FIGURES}
+        between = {key: paired(draws, source, name, key) for key in _FIGURES}
         figures = {
             key: {"before": float(before[key]), "after": float(after[key]), "interval": _percent(between[key])}
             for key in _FIGURES
@@ -153,7 +153,7 @@ def _percent(edges: list[float] | None) -> list[float] | None:
     return None if edges is None else [100 * edge for edge in edges]
 
 
-def _paired(draws: Mapping[str, str | os.PathLike], before: str, after: str, key: str) -> list[float] | None:
+def paired(draws: Mapping[str, str | os.PathLike], before: str, after: str, key: str) -> list[float] | None:
     """Returns the 95% interval of a figure's difference, None where the two cannot be paired."""
     if before not in draws or after not in draws:
         return None

@@ -22,6 +22,7 @@ from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_js
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, one_line
 from vss.report import figures, html
+from vss.report.ablation import ablation_rows
 from vss.report.content import Content
 from vss.report.costs import JobCost, prediction_seconds, read_jobs, stage_costs
 from vss.report.crate import crate
@@ -67,6 +68,7 @@ class ReportSettings(ReportOptions):
     shown: tuple[str, ...]
     trainings: tuple[str, ...]
     members: Mapping[str, list[str]]
+    jobs: Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def _content(
             seconds=seconds,
             searches={name: read_json(path) for name, path in found.refiners_chosen.items()},
         ),
+        ablation=ablation_rows(options.ablation, table, found.draws, needed=options.jobs, jobs=jobs),
         members=members_table(found.chosen, options.titles),
         searches={name: read_json(path) for name, path in found.chosen.items()},
         per_class=classes,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from vss.core.page.document import json_script
 from vss.report import figures, html
+from vss.report.ablation import ablation_table
 from vss.report.classes import classes_table, comparison
 from vss.report.content import Content
 from vss.report.costs import costs_table
@@ -71,6 +72,11 @@ CAPTIONS = {
         " classes' IoU and the videos' mIoU that gain and lose most. Settings searched on val were chosen and scored on"
         " the same frames, which flatters them."
     ),
+    "ablation": (
+        "One change at a time against the baseline, and all together, in percent. In brackets: the 95% interval of the"
+        " change over the same videos drawn again; noise where it holds 0. Time and GPU-hours are of all jobs that a"
+        " prediction needs, trainings included; added are those of jobs that the baseline does not need."
+    ),
     "compare": "Any prediction against any other: IoU of each class in percent, and what missed pixels are taken for.",
     "confusions": (
         "What is taken for what. The matrix has a row per true class, the largest first, and a column per class that it"
@@ -104,6 +110,7 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
         _scatter(content, charts["scatter"]),
         _tabular("ranks", "Ranks", ranks_table(content.ranks)),
         _tabular("refinement", "Refinement", refinements_table(content.refinements)),
+        _tabular("ablation", "Which lever paid", ablation_table(content.ablation)),
         _reliability(content),
         _tabular("members", "Members", content.members),
         Section("frames", "Frames", CAPTIONS["overlays"], _VIEWER_LINK + html.frames(content.frames, content.videos)),

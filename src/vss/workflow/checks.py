@@ -177,6 +177,7 @@ def check_uses(plan: Plan) -> None:
     _check_files(plan)
     for name in plan.config.report.colours:
         _check_class(plan, "report.colours", name)
+    _check_ablation(plan)
     check_tracker(plan.config.tracker.backend)
 
 
@@ -243,6 +244,21 @@ def _check_pseudo(plan: Plan) -> None:
     for model in plan.pretrained():
         if plan.pseudo_of("pretrain", model):
             raise UserError(f"config: models.{model}.pretrain.extra: allowed in finetune only")
+
+
+def _check_ablation(plan: Plan) -> None:
+    """Refuses an ablation of what is not scored, or not on one dataset."""
+    ablation = plan.config.report.ablation
+    for name in [] if ablation is None else ablation.predictions:
+        if name not in plan.scored():
+            raise UserError(
+                f"config: report.ablation: {name!r} is not among predictions{did_you_mean(name, plan.scored())}"
+            )
+        if plan.data_of(name) != plan.data_of(ablation.baseline):
+            raise UserError(
+                f"config: report.ablation: {name!r} is on {plan.data_of(name)}, and the baseline on"
+                f" {plan.data_of(ablation.baseline)}; name predictions of one dataset"
+            )
 
 
 def _check_class(plan: Plan, key: str, name: str) -> None:

@@ -12,6 +12,7 @@ from vss.configs.layouts import import_keys
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, read_json, write_json
 from vss.workflow.digest import stage_digest, trained_with_other_code
+from vss.workflow.needs import needed_jobs
 from vss.workflow.plan import Plan
 from vss.workflow.settings import counted_settings, training_digest
 
@@ -226,9 +227,13 @@ def report_settings(plan: Plan) -> dict[str, Any]:
         colours = {name: colour for name, colour in section["colours"].items() if name in classes}
         videos = section["videos"]
         section = {**section, "colours": colours, "videos": videos if isinstance(videos, int) else len(videos)}
+    ablation = plan.config.report.ablation
+    if ablation is not None and plan.data_of(ablation.baseline) != plan.dataset:
+        ablation, section = None, {**section, "ablation": None}
     return {
         "title": title,
         **section,
+        "jobs": {} if ablation is None else {name: needed_jobs(plan, name) for name in ablation.predictions},
         "titles": {name: plan.title(name) for name in (*plan.models, *plan.ensembles, *plan.imports)},
         "protocol": plan.config.protocol,
         "split": plan.split,

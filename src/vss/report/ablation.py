@@ -1,0 +1,131 @@
+"""Which lever paid: one change at a time against a baseline, and all together, with what each costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from vss.configs.sections import Ablation
+from vss.report.costs import JobCost, duration, jobs_cost
+from vss.report.refinement import paired
+from vss.report.table import figure
+
+_FIGURES = ("mIoU", "mBIoU", "VC16")
+BASELINE, TOGETHER = "baseline", "all together"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure against the baseline's, in percent.
+
+    Attributes:
+        difference: the figure less the baseline's.
+        interval: 95% interval of the difference, the same videos drawn again for both; None where they are not paired.
+    """
+
+    difference: float
+    interval: list[float] | None
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Lever:
+    """A row of the ablation.
+
+    Attributes:
+        lever: as the config names it, or "baseline" or "all together".
+        prediction, title: that it is seen in.
+        figures: in percent.
+        changes: of them, against the baseline; none of the baseline itself.
+        seconds, gpu_seconds: of all jobs that the prediction needs, trainings included; NaN where none was measured.
+        added_seconds, added_gpu_seconds: of those that the baseline does not need.
+    """
+
+    lever: str
+    prediction: str
+    title: str
+    figures: Mapping[str, float]
+    changes: Mapping[str, Change]
+    seconds: float
+    gpu_seconds: float
+    added_seconds: float
+    added_gpu_seconds: float
+
+
+def ablation_rows(
+    ablation: Ablation | None,
+    table: pd.DataFrame,
+    draws: Mapping[str, str | os.PathLike],
+    *,
+    needed: Mapping[str, Sequence[str]],
+    jobs: Sequence[JobCost],
+) -> list[Lever]:
+    """Returns the baseline, every lever, and all together; nothing where the config has no ablation.
+
+    Args:
+        ablation: of the config.
+        table: as `score_table` returns it.
+        draws: files of `vss.score.bootstrap.save_draws` by prediction.
+        needed: jobs that each of its predictions needs, as `vss.workflow.needs.needed_jobs` returns them.
+        jobs: as `read_jobs` returns them.
+    """
+    if ablation is None:
+        return []
+    scored, first = table.set_index("prediction"), ablation.baseline
+    together = {} if ablation.all is None else {TOGETHER: ablation.all}
+    found = []
+    for lever, name in ({BASELINE: first} | dict(ablation.levers) | together).items():
+        known = [key for key in _FIGURES if pd.notna(scored.loc[name, key]) and pd.notna(scored.loc[first, key])]
+        changes = {}
+        for key in known if name != first else ():
+            between = paired(draws, first, name, key)
+            edges = None if between is None else [100 * edge for edge in between]
+            changes[key] = Change(float(scored.loc[name, key] - scored.loc[first, key]), edges)
+        whole, added = jobs_cost(needed[name], jobs), jobs_cost(set(needed[name]) - set(needed[first]), jobs)
+        found.append(
+            Lever(
+                lever=lever,
+                prediction=name,
+                title=scored.loc[name, "title"],
+                figures={key: float(scored.loc[name, key]) for key in known},
+                changes=changes,
+                seconds=whole[0],
+                gpu_seconds=whole[1],
+                added_seconds=added[0],
+                added_gpu_seconds=added[1],
+            )
+        )
+    return found
+
+
+def ablation_table(rows: Sequence[Lever]) -> pd.DataFrame:
+    """Returns one row per lever as text."""
+    keys = [key for key in _FIGURES if any(key in row.changes for row in rows)]
+    lines = []
+    for row in rows:
+        cells = {"Lever": row.lever, "prediction": row.title}
+        for key in keys:
+            cells[key] = figure(row.figures[key]) if key in row.figures else ""
+            cells[f"{key}, change"] = _change(row.changes.get(key))
+        cells |= {"time": duration(row.seconds), "GPU-hours": f"{row.gpu_seconds / 3600:.2f}"}
+        is_baseline = row.lever == BASELINE
+        cells["added time"] = "" if is_baseline else duration(row.added_seconds)
+        cells["added GPU-hours"] = "" if is_baseline else f"{row.added_gpu_seconds / 3600:.2f}"
+        lines.append(cells)
+    return pd.DataFrame(lines)
+
+
+def _change(change: Change | None) -> str:
+    if change is None:
+        return ""
+    if change.interval is None:
+        return f"{change.difference:+.2f}"
+    low, high = change.interval
+    return f"{change.difference:+.2f} [{low:.2f}, {high:.2f}]{' noise' if change.is_noise else ''}"
