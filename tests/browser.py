@@ -100,12 +100,33 @@ class Browser:
             f"new KeyboardEvent('keydown', {{key: {json.dumps(key)}, bubbles: true}}))"
         )
 
+    def tab_to(self, selector: str) -> None:
+        """Gives an element the focus as the tabulator key does."""
+        self.run(f"document.querySelector({json.dumps(selector)}).focus({{focusVisible: true}})")
+
+    def point(self, selector: str, x: str, y: str) -> None:
+        """Clicks with the mouse at a place in an element: expressions in pixels from its left and its top."""
+        left, top = self.run(
+            f"(one => {{ one.scrollIntoView({{block: 'center'}}); const box = one.getBoundingClientRect();"
+            f" return [box.left + {x}, box.top + {y}]; }})(document.querySelector({json.dumps(selector)}))"
+        )
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=left, y=top, button="left", clickCount=1)
+
     def texts(self, selector: str) -> list[str]:
         """Returns the texts of a selector's elements, of those that are shown."""
         return self.run(
             f"[...document.querySelectorAll({json.dumps(selector)})].filter(one => one.getClientRects().length)"
             ".map(one => one.innerText)"
         )
+
+    def accessible(self, selector: str) -> list[tuple[str, str]]:
+        """Returns role and name of what a screen reader is given of the first element of a selector, in order."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        found = self._call("DOM.querySelector", nodeId=root, selector=selector)
+        tree = self._call("Accessibility.queryAXTree", nodeId=found["nodeId"])["nodes"]
+        known = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
+        return [(role, name) for role, name in known if role not in ("none", "generic", "StaticText", "InlineTextBox")]
 
     def screenshot(self, path: Path) -> None:
         """Writes a PNG of the whole page."""

@@ -28,6 +28,9 @@ OUT = {
     "predictions": "predictions.png",
     "per_class": "per_class.png",
     "scatter": "scatter.png",
+    "ranks": "ranks.html",
+    "confusions": "confusions.png",
+    "reliability": "reliability.png",
     "curves": "training_curves.png",
     "overlays": "overlays.png",
 }

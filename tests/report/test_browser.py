@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (chromi
 OVERFLOWING = """[...document.querySelectorAll("body *")]
   .filter(one => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest(".scroll, figure, .stage"))
   .map(one => one.outerHTML.slice(0, 100))"""
-READY = "document.getElementById('picture').dataset.ready"
+READY = "document.getElementById('picture')?.dataset.ready"
 CURVES = """[...document.querySelectorAll('[data-part^="run-"]')].filter(one => !one.hasAttribute("display"))
   .map(one => one.dataset.part)"""
 
@@ -85,18 +85,49 @@ def test_a_confusion_leads_to_a_frame_that_has_it(browser, written):
     pixels = [int(text.replace(",", "")) for text in browser.texts("#what-for-what td:nth-child(3)")]
     assert len(pixels) == 4 and pixels == sorted(pixels, reverse=True), "each class of the truth is taken for one"
     name = browser.texts("#what-for-what tbody th")[0]
-    most = max(pixels)
-    browser.run("pointAt(0, 0)")
-    for column in range(len(browser.run("matrix.columns"))):  # the matrix says the same, cell by cell
-        browser.press("ArrowRight" if column else "ArrowUp", "#matrix")
-        if f"{most:,} pixels" in (cell := browser.texts("#matrix-cell")[0]):
-            break
-    assert "taken for" in cell and cell.endswith("shows it in the videos")
     browser.open(browser.run("document.querySelector('#what-for-what a').href"))
     browser.wait_for(READY)
     assert browser.texts("#legend [aria-pressed=true]") == [name]
     assert browser.run("document.getElementById('right').value") == "errors-1"
     assert browser.errors == []
+
+
+def test_the_matrix_leads_to_frames_by_keys_and_by_pointer(browser, written):
+    browser.open(written["html"].as_uri())
+    most = browser.texts("#what-for-what td:nth-child(3)")[0]
+    browser.tab_to("#matrix")
+    assert browser.texts("#matrix-cell")[0].endswith("shows it in the videos"), "the first cell that leads to a frame"
+    browser.run("pointAt(0, 0)")
+    for column in range(len(browser.run("matrix.columns"))):
+        browser.press("ArrowRight" if column else "ArrowUp", "#matrix")
+        if f"{most} pixels" in (cell := browser.texts("#matrix-cell")[0]):
+            break
+    assert "taken for" in cell and cell.endswith("shows it in the videos")
+    place = set(browser.run("matrixPlace()").split("&"))
+    browser.press("Enter", "#matrix")
+    browser.wait_for(READY)
+    assert place <= set(browser.run("location.hash").strip("#").split("&"))
+
+    browser.open(written["html"].as_uri())
+    browser.point("#matrix", f"matrix.room + matrix.side * ({column} + .5)", "matrix.room + matrix.side * .5")
+    browser.wait_for(READY)
+    assert place <= set(browser.run("location.hash").strip("#").split("&"))
+    assert browser.errors == []
+
+
+def test_a_screen_reader_is_given_the_matrix_as_a_table(browser, written):
+    browser.open(written["html"].as_uri())
+    ((role, name),) = browser.accessible("#matrix")
+    assert role == "application" and "arrow keys" in name
+    browser.click("#matrix-text summary")
+    browser.wait_for("document.querySelector('#matrix-text tbody td') !== null")
+    found = browser.accessible("#matrix-text table")
+    roles = [role for role, _ in found]
+    rows, columns = browser.run("[matrix.rows.length, matrix.columns.length]")
+    assert [roles.count(role) for role in ("row", "rowheader", "columnheader")] == [rows + 1, rows, columns]
+    assert ("columnheader", "no class") not in found and ("rowheader", "wall") in found
+    shares = [name for role, name in found if role == "link"]
+    assert shares and all(0 <= float(share) <= 100 for share in shares)
 
 
 def test_curves_are_smoothed_and_chosen(browser, written):

@@ -128,3 +128,17 @@ def test_reliability_has_a_named_curve_per_prediction():
     assert first.get_xydata().tolist() == [[30, 20], [90, 80]] and second.get_ydata()[0] == 40
     text = figures.svg_text(figure, name="reliability", title="t", tips={"reliability-1": "b <x>"})
     assert 'data-part="reliability-0"' in text and "<title>b &lt;x&gt;</title>" in text
+
+
+def test_confusions_have_a_row_per_class_of_the_truth_the_largest_first():
+    figure = figures.confusions_figure(["wall", "sky", "sea"], [100, 0, 400], [(0, 2, 25), (2, -1, 100)])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sea", "wall"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["sea", "wall", "no class"]
+    wrong, right = (image.get_array() for image in axes.images)
+    np.testing.assert_allclose(wrong**2, [[0, 0, 0.25], [0.25, 0, 0]])
+    np.testing.assert_allclose(right.filled(-1) ** 2, [[0.75, 1, 1], [1, 0.75, 1]])
+
+
+def test_no_class_scores_give_a_curve_of_nothing():
+    assert [text.get_text() for text in figures.reliability_figure({}).axes[0].texts] == ["no class scores were scored"]

@@ -114,7 +114,7 @@ def test_a_hostile_title_is_text_everywhere(finished_run, write_report, tmp_path
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        ({"title": "Another title"}, {"html", "table_html", "viewer", "record", "crate"}),
+        ({"title": "Another title"}, {"html", "table_html", "ranks", "viewer", "record", "crate"}),
         ({"colours": {"wall": "#102030"}}, {"html", "overlays", "viewer", "crate"}),
         ({"overlay_alpha": 0.2, "frames": 1}, {"html", "overlays", "viewer", "record", "crate"}),
     ],

@@ -81,6 +81,21 @@ rule report:
             caption="../report/scatter.rst",
             category="Scores",
         ),
+        ranks=report(
+            "<results>/{report}/ranks.html",
+            caption="../report/ranks.rst",
+            category="Scores",
+        ),
+        confusions=report(
+            "<results>/{report}/confusions.png",
+            caption="../report/confusions.rst",
+            category="Scores",
+        ),
+        reliability=report(
+            "<results>/{report}/reliability.png",
+            caption="../report/reliability.rst",
+            category="Scores",
+        ),
         curves=report(
             "<results>/{report}/training_curves.png",
             caption="../report/curves.rst",

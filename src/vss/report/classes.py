@@ -67,14 +67,14 @@ def comparison(
             "title": titles[name],
             "iou": [None if pd.isna(value) else round(100 * float(value), 2) for value in table["iou"]],
             "predicted": table["pixels_predicted"].tolist(),
-            "taken": _taken(table, classes, confusions.get(name)),
+            "taken": taken_for(table, classes, confusions.get(name)),
             **_places(name, shown, where),
         }
         for name, table in per_class.items()
     ]
     first = next(iter(per_class.values()), None)
     return {
-        "classes": [one_line(name.replace("_", " ")) for name in classes],
+        "classes": class_names(classes),
         "pixels": [] if first is None else first["pixels_truth"].tolist(),
         "places": where.truth,
         "predictions": found,
@@ -82,8 +82,19 @@ def comparison(
     }
 
 
-def _taken(table: pd.DataFrame, classes: Sequence[str], confusions: np.ndarray | None) -> list[tuple[int, int, int]]:
-    """Returns (true, taken for, pixels) of the confusions that are `SMALLEST_SHARE` of their class or more."""
+def class_names(classes: Sequence[str]) -> list[str]:
+    """Returns the names of classes as the report shows them."""
+    return [one_line(name.replace("_", " ")) for name in classes]
+
+
+def taken_for(table: pd.DataFrame, classes: Sequence[str], confusions: np.ndarray | None) -> list[tuple[int, int, int]]:
+    """Returns (true, taken for or -1, pixels) of the confusions that are `SMALLEST_SHARE` of their class or more.
+
+    Args:
+        table: rows of per_class.csv.
+        classes: class names by train id.
+        confusions: see `comparison`.
+    """
     pixels = table["pixels_truth"].tolist()
     if confusions is None:
         known = {name: train_id for train_id, name in enumerate(classes)}

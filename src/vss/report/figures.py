@@ -146,16 +146,61 @@ def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Fig
         figure = Figure(figsize=(4.4, 4.0), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
-        for run, found in enumerate(bins.values()):
+        for run, (title, found) in enumerate(bins.items()):
             sure, right = ([100 * each[key] for each in found] for key in ("confidence", "accuracy"))
             colour = RUN_COLOURS[run % len(RUN_COLOURS)]
-            axes.plot(sure, right, color=colour, marker="o", markersize=3.5, gid=f"{_PART}reliability-{run}")
+            named = "\n".join(textwrap.wrap(title, 56))
+            axes.plot(
+                sure, right, color=colour, marker="o", markersize=3.5, label=named, gid=f"{_PART}reliability-{run}"
+            )
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         axes.set_xlabel("mean confidence, percent")
         axes.set_ylabel("labelled right, percent")
         axes.grid(color=RULE, linewidth=0.6)
         axes.tick_params(axis="both", which="both", colors=MUTED)
+        if bins:
+            figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+        else:
+            axes.text(50, 88, "no class scores were scored", ha="center", color=MUTED)
+        return figure
+
+
+def confusions_figure(classes: Sequence[str], pixels: Sequence[int], taken: Sequence[tuple[int, int, int]]) -> Figure:
+    """Draws what is taken for what: a row per class of the truth, the largest first, and a column per class.
+
+    The stronger the colour, the larger the share of the row's class; by its square root, so that a few percent show.
+
+    Args:
+        classes: class names by train id.
+        pixels: of the truth, by train id.
+        taken: (true class, taken for or -1, pixels) of the confusions.
+    """
+    with drawing():
+        order = sorted(range(len(pixels)), key=lambda index: -pixels[index])
+        rows = [index for index in order if pixels[index]]
+        used = {*rows, *(label for _, label, _ in taken)}
+        columns = [index for index in [*order, -1] if index in used]
+        wrong, right = np.zeros((len(rows), len(columns))), np.full((len(rows), len(columns)), np.nan)
+        for true, label, count in taken:
+            wrong[rows.index(true), columns.index(label)] = count / pixels[true]
+        for row, index in enumerate(rows):
+            right[row, columns.index(index)] = 1 - wrong[row].sum()
+        side = min(0.3, max(0.1, 8 / max(1, len(columns))))  # inches
+        figure = Figure(
+            figsize=(1.9 + side * max(1, len(columns)), 1.9 + side * max(1, len(rows))), layout="constrained"
+        )
+        axes = figure.subplots()
+        size = min(9.0, 68 * side)
+        for shares, colour in ((wrong, ACCENT), (right, MUTED)):
+            map_of = matplotlib.colors.LinearSegmentedColormap.from_list("shares", ["#f4f6f8", colour])
+            axes.imshow(np.sqrt(shares.clip(0)), cmap=map_of, vmin=0, vmax=1, interpolation="nearest")
+        names = [textwrap.shorten(name, 24, placeholder="\u2026") for name in [*classes, "no class"]]
+        axes.set_xticks(range(len(columns)), [names[index] for index in columns], rotation=90, fontsize=size)
+        axes.set_yticks(range(len(rows)), [names[index] for index in rows], fontsize=size)
+        axes.xaxis.tick_top()
+        axes.tick_params(axis="x", colors=INK)
+        axes.spines[:].set_visible(False)
         return figure
 
 

@@ -42,13 +42,13 @@ def page(*, title: str, remarks: Sequence[Remark], sections: Sequence[Section], 
         notice(remark.text) if remark.is_notice else f"<p>{html.escape(remark.text)}</p>" for remark in remarks
     )
     links = "".join(f'<a href="#{part.anchor}">{html.escape(part.heading)}</a>' for part in sections)
-    head = f'<h1>{html.escape(title)}</h1>\n{lead}\n<nav aria-label="Sections">{links}</nav>'
+    head = f'<h1>{html.escape(title)}</h1>\n{lead}\n<nav class="scroll" aria-label="Sections">{links}</nav>'
     return report_document(title, "\n".join([head, "<main>", *map(_section, sections), "</main>", data]))
 
 
-def table_page(*, title: str, caption: str, scores: str) -> str:
-    """Returns a page with the score table alone, for Snakemake's own report."""
-    return report_document(title, f'<p class="caption">{html.escape(caption)}</p>\n{scores}')
+def table_page(*, title: str, caption: str, table: str) -> str:
+    """Returns a page with one table alone, for Snakemake's own report."""
+    return report_document(title, f'<p class="caption">{html.escape(caption)}</p>\n{table}')
 
 
 def report_document(title: str, body: str) -> str:

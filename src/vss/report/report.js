@@ -146,7 +146,7 @@ function showConfusions() {
   showMatrix();
 }
 
-// ---- the confusions as a matrix: drawn, for 124 x 124 elements are slow; the list says the same as text
+// ---- the confusions as a matrix: drawn, for 124 x 124 elements are slow; as a table only where one asks for it
 const matrix = {rows: [], columns: [], found: new Map(), row: -1, column: -1};
 function showMatrix() {
   const prediction = compared.predictions[at("confused").value], canvas = at("matrix");
@@ -158,14 +158,15 @@ function showMatrix() {
   const missed = new Map();
   for (const found of prediction.taken) missed.set(found[0], (missed.get(found[0]) || 0) + share(found));
 
-  const side = Math.max(11, Math.min(26, Math.floor(800 / matrix.columns.length))), room = 118, scale = devicePixelRatio || 1;
+  const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16, scale = devicePixelRatio || 1;
+  const side = Math.floor(unit * Math.max(11, Math.min(26, 800 / matrix.columns.length))), room = 118 * unit;
   const [width, height] = [room + side * matrix.columns.length, room + side * matrix.rows.length];
   Object.assign(matrix, {side, room, row: -1, column: -1});
   [canvas.width, canvas.height] = [width * scale, height * scale];
   [canvas.style.width, canvas.style.height] = [`${width}px`, `${height}px`];
   const pen = canvas.getContext("2d"), colour = name => getComputedStyle(canvas).getPropertyValue(`--${name}`);
   pen.scale(scale, scale);
-  pen.font = `${Math.min(12, side)}px sans-serif`;
+  pen.font = `${Math.min(12 * unit, side)}px sans-serif`;
   pen.textBaseline = "middle";
   pen.fillStyle = colour("ink");
   const name = index => { const text = className(index); return text.length > 18 ? `${text.slice(0, 17)}\u2026` : text; };
@@ -192,17 +193,42 @@ function showMatrix() {
     pen.fillRect(room + side * column, room + side * row, side - 1, side - 1);
   }));
   matrix.right = index => 100 - (missed.get(index) || 0);
+  at("matrix-mark").hidden = true;
+  at("matrix-cell").textContent = "Point at a cell, or move with the arrow keys.";
+  matrix.listed = false;
+  listMatrix();
 }
-function matrixPlace() {
-  const [index, label] = [matrix.rows[matrix.row], matrix.columns[matrix.column]];
+function listMatrix() {
+  const details = at("matrix-text"), table = details.querySelector("table");
+  if (!details.open || matrix.listed) return;
+  matrix.listed = true;
+  const prediction = compared.predictions[at("confused").value], head = make("tr");
+  head.append(make("td"), ...matrix.columns.map(label => make("th", className(label), {scope: "col"})));
+  const rows = matrix.rows.map(index => {
+    const row = make("tr");
+    row.append(make("th", className(index), {className: "name", scope: "row"}), ...matrix.columns.map(label => {
+      const found = matrix.found.get(`${index}>${label}`), text = value => value.toFixed(1);
+      if (index === label) return cell(undefined, "", link(text(matrix.right(index)), prediction.places[index]));
+      return found ? cell(undefined, "", link(text(share(found)), placeOf(prediction, found))) : make("td");
+    }));
+    return row;
+  });
+  table.tHead.replaceChildren(head);
+  table.tBodies[0].replaceChildren(...rows);
+}
+function matrixPlace(row = matrix.row, column = matrix.column) {
+  const [index, label] = [matrix.rows[row], matrix.columns[column]];
   const prediction = compared.predictions[at("confused").value];
   if (index === undefined || label === undefined) return undefined;
   return index === label ? prediction.places[index] : placeOf(prediction, [index, label]);
 }
 function pointAt(row, column) {
+  const [index, label] = [matrix.rows[row], matrix.columns[column]], mark = at("matrix-mark");
+  mark.hidden = index === undefined || label === undefined;
+  if (mark.hidden) return;
   [matrix.row, matrix.column] = [row, column];
-  const [index, label] = [matrix.rows[row], matrix.columns[column]];
-  if (index === undefined || label === undefined) return;
+  const [left, top] = [column, row].map(place => `${matrix.room + matrix.side * place - 2}px`), size = `${matrix.side + 3}px`;
+  Object.assign(mark.style, {left, top, width: size, height: size});
   const found = matrix.found.get(`${index}>${label}`), place = matrixPlace();
   at("matrix").style.cursor = place === undefined ? "default" : "pointer";
   const what = index === label ? `${className(index)} is right in ${matrix.right(index).toFixed(1)}% of its pixels`
@@ -211,20 +237,28 @@ function pointAt(row, column) {
   at("matrix-cell").textContent = what + (place === undefined ? "" : "; a click, or Enter, shows it in the videos");
 }
 function useMatrix(canvas) {
-  const open = () => { if (matrixPlace() !== undefined) location.href = `viewer.html#${matrixPlace()}`; };
+  const open = () => { if (!at("matrix-mark").hidden && matrixPlace() !== undefined) location.href = `viewer.html#${matrixPlace()}`; };
   canvas.onpointermove = event => {
     const box = canvas.getBoundingClientRect();
     pointAt(Math.floor((event.clientY - box.top - matrix.room) / matrix.side), Math.floor((event.clientX - box.left - matrix.room) / matrix.side));
   };
   canvas.onclick = event => { canvas.onpointermove(event); open(); };
+  canvas.onfocus = () => {  // the first that leads to a frame, for Enter
+    if (matrix.row >= 0 || !canvas.matches(":focus-visible")) return;
+    const leads = row => matrix.columns.findIndex((_, column) => matrixPlace(row, column) !== undefined);
+    const row = Math.max(0, matrix.rows.findIndex((_, row) => leads(row) >= 0));
+    pointAt(row, Math.max(0, leads(row)));
+  };
   canvas.onkeydown = event => {
     const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
-    if (event.key === "Enter") open();
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); }
     if (!step) return;
     event.preventDefault();
     const keep = (value, most) => Math.max(0, Math.min(most - 1, value));
     pointAt(keep(matrix.row + step[0], matrix.rows.length), keep(matrix.column + step[1], matrix.columns.length));
+    at("matrix-mark").scrollIntoView({block: "nearest", inline: "nearest"});
   };
+  at("matrix-text").ontoggle = listMatrix;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showMatrix);
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from vss.configs.schema import read_section
 from vss.configs.sections import ReportOptions
@@ -21,8 +22,10 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject, StrPath, atomic_path, read_json, write_json, write_text
 from vss.core.index import Card, read_dataset
 from vss.core.log import log, one_line
+from vss.core.page.document import notice
 from vss.report import figures, html
 from vss.report.ablation import ablation_rows
+from vss.report.classes import class_names, taken_for
 from vss.report.content import Content
 from vss.report.costs import JobCost, prediction_seconds, read_jobs, stage_costs
 from vss.report.crate import crate
@@ -31,10 +34,10 @@ from vss.report.made import what_was_run
 from vss.report.members import members_table
 from vss.report.overlays import FrameRow, Predictions, class_colours, frame_rows
 from vss.report.paper import rows_not_run
-from vss.report.ranks import rank_predictions
+from vss.report.ranks import rank_predictions, ranks_table
 from vss.report.record import report_record
 from vss.report.refinement import refinements
-from vss.report.sections import CAPTIONS, page_data, page_sections
+from vss.report.sections import CAPTIONS, calibrated, page_data, page_sections
 from vss.report.sheet import overlay_sheet
 from vss.report.table import ReportRow, html_table, markdown_table, score_table
 from vss.report.trainings import training_rows
@@ -52,6 +55,9 @@ _HOLDS = {
     "predictions": "predictions by mIoU",
     "per_class": "IoU of every class",
     "scatter": "mIoU against video consistency and cost",
+    "ranks": "ranks of all predictions where other videos are drawn",
+    "confusions": "what the prediction with the highest mIoU takes for what",
+    "reliability": "how often pixels are labelled right by how sure the class scores are",
     "curves": "training loss over iterations",
     "overlays": "frames with their labels over them",
 }
@@ -115,8 +121,8 @@ def report(
         inputs: see `ReportInputs`.
         index, card: the prepared dataset.
         out: files to write: `html`, `viewer` (plays videos), `record` (report.json), `crate` (RO-Crate metadata of the
-            folder), `table_csv`, `table_md`, `table_html`, `predictions`, `per_class`, `scatter`, `curves`,
-            `overlays` (the last five PNG).
+            folder), `table_csv`, `table_md`, `table_html`, `ranks` (HTML), and PNG: `predictions`, `per_class`,
+            `scatter`, `confusions`, `reliability`, `curves`, `overlays`.
 
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
@@ -153,6 +159,8 @@ def report(
         "predictions": figures.predictions_figure(content.table),
         "per_class": figures.per_class_figure(content.per_class, prediction=content.best),
         "scatter": figures.scatter_figure(content.table, content.seconds),
+        "reliability": figures.reliability_figure(calibrated(content)),
+        "confusions": _confusions_of(content, content.best),
         "curves": figures.curves_figure(content.logs),
     }
     for name, figure in charts.items():
@@ -165,7 +173,11 @@ def report(
     write_csv(out["table_csv"], content.table)
     write_text(out["table_md"], markdown_table(content.table))
     scores = html_table(content.table, not_run=content.not_run)
-    write_text(out["table_html"], html.table_page(title=content.title, caption=CAPTIONS["table"], scores=scores))
+    write_text(out["table_html"], html.table_page(title=content.title, caption=CAPTIONS["table"], table=scores))
+    ranks = (
+        html.plain_table(ranks_table(content.ranks)) if content.ranks else notice("No two predictions can be ranked.")
+    )
+    write_text(out["ranks"], html.table_page(title=content.title, caption=CAPTIONS["ranks"], table=ranks))
     page = html.page(
         title=content.title,
         remarks=content.remarks,
@@ -177,6 +189,13 @@ def report(
     _write_crate(content, out)
     _log_sizes(page)
     log(f"report: {len(content.table)} predictions, {len(rows)} frames in {out['html']}")
+
+
+def _confusions_of(content: Content, prediction: str) -> Figure:
+    """Returns the matrix of one prediction."""
+    table, classes = content.per_class[prediction], content.card.classes
+    taken = taken_for(table, classes, content.confusions.get(prediction))
+    return figures.confusions_figure(class_names(classes), table["pixels_truth"].tolist(), taken)
 
 
 def _content(

@@ -102,7 +102,7 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
 
     Args:
         content: of the report.
-        charts: drawn for files of their own too: `predictions`, `scatter`, `per_class` and `curves`.
+        charts: drawn for files of their own too: `predictions`, `scatter`, `per_class`, `reliability` and `curves`.
     """
     sections = [
         Section("table", "Scores", CAPTIONS["table"], _scores(content)),
@@ -111,7 +111,7 @@ def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
         _tabular("ranks", "Ranks", ranks_table(content.ranks)),
         _tabular("refinement", "Refinement", refinements_table(content.refinements)),
         _tabular("ablation", "Which lever paid", ablation_table(content.ablation)),
-        _reliability(content),
+        _reliability(content, charts["reliability"]),
         _tabular("members", "Members", content.members),
         Section("frames", "Frames", CAPTIONS["overlays"], _VIEWER_LINK + html.frames(content.frames, content.videos)),
         _classes(content, charts["per_class"]),
@@ -154,10 +154,13 @@ _CONFUSIONS = """<div class="controls">
 <label>Prediction <select id="confused"></select></label>
 <label>Listed <select id="confusions-shown"><option>20</option><option>60</option><option>400</option></select></label>
 </div>
-<div class="scroll"><canvas id="matrix" tabindex="0" role="img"
-aria-label="Confusion matrix: rows are true classes, columns what they are taken for; arrow keys move, Enter opens">
-</canvas></div>
+<div class="scroll"><div class="matrix"><canvas id="matrix" tabindex="0" role="application"
+aria-roledescription="confusion matrix" aria-describedby="matrix-cell"
+aria-label="What is taken for what: arrow keys move from cell to cell, Enter shows one in the videos"></canvas>
+<i id="matrix-mark" hidden></i></div></div>
 <p class="note" id="matrix-cell" aria-live="polite">Point at a cell, or move with the arrow keys.</p>
+<details id="matrix-text"><summary>The matrix as a table, in percent of the true class</summary>
+<div class="scroll"><table class="matrix"><thead></thead><tbody></tbody></table></div></details>
 <div class="scroll"><table class="sortable" id="what-for-what">
 <thead><tr><th scope="col" class="name">Truth</th><th scope="col" class="words">is taken for</th>
 <th scope="col">pixels</th><th scope="col">of the class</th><th scope="col" class="bars"></th></tr></thead>
@@ -199,21 +202,21 @@ def _scatter(content: Content, chart: Figure) -> Section:
     return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{drawn}<ol class="dots">{items}</ol>')
 
 
-def _reliability(content: Content) -> Section:
-    """Returns the curves with the list of whose they are; nothing where no class scores were scored."""
+def calibrated(content: Content) -> dict[str, list[dict[str, float]]]:
+    """Returns the reliability curves that are shown, by title: of the highest mIoU first."""
     ranked = by_miou(content.table)
     ranked = ranked[ranked["prediction"].isin(list(content.reliability))].head(len(RUN_COLOURS))
-    if ranked.empty:
-        return Section("reliability", "Calibration", "", "")
-    titles = [f"{row['title']}: ECE {row['ECE']:.2f}" for row in ranked.to_dict("records")]
-    bins = dict(zip(titles, (content.reliability[name] for name in ranked["prediction"]), strict=True))
-    tips = {f"reliability-{run}": title for run, title in enumerate(titles)}
-    drawn = _chart(figures.reliability_figure(bins), "reliability", tips)
-    items = "".join(
-        f'<li><i style="background:{RUN_COLOURS[run]}"></i>{escape(title)}</li>' for run, title in enumerate(titles)
-    )
-    caption = CAPTIONS["reliability"]
-    return Section("reliability", "Calibration", caption, f'{drawn}<ul class="curves">{items}</ul>')
+    return {
+        f"{row['title']}: ECE {row['ECE']:.2f}": content.reliability[row["prediction"]]
+        for row in ranked.to_dict("records")
+    }
+
+
+def _reliability(content: Content, curves: Figure) -> Section:
+    """Returns the curves; nothing where no class scores were scored."""
+    tips = {f"reliability-{run}": title for run, title in enumerate(calibrated(content))}
+    drawn = _chart(curves, "reliability", tips) if tips else ""
+    return Section("reliability", "Calibration", CAPTIONS["reliability"], drawn)
 
 
 def _classes(content: Content, chart: Figure) -> Section:
