@@ -107,8 +107,9 @@ class Browser:
     def point(self, selector: str, x: str, y: str) -> None:
         """Clicks with the mouse at a place in an element: expressions in pixels from its left and its top."""
         left, top = self.run(
-            f"(one => {{ one.scrollIntoView({{block: 'center'}}); const box = one.getBoundingClientRect();"
-            f" return [box.left + {x}, box.top + {y}]; }})(document.querySelector({json.dumps(selector)}))"
+            "(one => { one.scrollIntoView({block: 'center', behavior: 'instant'});"
+            f" const box = one.getBoundingClientRect(); return [box.left + {x}, box.top + {y}]; }})"
+            f"(document.querySelector({json.dumps(selector)}))"
         )
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=left, y=top, button="left", clickCount=1)

@@ -160,7 +160,8 @@ aria-label="What is taken for what: arrow keys move from cell to cell, Enter sho
 <i id="matrix-mark" hidden></i></div></div>
 <p class="note" id="matrix-cell" aria-live="polite">Point at a cell, or move with the arrow keys.</p>
 <details id="matrix-text"><summary>The matrix as a table, in percent of the true class</summary>
-<div class="scroll"><table class="matrix"><thead></thead><tbody></tbody></table></div></details>
+<div class="scroll"><table class="matrix" aria-label="Confusion matrix">
+<thead></thead><tbody></tbody></table></div></details>
 <div class="scroll"><table class="sortable" id="what-for-what">
 <thead><tr><th scope="col" class="name">Truth</th><th scope="col" class="words">is taken for</th>
 <th scope="col">pixels</th><th scope="col">of the class</th><th scope="col" class="bars"></th></tr></thead>
