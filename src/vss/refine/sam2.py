@@ -35,7 +35,7 @@ from vss.weights.weights_file import read_weights
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _EncodedFrame:
     """A frame in the window.
 
     Attributes:
@@ -48,7 +48,7 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class _Window:
+class _FollowedObjects:
     """The M objects that were followed through a window.
 
     Attributes:
@@ -121,20 +121,20 @@ class Sam2Proposer:
                     f"propose sam2: one object does not fit into the memory of {self.device};"
                     " use weights of a smaller SAM 2"
                 ) from error
-            window = _Window(runs, shared, self._ids_of(shared, len(runs[0]), before, known))
+            window = _FollowedObjects(runs, shared, self._ids_of(shared, len(runs[0]), before, known))
             known = max(known, 1 + int(window.ids.max(initial=-1)))
             for frame, counts in zip(frames[:interval], runs, strict=True):
                 yield RunLengths.from_coco(frame.size, counts, window.ids)
             before = window
 
-    def _encoded(self, image: np.ndarray) -> _Frame:
+    def _encoded(self, image: np.ndarray) -> _EncodedFrame:
         pixels = self._processor([image[None]], return_tensors="pt")["pixel_values_videos"][0].to(self.device)
         with torch.autocast(pixels.device.type, self._dtype, enabled=self._dtype is not torch.float32):
             found = self._model.get_image_features(pixels)
         self._positions = self._positions or [position.float() for position in found.fpn_position_encoding]
-        return _Frame(image.shape[:2], [features.float() for features in found.fpn_hidden_states])
+        return _EncodedFrame(image.shape[:2], [features.float() for features in found.fpn_hidden_states])
 
-    def _followed(self, frames: list[_Frame]) -> tuple[list[list[np.ndarray]], dict[int, Tensor]]:
+    def _followed(self, frames: list[_EncodedFrame]) -> tuple[list[list[np.ndarray]], dict[int, Tensor]]:
         """Finds objects in the first frame of a window and follows them through it; returns `runs` and `shared`."""
         interval, overlap = self._settings.key_interval, self._settings.overlap
         found = self._points_at_once.run(
@@ -154,7 +154,7 @@ class Sam2Proposer:
 
         return self._objects_at_once.run(follow, self._settings.objects_per_batch)
 
-    def _masks_at_grid(self, frame: _Frame, points_at_once: int) -> Tensor:
+    def _masks_at_grid(self, frame: _EncodedFrame, points_at_once: int) -> Tensor:
         """Returns the masks [M, h, w] of a grid of points as logits: of each point the best, without duplicates."""
         model, settings = self._model, self._settings
         maps = [
@@ -188,7 +188,7 @@ class Sam2Proposer:
             return found
         return found[nms(masks_to_boxes(found > 0), torch.cat(quality), settings.box_nms_thresh)]
 
-    def _tracks(self, found: Tensor, frames: list[_Frame]) -> Iterator[Tensor]:
+    def _tracks(self, found: Tensor, frames: list[_EncodedFrame]) -> Iterator[Tensor]:
         """Yields, for every frame of a window, the masks [M, h, w] as logits of objects that were found in the first.
 
         A session of transformers keeps for every object and frame its mask at 1024 x 1024 pixels and its memory; here
@@ -222,7 +222,9 @@ class Sam2Proposer:
             if at:
                 yield logits[:, 0]
 
-    def _ids_of(self, shared: dict[int, Tensor], objects: int, before: _Window | None, known: int) -> np.ndarray:
+    def _ids_of(
+        self, shared: dict[int, Tensor], objects: int, before: _FollowedObjects | None, known: int
+    ) -> np.ndarray:
         """Returns the ids of a window's objects: of those of the window before that are the same, or new ones."""
         ids = np.full(objects, -1, np.int64)
         interval = self._settings.key_interval
@@ -243,9 +245,9 @@ class Sam2Proposer:
         return ids
 
 
-def windows(frames: Iterable[_Frame], interval: int, length: int) -> Iterator[list[_Frame]]:
+def windows(frames: Iterable[_EncodedFrame], interval: int, length: int) -> Iterator[list[_EncodedFrame]]:
     """Yields `length` neighbouring frames from every `interval`-th on, fewer at the end; reads none ahead of need."""
-    window: list[_Frame] = []
+    window: list[_EncodedFrame] = []
     for frame in frames:
         window.append(frame)
         if len(window) == length:

@@ -33,7 +33,7 @@ from vss.infer.stream import load_ahead
 from vss.refine.soft_labels import read_soft_labels
 from vss.refine.temporal import PredictedFrame, TemporalSettings, smooth
 
-MAX_FRAMES = 1000  # about a minute of one core for each trial at 480x853
+MOST_FRAMES_TRIED = 1000  # about a minute of one core for each trial at 480x853
 # Neighbours of a value are tried; what is given may lie between them.
 _TRIED: dict[str, tuple[float, ...]] = {
     "window": (1, 2, 3, 5, 8, 11, 15, 20, 30),
@@ -112,13 +112,13 @@ def search_refiner(
 
 
 def _sampled_rows(table: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Returns all frames of labelled videos, evenly spaced ones where all have more than `MAX_FRAMES`."""
+    """Returns all frames of labelled videos, evenly spaced ones where all have more than `MOST_FRAMES_TRIED`."""
     rows = table[table["split"] == split]
     labelled = rows.loc[rows["mask"] != "", "video"].unique()
     if not len(labelled):
         raise UserError(f"split {split!r}: has no frames with masks to choose settings on")
     rows = rows[rows["video"].isin(labelled)]
-    count = max(1, min(len(labelled), len(labelled) * MAX_FRAMES // len(rows)))
+    count = max(1, min(len(labelled), len(labelled) * MOST_FRAMES_TRIED // len(rows)))
     taken = labelled[np.linspace(0, len(labelled) - 1, count).round().astype(int)]
     return rows[rows["video"].isin(taken)]
 

@@ -72,7 +72,7 @@ class PredictedFrame:
     scores: SoftLabels | None = None
 
 
-class _Frame:
+class _VotingFrame:
     """A frame in the window, in the forms that the votes read."""
 
     def __init__(self, frame: PredictedFrame) -> None:
@@ -93,7 +93,7 @@ def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
     return np.where(least == most, least, labels.dtype.type(ignored))
 
 
-_Neighbour: TypeAlias = tuple[_Frame, np.ndarray, np.ndarray]  # see `_follow`
+_Neighbour: TypeAlias = tuple[_VotingFrame, np.ndarray, np.ndarray]  # see `_follow`
 
 
 def smooth(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iterator[np.ndarray]:
@@ -118,10 +118,10 @@ def agreement(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> I
 def _in_windows(
     frames: Iterable[PredictedFrame],
     settings: TemporalSettings,
-    question: Callable[[_Frame, list[_Neighbour], TemporalSettings], np.ndarray],
+    question: Callable[[_VotingFrame, list[_Neighbour], TemporalSettings], np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Yields the answer to a question about every frame and its neighbours, in the frames' order."""
-    window: deque[_Frame] = deque()
+    window: deque[_VotingFrame] = deque()
     video, at = None, 0  # position in the window of the frame whose turn it is
 
     def answer(here: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def _in_windows(
             yield from map(answer, range(at, len(window)))
             window.clear()
             video, at = frame.video, 0
-        window.append(_Frame(frame))
+        window.append(_VotingFrame(frame))
         if len(window) > 1:
             _link(window[-2], window[-1], settings)
         if len(window) - at > settings.window:
@@ -145,7 +145,7 @@ def _in_windows(
     yield from map(answer, range(at, len(window)))
 
 
-def _link(first: _Frame, second: _Frame, settings: TemporalSettings) -> None:
+def _link(first: _VotingFrame, second: _VotingFrame, settings: TemporalSettings) -> None:
     """Notes in two neighbouring frames what leads from one to the other, unless next to nothing does."""
     flow, first.flow = first.flow, None
     if flow is None or first.labels.shape != second.labels.shape:
@@ -194,7 +194,7 @@ def _likeness(settings: TemporalSettings) -> np.ndarray:
     return np.exp(-np.square(np.arange(256) / settings.photometric)).astype(np.float32)
 
 
-def _vote(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
+def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
     """Returns the label map of a frame after its neighbours have voted."""
     # Most cells are of one class, as are all that vote on them, or those that are not weigh less than the cell itself.
     against, _ = _dissent(frame, neighbours)
@@ -222,7 +222,7 @@ def _vote(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSetting
     return refined
 
 
-def _agreement(frame: _Frame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
+def _agreement(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
     """Returns [H, W] uint8 in 255ths which share of the votes the frame's own labels have."""
     # Cells of one class by cells; the others, along boundaries, by pixels.
     against, everybody = _dissent(frame, neighbours)
@@ -245,7 +245,7 @@ def _some(cells: np.ndarray) -> Iterator[np.ndarray]:
     return (cells[start : start + _AT_ONCE] for start in range(0, len(cells), _AT_ONCE))
 
 
-def _dissent(frame: _Frame, neighbours: Sequence[_Neighbour]) -> tuple[np.ndarray, np.ndarray]:
+def _dissent(frame: _VotingFrame, neighbours: Sequence[_Neighbour]) -> tuple[np.ndarray, np.ndarray]:
     """Returns [h, w] float32 what the neighbours weigh that are not wholly of a cell's class, and all voters."""
     own = frame.uniform[::CELL, ::CELL]
     against, everybody = np.zeros(own.shape, np.float32), np.ones(own.shape, np.float32)
@@ -272,7 +272,9 @@ class _Poll:
     inside: np.ndarray
 
 
-def _poll(frame: _Frame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings) -> _Poll:
+def _poll(
+    frame: _VotingFrame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings
+) -> _Poll:
     """Returns how some cells, given by their flat positions [m], are voted on."""
     # The cells' pixels as (x, y) [16, m, 2].
     inner = np.stack(np.divmod(np.arange(CELL * CELL, dtype=np.int16), CELL)[::-1], axis=1)
@@ -328,7 +330,7 @@ class _Ballot:
         weight: [16, m] float32 of its votes.
     """
 
-    voter: _Frame
+    voter: _VotingFrame
     place: np.ndarray
     labels: np.ndarray
     weight: np.ndarray
@@ -360,7 +362,7 @@ class _Ballot:
             votes[row] += weight * _SHARE.take(plane.take(at))
 
 
-def _follow(window: deque[_Frame], at: int, direction: int, settings: TemporalSettings) -> Iterator[_Neighbour]:
+def _follow(window: deque[_VotingFrame], at: int, direction: int, settings: TemporalSettings) -> Iterator[_Neighbour]:
     """Yields the neighbours of a frame in one direction of time.
 
     Yields:

@@ -58,7 +58,7 @@ class MaskedFrame:
     scores: SoftLabels | None = None
 
 
-class _Frame:
+class _LinkedFrame:
     """A frame in the window: what its masks vote, and which masks before and after are theirs."""
 
     def __init__(self, frame: MaskedFrame) -> None:
@@ -82,14 +82,14 @@ def vote_in_tubes(frames: Iterable[MaskedFrame], settings: TubesSettings) -> Ite
         frames: videos one after another, each in the order of time.
         settings: of the tubes.
     """
-    window: deque[_Frame] = deque()
+    window: deque[_LinkedFrame] = deque()
     video, at = None, 0  # position in the window of the frame whose turn it is
     for frame in frames:
         if frame.video != video:
             yield from (_elect(window, here, settings) for here in range(at, len(window)))
             window.clear()
             video, at = frame.video, 0
-        window.append(_Frame(frame))
+        window.append(_LinkedFrame(frame))
         if len(window) > 1:
             _link(window[-2], window[-1], settings.least_overlap)
         if len(window) - at > settings.window:
@@ -101,7 +101,7 @@ def vote_in_tubes(frames: Iterable[MaskedFrame], settings: TubesSettings) -> Ite
     yield from (_elect(window, here, settings) for here in range(at, len(window)))
 
 
-def _link(first: _Frame, second: _Frame, least_overlap: float) -> None:
+def _link(first: _LinkedFrame, second: _LinkedFrame, least_overlap: float) -> None:
     """Links the masks of two neighbouring frames: by their ids, or along optical flow."""
     flow, first.flow = first.flow, None
     if isinstance(first.masks, RunLengths) and isinstance(second.masks, RunLengths):
@@ -112,7 +112,9 @@ def _link(first: _Frame, second: _Frame, least_overlap: float) -> None:
         _link_along(flow, first, second, least_overlap)
 
 
-def _link_along(flow: tuple[np.ndarray, np.ndarray], first: _Frame, second: _Frame, least_overlap: float) -> None:
+def _link_along(
+    flow: tuple[np.ndarray, np.ndarray], first: _LinkedFrame, second: _LinkedFrame, least_overlap: float
+) -> None:
     """Links superpixels, each with what most of it becomes, where that holds both ways."""
     assert isinstance(first.masks, Partitions) and isinstance(second.masks, Partitions)
     forward, backward = (_per_pixel(displacement, first.labels.shape) for displacement in flow)
@@ -136,7 +138,7 @@ def _per_pixel(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(flow.repeat(CELL, axis=0).repeat(CELL, axis=1)[: size[0], : size[1]])
 
 
-def _elect(window: deque[_Frame], at: int, settings: TubesSettings) -> np.ndarray:
+def _elect(window: deque[_LinkedFrame], at: int, settings: TubesSettings) -> np.ndarray:
     """Returns the label map of the frame at position `at` of the window after the votes of its tubes."""
     frame = window[at]
     last = min(at + settings.window, len(window) - 1)
