@@ -249,7 +249,9 @@ def _check_pseudo(plan: Plan) -> None:
 def _check_ablation(plan: Plan) -> None:
     """Refuses an ablation of what is not scored, or not on one dataset."""
     ablation = plan.config.report.ablation
-    for name in [] if ablation is None else ablation.predictions:
+    if ablation is None:
+        return
+    for name in ablation.predictions:
         if name not in plan.scored():
             raise UserError(
                 f"config: report.ablation: {name!r} is not among predictions{did_you_mean(name, plan.scored())}"
