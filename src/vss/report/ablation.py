@@ -110,16 +110,25 @@ def ablation_table(rows: Sequence[Lever]) -> pd.DataFrame:
     keys = [key for key in _FIGURES if any(key in row.changes for row in rows)]
     lines = []
     for row in rows:
-        cells = {"Lever": row.lever, "prediction": row.title}
-        for key in keys:
-            cells[key] = figure(row.figures[key]) if key in row.figures else ""
-            cells[f"{key}, change"] = _change(row.changes.get(key))
-        cells |= {"time": duration(row.seconds), "GPU-hours": f"{row.gpu_seconds / 3600:.2f}"}
         is_baseline = row.lever == BASELINE
-        cells["added time"] = "" if is_baseline else duration(row.added_seconds)
-        cells["added GPU-hours"] = "" if is_baseline else f"{row.added_gpu_seconds / 3600:.2f}"
-        lines.append(cells)
+        costs = {
+            "time": duration(row.seconds),
+            "GPU-hours": f"{row.gpu_seconds / 3600:.2f}",
+            "added time": "" if is_baseline else duration(row.added_seconds),
+            "added GPU-hours": "" if is_baseline else f"{row.added_gpu_seconds / 3600:.2f}",
+        }
+        # The first figure next to its cost, so that both are seen without scrolling.
+        names = {"Lever": row.lever, "prediction": row.title}
+        lines.append(names | _figure_cells(row, keys[:1]) | costs | _figure_cells(row, keys[1:]))
     return pd.DataFrame(lines)
+
+
+def _figure_cells(row: Lever, keys: Sequence[str]) -> dict[str, str]:
+    cells = {}
+    for key in keys:
+        cells[key] = figure(row.figures[key]) if key in row.figures else ""
+        cells[f"{key}, change"] = _change(row.changes.get(key))
+    return cells
 
 
 def _change(change: Change | None) -> str:
