@@ -16,7 +16,7 @@ from vss.core.files import read_json
 from vss.core.index import read_card, read_dataset
 from vss.core.labels import VSPW
 from vss.pseudo.run import pseudo
-from vss.train.datasets import IndexDataset, LoadIndexImage, LoadIndexLabels, LoadNegatives, PackWithNegatives
+from vss.train.datasets import IndexDataset, LoadIndexImage, LoadIndexLabels, LoadNegatives, PackIndexSample
 
 SIZE = (12, 20)
 UNLABELLED = [("a", 1), ("a", 2), ("b", 0)]
@@ -50,7 +50,7 @@ def teacher(dataset) -> dict:
 def make(tmp_path: Path, dataset, scores: list, **settings) -> Path:
     folder = tmp_path / "made"
     pseudo(
-        settings={"of": ["m.single"], **settings},
+        settings={"of": ["m.single"], **settings} if scores else settings,
         scores=scores,
         index=dataset.index,
         card=dataset.card,
@@ -97,7 +97,7 @@ def test_classes_that_are_ruled_out_go_through_a_training_s_transforms(tmp_path,
     pipeline = [
         *(LoadIndexImage(), LoadIndexLabels(), LoadNegatives(num_classes=124)),
         *(RandomCrop(crop_size=(8, 12)), RandomFlip(prob=1.0)),
-        PackWithNegatives(meta_keys=("frame",)),
+        PackIndexSample(meta_keys=("frame",)),
     ]
     files = {"index": folder / "index.csv", "card": folder / "dataset.json"}
     samples = IndexDataset(**files, split="train", with_negatives=True, pipeline=pipeline)
@@ -106,6 +106,17 @@ def test_classes_that_are_ruled_out_go_through_a_training_s_transforms(tmp_path,
         assert labels.shape == which.shape == (1, 8, 12)
         assert ((labels == 255) == (which > 0)).all() and (which > 0).any()
         assert each.surely_wrong.shape[1] == 124 and not each.surely_wrong[which[which > 0] - 1][:, [2, 5]].any()
+
+
+def test_frames_that_an_average_of_the_student_will_label_are_listed(tmp_path, dataset):
+    folder = make(tmp_path, dataset, [], teacher="ema", least=0.9, stride=2)
+    table, card = read_dataset(folder / "index.csv", folder / "dataset.json")
+    assert list(zip(table["video"], table["frame"].astype(int), table["mask"], strict=True)) == [
+        ("a", 2, ""),
+        ("b", 0, ""),
+    ]
+    assert card.frames == {"train": 2} and read_json(folder / "summary.json")["frames"] == 2
+    assert (folder / "masks").is_dir()  # the rule's output
 
 
 def test_of_several_predictions_only_what_all_agree_on_is_kept(tmp_path, dataset, teacher):

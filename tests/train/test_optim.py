@@ -120,3 +120,21 @@ def test_layers_of_a_small_internimage() -> None:
 def test_the_arguments_that_a_dry_run_knows_are_those_of_torch(name: str) -> None:
     parameters = inspect.signature(getattr(torch.optim, name)).parameters
     assert set(OPTIMIZERS[name]) == {*parameters} - {"params"}
+
+
+def test_layers_of_an_eomt_learn_more_slowly_the_earlier_they_are() -> None:
+    """What is no layer of the transformer learns as the last one."""
+    row, rate = "eomt_dinov2-nano_vspw", 0.9
+    rates, _ = rates_of(row, "paper")
+    model = build_on_meta(resolve({"config": row}).model)
+    before, after = len(model.backbone.layers), len(model.decode_head.layers)
+    last = before + after - 1
+    assert rates.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, (multiplier, _) in rates.items():
+        part, where, *rest = name.split(".")
+        layer = last
+        if where == "embeddings":
+            layer = 0
+        elif where == "layers":
+            layer = int(rest[0]) + (before if part == "decode_head" else 0)
+        assert multiplier == pytest.approx(rate ** (last - layer)), name

@@ -15,14 +15,18 @@ from vss.workflow.plan import Plan
 ROW = {"config": "upernet_swin-nano_vspw"}
 
 
+# Frames of which none has a mask, with VSPW's classes; `street` is alike, with others.
+CLIPS = {"images": "{split}/{video}/{frame}.jpg", "masks": "{split}/{video}/{frame}.png", "classes": "vspw"}
+
+
 def plan_of(pseudo: dict[str, Any], **extra: dict[str, float]) -> Plan:
     """The plan of `swin` and of students with extra labels, all of which are scored."""
     students = {name: {"finetune": {**ROW, "extra": weights}} for name, weights in extra.items()}
     models = {"swin": {"finetune": ROW}, **students}
     config = {
-        "data": {"vspw": {}},
+        "data": {"vspw": {}, "clips": CLIPS, "street": {**CLIPS, "classes": "cityscapes"}},
         "models": models,
-        "tta": {"single": {"img_ratios": [1.0]}},
+        "tta": {"single": {"img_ratios": [1.0]}, "clips": {"img_ratios": [1.0]}},
         "pseudo": pseudo,
         "predictions": {f"{name}.single": {} for name in models},
     }
@@ -32,20 +36,29 @@ def plan_of(pseudo: dict[str, Any], **extra: dict[str, float]) -> Plan:
 ROUNDS = {
     "a": {"of": ["swin.single"]},
     "b": {"of": ["r1.single"], "split": "test", "transductive": True, "negatives": True},
+    "c": {"teacher": "ema", "least": 0.9, "split": "test", "transductive": True},
 }
 
 
 def test_rounds_are_an_ordinary_plan() -> None:
-    plan = plan_of(ROUNDS, r1={"pseudo.a": 0.5}, r2={"pseudo.b": 1})
+    plan = plan_of(ROUNDS, r1={"pseudo.a": 0.5}, r2={"pseudo.b": 1}, mean={"pseudo.c": 1})
     assert plan.with_scores() == ["r1.single", "swin.single"]
     assert plan.training_settings("finetune", "r1")["mix"] == [
         {"weight": 1.0, "train_ids": None},
         {"weight": 0.5, "strong": True},
     ]
     assert plan.training_settings("finetune", "r2")["mix"][1] == {"weight": 1, "strong": True, "negatives": True}
+    assert plan.training_settings("finetune", "mean")["mix"][1] == {"weight": 1, "strong": True, "teacher": 0.9}
     assert "mix" not in plan.training_settings("finetune", "swin")
     titles = {row["name"]: row["title"] for row in jobs.report_settings(plan)["rows"]}
-    assert [name for name, title in titles.items() if title.endswith(" (transductive)")] == ["r2.single"]
+    assert [name for name, title in titles.items() if title.endswith(" (transductive)")] == ["r2.single", "mean.single"]
+
+
+def test_another_dataset_is_labelled_by_a_tta_of_its_own() -> None:
+    plan = plan_of({"a": {"of": ["swin.clips"], "data": "clips", "split": "train"}}, r1={"pseudo.a": 1})
+    assert plan.data_of("swin.clips") == "clips" and plan.data_of("swin.single") == "vspw"
+    assert (plan.with_scores(), plan.on("clips").dataset) == (["swin.clips"], "clips")
+    assert plan.scored_datasets() == ["vspw"] and plan.pseudo_data("a") == "clips"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +80,24 @@ def test_rounds_are_an_ordinary_plan() -> None:
         ),
         ({}, {"r1": {"pseudo.a": 1}}, r"models\.r1\.finetune\.extra: no pseudo-labels 'a'"),
         ({}, {"r1": {"sure": 1}}, "extra"),
+        ({"a": {"keep": 0.5}}, {}, r"pseudo\.a\.of: is missing; name predictions, .* or set teacher: ema"),
+        ({"a": {"of": ["swin.single"], "teacher": "ema"}}, {}, r"pseudo\.a\.of: has no meaning with teacher: ema"),
+        (
+            {"a": {"of": ["swin.single"], "data": "clips"}},
+            {"r1": {"pseudo.a": 1}},
+            r"swin\.single is predicted on clips as well; a tta of another name",
+        ),
+        (
+            {"a": {"of": ["swin.clips"], "data": "clip"}},
+            {},
+            r"pseudo\.a\.data: no dataset 'clip'.*'clips'",
+        ),
+        (
+            {"a": {"teacher": "ema", "data": "street"}},
+            {"r1": {"pseudo.a": 1}},
+            r"r1\.finetune\.extra: pseudo\.a has the classes of cityscapes, and the model those of vspw",
+        ),
+        ({"a": {"teacher": "ema", "split": "val"}}, {}, "or set transductive: true"),
     ],
 )
 def test_mistakes(pseudo: dict, extra: dict, message: str) -> None:

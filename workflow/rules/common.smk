@@ -122,7 +122,9 @@ def weights_of(stage):
 
 
 def predicted(names):
-    """The plan of the dataset that a prediction, named by one of these wildcards, is of."""
+    """The plan of the dataset that a prediction, or pseudo-labels, named by one of these wildcards, are of."""
+    if "pseudo" in names.keys():
+        return plan.on(plan.pseudo_data(names["pseudo"]))
     kinds = ("prediction", "member", "imported", "ensemble")
     name = next((names[kind] for kind in kinds if kind in names.keys()), None)
     return plan if name is None else plan.on(plan.data_of(name))

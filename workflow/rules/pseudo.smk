@@ -4,8 +4,8 @@
 rule pseudo:
     input:
         scores=pseudo_scores,
-        index=INDEX,
-        card=CARD,
+        index=of_prediction(rules.prepare.output.index),
+        card=of_prediction(rules.prepare.output.card),
     output:
         index="<results>/pseudo/{pseudo}/index.csv",
         card="<results>/pseudo/{pseudo}/dataset.json",
@@ -20,7 +20,8 @@ rule pseudo:
     params:
         settings=asked(plan.pseudo_settings, "pseudo"),
         scores=lambda wildcards, input: jobs.scores_options(
-            input.scores, plan.shards(plan.pseudo_split(wildcards.pseudo))
+            input.scores,
+            predicted(wildcards).shards(plan.pseudo_split(wildcards.pseudo)),
         ),
         code=stage_digest("pseudo"),
     message:

@@ -166,7 +166,12 @@ def resolve(settings: RowSettings) -> Config:
 
 
 def train_pipeline(
-    training: TrainingSettings, num_classes: int, *, strong: bool = False, negatives: bool = False
+    training: TrainingSettings,
+    num_classes: int,
+    *,
+    strong: bool = False,
+    negatives: bool = False,
+    teacher: float | None = None,
 ) -> list[dict[str, Any]]:
     """Returns the MMSeg transforms that turn a frame and its mask into a training sample.
 
@@ -176,11 +181,13 @@ def train_pipeline(
         strong: for pseudo-labels: colours are always distorted, and up to four rectangles blackened in half of the
             images, so that a student has to find what its teacher saw in the whole picture.
         negatives: whether samples say which classes unlabelled pixels surely do not have.
+        teacher: probability from which on labels count that a teacher gives when the sample is trained on; None where
+            frames have labels. The teacher is shown the sample before its colours are distorted.
     """
     ignored = ignore_index(label_dtype(num_classes))
     return [
         dict(type="LoadIndexImage"),
-        dict(type="LoadIndexLabels"),
+        dict(type="LoadIndexLabels") if teacher is None else dict(type="LoadNoLabels", num_classes=num_classes),
         *([dict(type="LoadNegatives", num_classes=num_classes)] if negatives else []),
         dict(type="RandomResize", scale=training.scale, ratio_range=training.ratio_range, keep_ratio=True),
         dict(
@@ -190,10 +197,11 @@ def train_pipeline(
             **({} if ignored == IGNORE_INDEX else {"ignore_index": ignored}),
         ),
         dict(type="RandomFlip", prob=training.flip),
+        *([] if teacher is None else [dict(type="KeepForTeacher", least=teacher)]),
         *([dict(type="PhotoMetricDistortion")] if training.photometric_distortion or strong else []),
         *([dict(_CUTOUT)] if strong else []),
         dict(
-            type="PackWithNegatives" if negatives else "PackSegInputs",
+            type="PackSegInputs" if teacher is None and not negatives else "PackIndexSample",
             meta_keys=("img_path", "video", "frame", "ori_shape", "img_shape"),
         ),
     ]

@@ -142,6 +142,7 @@ class PseudoSettings:
     """How pseudo-labels are made: see `pseudo_labels` in config.schema.yaml."""
 
     of: tuple[str, ...]
+    teacher: str
     split: str
     measure: str
     keep: float
@@ -150,6 +151,7 @@ class PseudoSettings:
     stride: int
     negatives: bool
     transductive: bool
+    data: str | None = None
     keep_of: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -235,6 +237,9 @@ def read_run_config(document: JsonObject) -> RunConfig:
     return from_json(RunConfig, document)
 
 
+_OF_EMA = ("teacher", "data", "split", "transductive", "stride", "least")
+
+
 def read_pseudo_settings(given: JsonObject, *, where: str) -> PseudoSettings:
     """Returns the typed settings of pseudo-labels.
 
@@ -247,4 +252,9 @@ def read_pseudo_settings(given: JsonObject, *, where: str) -> PseudoSettings:
             f"{where}.split: is {settings.split!r}, which is scored; training on it is transductive: choose train, or"
             " set transductive: true, which every table will say"
         )
+    if settings.teacher == "predictions":
+        if not settings.of:
+            raise UserError(f"{where}.of: is missing; name predictions, each a model.tta, or set teacher: ema")
+    elif other := next((key for key in given if key not in _OF_EMA), None):
+        raise UserError(f"{where}.{other}: has no meaning with teacher: ema, which takes {', '.join(_OF_EMA[1:])}")
     return settings

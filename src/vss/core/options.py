@@ -23,9 +23,10 @@ OUT = files("out")
 OUTS = files("out", nargs="+")
 MODEL_FILES = files("weights", "fingerprint", "config", "audit")
 LOG_FILE = files("log", dest="log_file")
-MEMBER_SCORES = files(
-    "scores",
-    action="append",
-    nargs="+",
-    help="class scores: once per member, in the settings' order; or once, with as many files for each member",
-)
+_BY_MEMBER: dict[str, str] = {
+    "action": "append",
+    "nargs": "+",
+    "help": "class scores: once per member, in the settings' order; or once, with as many files for each member",
+}
+MEMBER_SCORES = files("scores", **_BY_MEMBER)
+MEMBER_SCORES_OR_NONE = files("scores", required=False, default=[], **_BY_MEMBER)

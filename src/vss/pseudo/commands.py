@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vss.core.command_line import Command, files
-from vss.core.options import DATA, MEMBER_SCORES, SETTINGS
+from vss.core.options import DATA, MEMBER_SCORES_OR_NONE, SETTINGS
 
 PSEUDO = Command(
     "pseudo",
     "vss.pseudo.run:pseudo",
     "Make labels to train on of what predictions are sure of.",
-    (*DATA, *files("out-index", "out-card", "summary"), *MEMBER_SCORES, SETTINGS),
+    (*DATA, *files("out-index", "out-card", "summary"), *MEMBER_SCORES_OR_NONE, SETTINGS),
 )

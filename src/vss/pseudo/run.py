@@ -38,7 +38,7 @@ _IMAGES, _MASKS = "images", "masks"
 def pseudo(
     *,
     settings: JsonObject,
-    scores: Sequence[Sequence[str | os.PathLike]],
+    scores: Sequence[Sequence[str | os.PathLike]] = (),
     index: str | os.PathLike,
     card: str | os.PathLike,
     out_index: str | os.PathLike,
@@ -48,7 +48,7 @@ def pseudo(
     """Writes pseudo-labels of a split's frames next to an index and a card of them.
 
     Frames of train that have a mask keep it and are left out. Of several predictions, the mean decides, and only where
-    all of them agree.
+    all of them agree. With `teacher: ema` the frames are listed without labels, which their training gives them.
 
     Args:
         settings: `pseudo_labels` of the schema.
@@ -67,6 +67,14 @@ def pseudo(
     rows = _rows(table, chosen)
     if rows.empty:
         raise UserError(f"pseudo.split: every frame of {chosen.split!r} has a mask; there is nothing to label")
+    folder = Path(out_index).parent
+    if chosen.teacher == "ema":
+        (folder / _MASKS).mkdir(parents=True, exist_ok=True)
+        listed = rows.assign(split="train", image=[f"{_IMAGES}/{image}" for image in rows["image"]], mask="")
+        _write_dataset(folder, listed, dataset, out_index, out_card)
+        write_json(summary, {"classes": dataset.classes, "transductive": chosen.transductive, "frames": len(listed)})
+        log(f"pseudo: {len(listed)} frames, which an average of the student will label")
+        return
     keep = shares_by_class(chosen.keep, chosen.keep_of, dataset.classes)
     thresholds = Thresholds(len(dataset.classes), keep=keep, least=chosen.least, max_share=chosen.max_share)
     members = [Member(name) for name in chosen.of]
@@ -81,12 +89,9 @@ def pseudo(
             thresholds.count(labels, sure)
         found = thresholds.close()
         frames = source.read(rows, what="pseudo: write")
-        folder = Path(out_index).parent
         listed = _write_masks(folder, rows, _chosen(frames, thresholds, with_negatives=chosen.negatives))
 
-    _link(folder / _IMAGES, Path(dataset.root))
-    write_index(out_index, listed)
-    write_card(out_card, _card(folder, dataset, out_index, len(listed)))
+    _write_dataset(folder, listed, dataset, out_index, out_card)
     write_json(summary, {"classes": dataset.classes, "transductive": chosen.transductive, **found})
     share = sum(found["kept"]) / max(sum(found["pixels"]), 1)
     log(f"pseudo: {len(listed)} frames, {100 * share:.1f} % of their pixels kept")
@@ -154,6 +159,14 @@ def _write_masks(folder: Path, rows: pd.DataFrame, kept: Iterator[tuple[np.ndarr
         "mask": [f"{_MASKS}/{content}/{name}" for name in names],
     }
     return rows.assign(**listed)
+
+
+def _write_dataset(
+    folder: Path, listed: pd.DataFrame, dataset: Card, out_index: str | os.PathLike, out_card: str | os.PathLike
+) -> None:
+    _link(folder / _IMAGES, Path(dataset.root))
+    write_index(out_index, listed)
+    write_card(out_card, _card(folder, dataset, out_index, len(listed)))
 
 
 def _link(link: Path, target: Path) -> None:

@@ -183,14 +183,60 @@ class LoadNegatives(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class PackWithNegatives(PackSegInputs):
-    """Packs a sample as MMSegmentation does, with `negatives` [1, H, W] int64 and `surely_wrong` [S, C] bool in it."""
+class LoadNoLabels(BaseTransform):
+    """Sets `gt_seg_map` [H, W] to the ignore index of `num_classes` classes: a teacher will give the labels."""
+
+    def __init__(self, *, num_classes: int) -> None:
+        self.dtype = label_dtype(num_classes)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        packed, which = super().transform(results), results["negatives"]
-        if results.get("flip"):  # mmcv's RandomFlip flips the labels, and no other map
-            which = which[:, ::-1]
-        which = torch.from_numpy(which[None].astype(np.int64))
-        wrong = torch.from_numpy(results["surely_wrong"])
-        packed["data_samples"].set_data({"negatives": PixelData(data=which), "surely_wrong": wrong})
+        results["gt_seg_map"] = np.full(results["img_shape"], ignore_index(self.dtype), self.dtype)
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dtype={self.dtype})"
+
+
+@TRANSFORMS.register_module()
+class KeepForTeacher(BaseTransform):
+    """Keeps the image as it is now, which a teacher will label.
+
+    Args:
+        least: probability of its class from which on a pixel is labelled.
+    """
+
+    def __init__(self, *, least: float) -> None:
+        self.least = least
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        results["for_teacher"], results["least"] = results["img"].copy(), self.least
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(least={self.least})"
+
+
+@TRANSFORMS.register_module()
+class PackIndexSample(PackSegInputs):
+    """Packs a sample as MMSegmentation does, and what pseudo-labelled frames have more than others.
+
+    In its data sample are then `negatives` [1, H, W] int64 and `surely_wrong` [S, C] bool (`LoadNegatives`), and
+    `for_teacher` [3, H, W] uint8 with `least` (`KeepForTeacher`).
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed = super().transform(results)
+        sample = packed["data_samples"]
+        if "negatives" in results:
+            which = results["negatives"]
+            if results.get("flip"):  # mmcv's RandomFlip flips the labels, and no other map
+                which = which[:, ::-1]
+            which = torch.from_numpy(which[None].astype(np.int64))
+            wrong = torch.from_numpy(results["surely_wrong"])
+            sample.set_data({"negatives": PixelData(data=which), "surely_wrong": wrong})
+        if "for_teacher" in results:
+            image = np.ascontiguousarray(results["for_teacher"].transpose(2, 0, 1))
+            sample.set_data({"for_teacher": torch.from_numpy(image)})
+            sample.set_metainfo({"least": results["least"]})
         return packed

@@ -19,6 +19,8 @@ class TrainingPart:
         weight: how often an epoch holds each of its images.
         train_ids: the model's train id of each of its classes, or the ignore index; None where they are the model's.
         strong: whether its samples are augmented more strongly, as of pseudo-labels.
+        teacher: probability from which on labels are trained on that an average of the student gives its frames, which
+            have none; None where they have.
         negatives: whether its pseudo-labels come with the classes that unlabelled pixels surely do not have.
     """
 
@@ -28,6 +30,7 @@ class TrainingPart:
     train_ids: tuple[int, ...] | None = None
     strong: bool = False
     negatives: bool = False
+    teacher: float | None = None
 
 
 @dataclass(frozen=True)

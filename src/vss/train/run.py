@@ -98,6 +98,7 @@ def train(
     index, card = parts[0].index, parts[0].card
     rows, dataset = read_dataset(index, card)
     _check_classes(resolved, dataset, card)
+    _check_teacher(resolved.training, parts)
 
     # The folder is named after all that the result depends on.
     inputs = {
@@ -407,6 +408,7 @@ def _parts(
             _tuple_or_none(entry.get("train_ids")),
             entry.get("strong", False),
             entry.get("negatives", False),
+            entry.get("teacher"),
         )
         for one, other, entry in zip(indices, cards, mix, strict=True)
     )
@@ -424,7 +426,8 @@ def _mixed_in(parts: Sequence[TrainingPart]) -> dict[str, Any]:
     for part in parts:
         dataset = read_card(part.card)
         where = [dataset.sha256, Path(dataset.root).name, list(dataset.label_map), *_coding(dataset)]
-        marks = [mark for mark in ("strong", "negatives") if getattr(part, mark)]
+        marks: list[Any] = [mark for mark in ("strong", "negatives") if getattr(part, mark)]
+        marks += [] if part.teacher is None else [{"teacher": part.teacher}]
         facts.append([part.weight, part.train_ids, where, *marks])
     return {"mix": facts}
 
@@ -437,6 +440,18 @@ def _check_classes(config: TrainingConfig, dataset: Card, card: StrPath) -> None
         )
     if tuple(dataset.classes) != config.classes:
         raise UserError(f"{card}: class names differ from those of {config.dataset}; prepare the dataset again")
+
+
+def _check_teacher(training: TrainingSettings, parts: Sequence[TrainingPart]) -> None:
+    if all(part.teacher is None for part in parts):
+        return
+    if training.fsdp:
+        raise UserError("fsdp shards the weights, and a teacher (ema) averages them whole; set fsdp: false")
+    if training.rare_class_sampling is not None:
+        raise UserError(
+            "rare_class_sampling chooses frames by their labels, and those that a teacher (ema) labels have none; set"
+            " it to null"
+        )
 
 
 def _coding(dataset: Card) -> list[dict[str, Any]]:

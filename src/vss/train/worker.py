@@ -30,6 +30,7 @@ import vss.train.hooks
 import vss.train.loop
 import vss.train.optim
 import vss.train.sampling
+import vss.train.teacher
 import vss.train.validate  # noqa: F401  all of these register their parts with MMSeg
 from vss.configs.resolve import param_scheduler, train_pipeline
 from vss.configs.resolved import TrainingSettings
@@ -170,7 +171,9 @@ def _dataloader(job: TrainingJob) -> dict[str, Any]:
             train_ids=part.train_ids,
             num_classes=len(job.config.classes),
             with_negatives=part.negatives,
-            pipeline=train_pipeline(training, len(job.config.classes), strong=part.strong, negatives=negatives),
+            pipeline=train_pipeline(
+                training, len(job.config.classes), strong=part.strong, negatives=negatives, teacher=part.teacher
+            ),
         )
         for part in job.parts
     ]
@@ -239,6 +242,9 @@ def _hooks(job: TrainingJob) -> list[dict[str, Any]]:
                 best=str(folder / BEST),
             )
         )
+    if any(part.teacher is not None for part in job.parts):
+        share = training.batch_size // _processes()
+        hooks.append(dict(type="TeacherHook", at_once=share // training.accumulation_steps(_processes())))
     if training.ema:
         hooks.append(dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=training.ema))
     return hooks

@@ -233,12 +233,18 @@ def _check_pseudo(plan: Plan) -> None:
         for member in plan.pseudo_members(name):
             _check_model_tta(plan, f"pseudo.{name}.of", member)
         for found in row.keep_of:
-            _check_class(plan, f"pseudo.{name}.keep_of", found)
+            _check_class(plan.on(plan.pseudo_data(name)), f"pseudo.{name}.keep_of", found)
     for model in plan.finetuned():
         for name in plan.pseudo_of("finetune", model):
             if name not in plan.pseudo:
                 near = did_you_mean(name, plan.pseudo)
                 raise UserError(f"config: models.{model}.finetune.extra: no pseudo-labels {name!r}{near}")
+            labelled, own = plan.datasets[plan.pseudo_data(name)].space, plan.space_of_model(model)
+            if (labelled.name, labelled.classes) != (own.name, own.classes):
+                raise UserError(
+                    f"config: models.{model}.finetune.extra: pseudo.{name} has the classes of {labelled.name}, and the"
+                    f" model those of {own.name}; name data of the model's classes, or map them (data.NAME.map)"
+                )
         if plan.pseudo_of("finetune", model):
             plan.ancestors(model)
     for model in plan.pretrained():

@@ -29,7 +29,7 @@ def drop_scores(*, config_file: str | os.PathLike, yes: bool) -> None:
     """
     config = read_run_config(load_config(Path(config_file)))
     needed = {member for ensemble in config.ensembles.values() for member in ensemble.members}
-    needed |= {member for row in config.pseudo.values() for member in row["of"]}
+    needed |= {member for row in config.pseudo.values() for member in row.get("of", ())}
     voting = {name for name, row in config.refiners.items() if row.settings.get("votes") == "scores"}
     refined = (name.rpartition(".") for name in (*config.predictions, *config.targets.submit))
     needed |= {source for source, _, refiner in refined if refiner in voting}

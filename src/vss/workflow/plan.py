@@ -160,7 +160,7 @@ class Plan:
         """Returns the weights and class maps of several datasets as a training takes them; nothing for a single one."""
         first, *others = mix = self.training_mix(stage, model)
         extra = [
-            {"weight": weight, "strong": True, **({"negatives": True} if self.pseudo[name].negatives else {})}
+            {"weight": weight, "strong": True, **self._marks_of_pseudo(name)}
             for name, weight in self._extra(stage, model).items()
         ]
         if not others and first.weight == 1 and not extra:
@@ -174,6 +174,12 @@ class Plan:
         """Returns the weights of the pseudo-labels that a model is trained on, by their names."""
         row = self.models[model].trainings.get(stage)
         return {} if row is None else {name.removeprefix("pseudo."): weight for name, weight in row.extra.items()}
+
+    def _marks_of_pseudo(self, name: str) -> dict[str, Any]:
+        """Returns what a training has to know of pseudo-labels next to their weight."""
+        chosen = self.pseudo[name]
+        teacher = {"teacher": chosen.least} if chosen.teacher == "ema" else {}
+        return {**teacher, **({"negatives": True} if chosen.negatives else {})}
 
     def pseudo_of(self, stage: str, model: str) -> list[str]:
         """Returns the names of the pseudo-labels that a model is trained on."""
@@ -190,6 +196,10 @@ class Plan:
     def pseudo_split(self, pseudo: str) -> str:
         """Returns the split that pseudo-labels are of."""
         return self.pseudo[pseudo].split
+
+    def pseudo_data(self, pseudo: str) -> str:
+        """Returns the dataset that pseudo-labels are of."""
+        return self.pseudo[pseudo].data or self.default_dataset
 
     def _pseudo_in_use(self) -> list[str]:
         return list(dict.fromkeys(name for model in self.finetuned() for name in self.pseudo_of("finetune", model)))
@@ -625,10 +635,10 @@ class Plan:
         Raises:
             UserError: `targets.data`, or the `data` of a prediction, names none.
         """
-        for name, row in self.predictions.items():
-            if row.data is not None and row.data not in self.datasets:
-                near = did_you_mean(row.data, self.datasets)
-                raise UserError(f"config: predictions.{name}.data: no dataset {row.data!r}{near}")
+        named = {f"predictions.{name}": row.data for name, row in self.predictions.items()}
+        for key, data in {**named, **{f"pseudo.{name}": row.data for name, row in self.pseudo.items()}}.items():
+            if data is not None and data not in self.datasets:
+                raise UserError(f"config: {key}.data: no dataset {data!r}{did_you_mean(data, self.datasets)}")
         chosen = self.config.targets.data
         if chosen is not None and chosen not in self.datasets:
             raise UserError(f"config: targets.data: no dataset {chosen!r}{did_you_mean(chosen, self.datasets)}")
@@ -638,8 +648,8 @@ class Plan:
         members = [member for name in unnamed for member in self.made_of(name) if member not in self.imports]
         if members:
             return self._dataset_of_classes(members[0].split(".")[0])
-        named = [self._named_data(name) for name in self.predictions]
-        return next(iter(self.datasets)) if unnamed or not named else named[0]
+        chosen = [self._named_data(name) for name in self.predictions]
+        return next(iter(self.datasets)) if unnamed or not chosen else chosen[0]
 
     def _named_data(self, prediction: str) -> str:
         """Returns the dataset that a prediction's row names, or that of what it refines; empty where none does."""
@@ -652,7 +662,15 @@ class Plan:
         Raises:
             UserError: it would be predicted on two, or a stage that knows one dataset only is to run on another.
         """
-        found: dict[str, str] = dict.fromkeys(self._members_of_pseudo(), self.dataset)
+        found: dict[str, str] = {}
+        for pseudo in filter(self.pseudo.__contains__, self._pseudo_in_use()):
+            chosen = self.pseudo_data(pseudo)
+            for member in self.pseudo_members(pseudo):
+                if found.setdefault(member, chosen) != chosen:
+                    raise UserError(
+                        f"config: pseudo.{pseudo}.data: is {chosen!r}, and {member} is predicted on {found[member]} as"
+                        " well; a tta of another name is another prediction"
+                    )
         for name in (*self.predictions, *self.submitted()):
             base, chosen = self.base(name), self._named_data(name) or self.dataset
             where = f"config: predictions.{name}.data: is {chosen!r}"
