@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-refine bench-score bench-scores bench-rare-class plan gpu-check clean-venv
+.PHONY: help demo test test-long fuzz storm check check-python docs format lock ops setup bench-ops bench-infer bench-refine bench-score bench-scores bench-rare-class bench-pseudo plan gpu-check clean-venv
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ bench-scores: $(READY)  ## stored class scores against dense ones
 
 bench-rare-class: $(READY)  ## class weights and rare class sampling, three seeds of a drawn set (an hour)
 	$(RUN)/python -m benchmarks.rare_class
+
+bench-pseudo: $(READY)  ## what a student gains on its teacher with half of the labels (drawn data)
+	$(RUN)/python -m benchmarks.pseudo
 
 gpu-check: $(READY)  ## all that only a GPU can show, in under 8 minutes (REHEARSE=--rehearse: on the CPU)
 	$(RUN)/python -m benchmarks.gpu_check $(REHEARSE)
