@@ -4,7 +4,7 @@ The peer is what VSPW_baseline does for mIoU (utils.py Evaluator) and for VC8 an
 written again. Both sides read the same frames from disk, each its own format of predictions, in one thread. The
 material is a real labelled clip with a real network's predictions, at 480x853, run forwards and backwards.
 
-The score stage counts every convention of docs/metrics.md at once. So it is timed as it is, and once more the three
+The score stage counts every convention of docs/metrics.md at once. So it is timed as it is, and again the three
 figures that the peer has, by the same readers and windows and nothing else. All sides take turns: a busy machine
 slows each of them alike.
 """

@@ -11,12 +11,12 @@ from vss.core import frames_file
 from vss.core.errors import UserError
 
 
-def told_of_damage(path: Path, seeds: Iterable[int], read: Callable[[Path], object]) -> list[str]:
+def refusals_of_damage(path: Path, seeds: Iterable[int], read: Callable[[Path], object]) -> list[str]:
     """Reads copies of a file, four random bytes of its first 6 kB changed by each seed.
 
     Returns the `UserError`s, having checked that each names the copy in one line; other errors are let through.
     """
-    told, broken = [], path.with_name(f"broken-{path.name}")
+    refusals, broken = [], path.with_name(f"broken-{path.name}")
     for seed in seeds:
         data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
         for position in rng.integers(0, min(6000, len(data)), 4):
@@ -25,9 +25,9 @@ def told_of_damage(path: Path, seeds: Iterable[int], read: Callable[[Path], obje
         try:
             read(broken)
         except UserError as error:
-            told.append(str(error))
-    assert all(line.startswith(f"{broken}: ") and "\n" not in line for line in told)
-    return told
+            refusals.append(str(error))
+    assert all(line.startswith(f"{broken}: ") and "\n" not in line for line in refusals)
+    return refusals
 
 
 def sealed_again(path: Path) -> None:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.damaged_files import sealed_again, told_of_damage
+from tests.damaged_files import sealed_again, refusals_of_damage
 from vss.core import codec
 from vss.core.errors import UserError
 from vss.core.frames_file import _Target
@@ -45,7 +45,7 @@ def test_damaged_predictions_raise_nothing_but_user_errors_that_name_them(tmp_pa
             for key in file.keys():  # noqa: SIM118
                 file.read(*key)
 
-    assert len(told_of_damage(path, range(120), read)) > 110
+    assert len(refusals_of_damage(path, range(120), read)) > 110
 
 
 def write_labels(path: Path) -> np.ndarray:

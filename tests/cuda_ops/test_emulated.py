@@ -231,7 +231,7 @@ def test_too_large_tables_are_refused_by_name(kernels: ctypes.CDLL):
 
 
 def test_levels_of_absurd_size_read_nothing(kernels: ctypes.CDLL):
-    """Products and sums of what the device is told about levels must not wrap around."""
+    """Products and sums of what the device is given about levels must not wrap around."""
     problem = Attention(1, 5, 1, 4, 2, ((4, 4),))
     value, locations, weights = problem.tensors(torch.float32)
     sizes = (ctypes.c_int64 * 7)(1, 16, 5, 1, 4, 1, 2)

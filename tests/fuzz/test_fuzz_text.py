@@ -40,8 +40,8 @@ def one_line_or_fine(read, *arguments: Any) -> Any:
     try:
         return read(*arguments)
     except UserError as error:
-        told = printable(str(error))
-    assert told and "\n" not in told, repr(told)
+        line = printable(str(error))
+    assert line and "\n" not in line, repr(line)
     return None
 
 

@@ -299,7 +299,7 @@ def test_one_empty_image_in_a_batch():
     assert losses["loss_mask"].item() > 0
 
 
-def test_losses_of_pieces_average_to_those_of_the_batch(monkeypatch):
+def test_losses_of_micro_batches_average_to_those_of_the_batch(monkeypatch):
     """Although one image has a single class and the other five: both divide by what the batch holds."""
     points = torch.rand(4096, 2, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(torch, "rand", lambda shape, device: points[: shape[1]].expand(shape))
@@ -311,11 +311,11 @@ def test_losses_of_pieces_average_to_those_of_the_batch(monkeypatch):
     apart = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
     assert abs(sum(float(piece["loss_dice"]) for piece in apart) / 2 - float(whole["loss_dice"])) > 0.05
     head.share_denominators(images, micro_batches=2)
-    pieces = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
+    parts = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
     again = head.loss(features, images, {})
     for name, value in whole.items():
         assert float(again[name]) == float(value), name  # a batch of its own again
-        assert sum(float(piece[name]) for piece in pieces) / 2 == pytest.approx(float(value), rel=1e-4), name
+        assert sum(float(part[name]) for part in parts) / 2 == pytest.approx(float(value), rel=1e-4), name
 
 
 def test_a_prediction_that_is_not_finite_is_named():

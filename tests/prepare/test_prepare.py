@@ -259,7 +259,7 @@ def test_all_problems_are_listed_before_stopping(vspw, run_prepare, outputs) -> 
         run_prepare(vspw.root)
     assert "7 problems" in str(raised.value)
     assert len(read_json(stopped_report(outputs.check))["problems"]) == 7
-    # Mended, the old report goes.
+    # Once all is fixed, the old report goes.
     for video in ("t0", "t1"):
         for frame in FRAMES:
             save_mask(vspw.mask(video, frame))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.damaged_files import sealed_again, told_of_damage
+from tests.damaged_files import sealed_again, refusals_of_damage
 from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
 from vss.refine.proposals import Partitions
@@ -128,7 +128,7 @@ def test_damaged_bytes_raise_nothing_but_user_errors_that_name_the_file(tmp_path
                 reader.read(*key)
 
     # with seed 16 HDF5 2.0 never returns from reading an attribute
-    assert len(told_of_damage(path, range(20, 100), read)) > 40
+    assert len(refusals_of_damage(path, range(20, 100), read)) > 40
 
 
 def replace(file, name, data):

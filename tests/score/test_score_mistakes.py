@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_dataset import write_dataset, write_labels
 
-from tests.damaged_files import told_of_damage
+from tests.damaged_files import refusals_of_damage
 from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.core.index import LeftOut, read_card, write_card
@@ -68,7 +68,7 @@ def test_a_cut_index_is_refused(tmp_path):
 def test_a_damaged_score_shard_is_named(tmp_path):
     dataset = write_dataset(tmp_path, {"a": [MASK]})
     run(tmp_path, dataset, write_labels(tmp_path / "x.labels.h5", {"a": [LABELS]}), out=tmp_path / "0.npz")
-    assert len(told_of_damage(tmp_path / "0.npz", range(120), load_counts)) > 60
+    assert len(refusals_of_damage(tmp_path / "0.npz", range(120), load_counts)) > 60
     (tmp_path / "1.npz").touch()
     with pytest.raises(UserError, match=r"1\.npz: not a readable score shard"):
         load_counts(tmp_path / "1.npz")

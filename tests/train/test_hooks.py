@@ -159,7 +159,9 @@ def test_a_state_that_is_not_finite_is_refused_and_the_one_before_kept(tmp_path:
     assert (tmp_path / "iter_1.pth").read_bytes() == kept
 
 
-def test_two_processes_train_mask2former_in_pieces(prepared: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
+def test_two_processes_train_mask2former_in_micro_batches(
+    prepared: Callable[[str], dict[str, Path]], tmp_path: Path
+) -> None:
     """The processes count each other's masks once per step, in step."""
     settings = {"config": MASK2FORMER, **TINY, "max_iters": 2, "cfg_options": {"micro_batch": 1}}
     write_job(job_for(published_settings(resolve(settings)), prepared("vspw"), tmp_path / "two"), tmp_path / "job.json")

@@ -196,7 +196,7 @@ def test_the_best_of_the_validations_is_published(run_train: Train, prepared: Ca
     assert len(found) == 5 and not list((tmp_path / "work").glob("*/best.safetensors"))
 
 
-def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None:
+def test_micro_batches_change_nothing_but_memory(run_train: Train) -> None:
     # Without batch norm, whose statistics are those of a piece, and without dropout.
     options = {
         f"model.{head}.{key}": value
@@ -205,8 +205,8 @@ def test_pieces_of_the_batch_change_nothing_but_memory(run_train: Train) -> None
     }
     whole = load_file(run_train(max_iters=3, cfg_options=options)["weights"])
     options["micro_batch"] = 2
-    pieces = load_file(run_train(max_iters=3, cfg_options=options, to="other", work="other")["weights"])
-    assert max(float((whole[name] - pieces[name]).abs().max()) for name in whole) < 2e-4
+    parts = load_file(run_train(max_iters=3, cfg_options=options, to="other", work="other")["weights"])
+    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 2e-4
 
 
 def test_what_only_watches_a_training_starts_none(run_train: Train, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vss.train.worker import work
 
 
 def train_and_continue(job: TrainingJob, port: int) -> None:
-    """Trains to the end, and once more from the newest checkpoint, whose weights become the job's."""
+    """Trains to the end, and again from the newest checkpoint, whose weights become the job's."""
     work(job)
     torch.distributed.destroy_process_group()
     if os.environ["RANK"] == "0":

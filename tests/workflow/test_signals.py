@@ -22,7 +22,7 @@ sys.exit(subprocess.run(["bash", "-c", "set -euo pipefail; trap '' USR1; trap : 
 CHILD = """
 import signal, sys, time
 def stop(number, frame):
-    print("told", number, flush=True)
+    print("received", number, flush=True)
     sys.exit(143)
 for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, stop)
@@ -45,7 +45,7 @@ def test_a_training_below_hears_it_and_its_status_comes_back(number: signal.Sign
     process = parent_of(f"{sys.executable} {tmp_path}/child.py || exit $?")
     process.send_signal(number)
     assert process.wait(30) == 143
-    assert process.stdout.read() == f"told {int(number)}\n"
+    assert process.stdout.read() == f"received {int(number)}\n"
 
 
 def test_what_does_not_listen_goes_on_after_usr1() -> None:
