@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.damaged_files import sealed_again, refusals_of_damage
+from tests.damaged_files import refusals_of_damage, sealed_again
 from vss.core import codec
 from vss.core.errors import UserError
 from vss.core.frames_file import _Target

@@ -309,7 +309,7 @@ def test_losses_of_micro_batches_average_to_those_of_the_batch(monkeypatch):
     head, features, images = nano(), feature_maps(), samples(label_maps)
     whole = head.loss(features, images, {})
     apart = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
-    assert abs(sum(float(piece["loss_dice"]) for piece in apart) / 2 - float(whole["loss_dice"])) > 0.05
+    assert abs(sum(float(part["loss_dice"]) for part in apart) / 2 - float(whole["loss_dice"])) > 0.05
     head.share_denominators(images, micro_batches=2)
     parts = [head.loss([f[i : i + 1] for f in features], images[i : i + 1], {}) for i in range(2)]
     again = head.loss(features, images, {})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.damaged_files import sealed_again, refusals_of_damage
+from tests.damaged_files import refusals_of_damage, sealed_again
 from tests.refine.masks import drawn_masks, run_lengths
 from vss.core.errors import UserError
 from vss.refine.proposals import Partitions

@@ -197,7 +197,7 @@ def test_the_best_of_the_validations_is_published(run_train: Train, prepared: Ca
 
 
 def test_micro_batches_change_nothing_but_memory(run_train: Train) -> None:
-    # Without batch norm, whose statistics are those of a piece, and without dropout.
+    # Without batch norm, whose statistics are those of a micro-batch, and without dropout.
     options = {
         f"model.{head}.{key}": value
         for head in ("decode_head", "auxiliary_head")
