@@ -23,7 +23,7 @@ from vss.flow.flow_file import FlowReader
 from vss.flow.run import flow
 from vss.refine.network import build_network
 from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
-from vss.refine.propose import propose
+from vss.refine.propose import build_video_proposer, propose
 from vss.refine.run import Refiner, UnreadablePredictionError, _refined, refine
 
 SUPERPIXELS = {"method": "felzenszwalb", "scales": [100], "min_size": 10}
@@ -247,6 +247,35 @@ def test_a_stopped_shard_goes_on_and_is_equal_to_the_bit(dataset, monkeypatch, s
     expected = (dataset.folder / "whole" / "0.h5").read_bytes()
     frames = 1 if stage == "flow" else frames  # two pairs in all
     assert stopped_and_run_again(job, dataset.folder / "stopped", monkeypatch, frames=frames) == (expected,)
+
+
+def test_proposals_are_taken_from_a_cache_while_nothing_they_are_made_of_differs(dataset, monkeypatch, capsys):
+    cache, made = dataset.folder / "cache", []
+
+    def build(*given, **options):
+        made.append(given)
+        return build_video_proposer(*given, **options)
+
+    monkeypatch.setattr("vss.refine.propose.build_video_proposer", build)
+
+    def proposed(name, **settings):
+        common = {"index": dataset.index, "card": dataset.card, "split": "val", "shard": 0, "shards": 1}
+        out = dataset.folder / name
+        propose(settings={**SUPERPIXELS, **settings}, weights=None, out=out, cache=cache, **common)
+        return out.read_bytes()
+
+    first = proposed("here/0.h5")
+    assert proposed("there/0.h5") == first and len(made) == 1
+    assert proposed("there/1.h5", sigma=0.7) != first and len(made) == 2
+    # A file that was damaged in the cache, and then an image that differs by one byte behind its pixels.
+    (kept,) = (file for file in cache.iterdir() if file.read_bytes() == first)
+    kept.write_bytes(first[:-9] + b"x" * 9)
+    assert proposed("there/2.h5") == first and len(made) == 3 and kept.read_bytes() == first
+    assert "it is made again" in capsys.readouterr().err
+    image = dataset.folder / "raw" / "image" / "2.png"
+    image.write_bytes(image.read_bytes() + b"x")
+    proposed("there/3.h5")
+    assert len(made) == 4
 
 
 def test_proposals_are_deterministic(dataset):

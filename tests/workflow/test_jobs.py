@@ -15,6 +15,7 @@ from vss.configs.result_settings import joined_settings
 from vss.core.files import canonical_json, read_json
 from vss.workflow import jobs
 from vss.workflow.config import read_config
+from vss.workflow.digest import stage_digest
 from vss.workflow.failures import failure_lines
 from vss.workflow.plan import Plan
 from vss.workflow.settings import counted_settings, running_settings
@@ -80,6 +81,12 @@ def test_the_report_is_given_every_file_by_name(config) -> None:
     assert list(inputs["scores"]) == list(config["predictions"])
     assert inputs["logs"]["pretrain/m2f"] == f"{results}/pretrain/m2f/log.jsonl"
     assert inputs["chosen"] == {}
+
+
+@pytest.mark.parametrize(("folder", "expected"), [(None, ""), ("shared/masks", "shared/masks/{code}")])
+def test_proposals_are_cached_per_version_of_their_code(config, folder, expected) -> None:
+    plan = plan_of({**config, "proposals_cache": folder})
+    assert jobs.proposals_cache(plan) == expected.format(code=stage_digest("propose"))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 2), (40, 2), (120, 3)])

@@ -50,12 +50,14 @@ rule propose:
         weights=uncompared(of_plan(jobs.proposals_weights), "proposals"),
         content=asked(plan.proposals_content, "proposals"),
         settings=asked(of_plan(jobs.proposals_settings), "proposals"),
+        cache=uncompared(of_plan(jobs.proposals_cache)),
         shards=shard_count,
         code=stage_digest("propose"),
     message:
         "Propose masks ({wildcards.proposals}) on {wildcards.split} shard {wildcards.shard}"
     shell:
         "vss lease {resources.gpu} -- vss propose --settings {params.settings:q} --weights={params.weights:q}"
+        " --cache={params.cache:q}"
         " --index {input.index:q} --card {input.card:q} --split {wildcards.split} --shard {wildcards.shard}"
         " --shards {params.shards} --out {output:q} > {log:q} 2>&1"
 

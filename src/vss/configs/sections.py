@@ -217,6 +217,7 @@ class RunConfig:
 
     results: str
     work: str
+    proposals_cache: str | None
     protocol: str
     retrain_on_code_change: bool
     data: Mapping[str, JsonObject]

@@ -11,6 +11,7 @@ PROPOSE = Command(
     "Store mask proposals of frames.",
     (
         *(*DATA, *OUT, SETTINGS, *SHARD, DEVICE),
+        option("--cache", help="folder of proposals that are shared (default, or '': none)", **FILE_OR_NONE),
         option("--weights", help="SAM's or SAM 2's weights (default, or '': none)", **FILE_OR_NONE),
     ),
 )

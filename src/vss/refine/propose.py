@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
-from vss.core.files import JsonObject, sha256_of_file
+from vss.core.files import JsonObject, atomic_path, canonical_json, sha256_of_file
 from vss.core.frames_file import go_on
 from vss.core.images import read_image
 from vss.core.index import read_dataset, shard_rows
@@ -15,7 +20,7 @@ from vss.core.log import log, track
 from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.key_frames import KeyFrames
 from vss.refine.proposals import Proposer, VideoProposer
-from vss.refine.proposals_file import ProposalsWriter
+from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
 from vss.refine.settings import FelzenszwalbSettings, ProposalSettings, Sam2Settings, SamSettings, SlicSettings
 from vss.refine.superpixels import build_superpixels
 
@@ -37,9 +42,10 @@ def propose(
     shards: int,
     weights: str | os.PathLike | None,
     out: str | os.PathLike,
+    cache: str | os.PathLike | None = None,
     device: str = "auto",
 ) -> None:
-    """Writes the mask proposals of every frame of one shard.
+    """Writes the mask proposals of every frame of one shard, or copies them from where an equal job has left them.
 
     Args:
         settings: `sam`, `sam2`, `felzenszwalb` or `slic` of the schema, see `read_proposal_settings`.
@@ -47,6 +53,8 @@ def propose(
         split, shard, shards: which frames.
         weights: of SAM or SAM 2; None otherwise.
         out: the proposals file (HDF5).
+        cache: folder of finished files by the content of what they are made of, for other checkouts; None for none.
+            Another version of the code wants another folder.
         device: of SAM or SAM 2: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -54,11 +62,9 @@ def propose(
     """
     weights = None if weights is None else str(weights)
     options = read_proposal_settings(settings, weights=weights)
-    proposer = build_video_proposer(options, weights=weights, device=device)
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"propose {options.method} {split} shard {shard}"
-    log(f"{what}: {len(rows)} frames on {proposer.device}")
     provenance = {
         "stage": "refine",
         "proposals": {**settings, "method": options.method},
@@ -68,6 +74,14 @@ def propose(
         "shard": shard,
         "shards": shards,
     }
+    paths = (os.path.join(dataset.root, image) for image in rows["image"])
+    kept = None if cache is None else Path(cache, f"{_content_of([provenance, asdict(options)], paths)}.h5")
+    if kept is not None and _is_readable(kept):
+        log(f"{what}: {len(rows)} frames are taken from {kept}")
+        _copy(kept, out)
+        return
+    proposer = build_video_proposer(options, weights=weights, device=device)
+    log(f"{what}: {len(rows)} frames on {proposer.device}")
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
         done = go_on(writer, made_of=filter(None, (weights, index, card)), what=what)
         # Of a video that is not finished, what its other frames' proposals depend on is seen again.
@@ -88,6 +102,34 @@ def propose(
             for row, found in zip(video, proposed, strict=True):
                 if (row.video, row.frame) not in done:
                     writing.put(writer.write, row.video, row.frame, found)
+    if kept is not None:
+        _copy(out, kept)
+
+
+def _content_of(described: list[JsonObject], images: Iterable[str]) -> str:
+    """Returns a digest of what a shard's proposals are made of: what is described, and every frame's bytes."""
+    try:
+        frames = [sha256_of_file(image) for image in images]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return hashlib.sha256(canonical_json([*described, frames]).encode()).hexdigest()
+
+
+def _is_readable(kept: Path) -> bool:
+    """Returns whether a file of the cache is there and whole; a damaged one is made again and replaced."""
+    if not kept.exists():
+        return False
+    try:
+        ProposalsReader(kept).close()
+    except UserError as error:
+        log(f"{error}: it is made again")
+        return False
+    return True
+
+
+def _copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    with atomic_path(target) as aside:
+        shutil.copyfile(source, aside)
 
 
 def read_proposal_settings(given: JsonObject, *, weights: str | None) -> ProposalSettings:

@@ -153,6 +153,12 @@ def proposals_weights(plan: Plan, proposals: str) -> str:
     return plan.refiners[plan.proposal_sets()[proposals]].weights or ""
 
 
+def proposals_cache(plan: Plan) -> str:
+    """Returns the folder that mask proposals of today's code are kept in for other checkouts; empty for none."""
+    folder = plan.config.proposals_cache
+    return "" if folder is None else os.path.join(folder, stage_digest("propose"))
+
+
 def flow_method(plan: Plan, flow: str) -> str:
     """Returns how a set of optical flow is estimated."""
     return plan.refiners[plan.flow_sets()[flow]].flow
