@@ -84,22 +84,30 @@ def _opened(path: str | os.PathLike) -> tuple[Any, Any]:
 
 def _frames(path: str | os.PathLike, container: Any, stream: Any, fps: float) -> Iterator[VideoFrame]:
     import av
+    from av.video.reformatter import VideoReformatter
 
+    reformatter = VideoReformatter()
     number, seconds, start = -1, 0.0, None
     try:
         for number, frame in enumerate(container.decode(stream)):
             start = frame.time if start is None else start
             seconds = number / fps if frame.time is None or start is None else frame.time - start
-            yield VideoFrame(number, _upright(frame), seconds)
+            yield VideoFrame(number, _upright(frame, reformatter), seconds)
     except av.FFmpegError as error:
         log(f"{path}: cannot be decoded after frame {number} ({_reason(error)})")
     if 0 <= number < stream.frames - 1:
         log(f"{path}: {number + 1} of the {stream.frames} frames that it announces could be decoded")
 
 
-def _upright(frame: Any) -> np.ndarray:
+def _upright(frame: Any, reformatter: Any) -> np.ndarray:
+    """Returns a decoded frame [H, W, 3] uint8 RGB as it is shown.
+
+    PyAV 19 has one reformatter per thread, which a forked process inherits without the threads that it waits for: each
+    reader has its own.
+    """
+    rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
     # Phones store pictures lying; the container says by how many degrees, counter-clockwise, to turn them.
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)))
 
 
 def _reason(error: Exception) -> str:
@@ -148,7 +156,9 @@ class _FrameReader:
     """Frames of one video file by number, for any thread."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._lock = path, threading.Lock()
+        from av.video.reformatter import VideoReformatter
+
+        self._path, self._lock, self._reformatter = path, threading.Lock(), VideoReformatter()
         self._container, self._stream = _opened(path)
         self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
         # Packets come in the order of decoding; sorted by the time they are shown, the n-th is frame n.
@@ -194,7 +204,7 @@ class _FrameReader:
                 except (av.FFmpegError, StopIteration) as error:
                     why = "" if isinstance(error, StopIteration) else f" ({_reason(error)})"
                     raise UserError(f"{self._path}: frame {number} of {self.count} cannot be decoded{why}") from None
-            return _upright(self._kept[number])
+            return _upright(self._kept[number], self._reformatter)
 
     def _decode(self, number: int) -> None:
         """Decodes up to a frame, from where the last one was or from the keyframe before it."""
