@@ -648,8 +648,8 @@ class Plan:
         members = [member for name in unnamed for member in self.made_of(name) if member not in self.imports]
         if members:
             return self._dataset_of_classes(members[0].split(".")[0])
-        named = [self._named_data(name) for name in self.predictions]
-        return next(iter(self.datasets)) if unnamed or not named else named[0]
+        used = [self._named_data(name) for name in self.predictions]
+        return next(iter(self.datasets)) if unnamed or not used else used[0]
 
     def _named_data(self, prediction: str) -> str:
         """Returns the dataset that a prediction's row names, or that of what it refines; empty where none does."""
