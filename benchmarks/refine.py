@@ -4,6 +4,7 @@
 - CascadePSP against `segmentation_refinement.Refiner.refine`: the same random weights, equal masks.
 - `only_uncertain` against whole parts: pixels that CascadePSP's network is run on, whose time is in proportion.
 - The vote over time, from labels and from class scores: frames per second of one core, flow and scores given.
+- The vote in tubes of superpixels, from labels: seconds per frame of the superpixels, and of linking and voting.
 - Proposals of SAM against the package's mask generator: a small SAM with random weights, equal masks.
 
 The material is a real labelled clip with real networks' predictions, enlarged to 480x853 except for the networks. One
@@ -46,6 +47,7 @@ from vss.refine.soft_labels import SoftLabels
 from vss.refine.ssa import vote_proposals
 from vss.refine.superpixels import build_superpixels
 from vss.refine.temporal import PredictedFrame, TemporalSettings, agreement, smooth
+from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
 
 _SHARED = shared_folder() / "data"
 IMAGES = _SHARED / "VSPW_480p" / "data" / "camvid_0016E5" / "origin"
@@ -75,6 +77,7 @@ def main() -> None:
         only_uncertain(clip),
         over_time("labels", clip, options.rounds),
         over_time("class scores", with_scores(), options.rounds),
+        *in_tubes(clip, options.rounds),
         sam_proposals(read_colour(0, SMALL), options.rounds),
     ]
     for row in rows:
@@ -218,6 +221,22 @@ def over_time(what: str, clip: list[PredictedFrame], rounds: int) -> dict[str, A
     settings = read_section(TemporalSettings, "temporal", {}, where="bench")
     taken, _ = fastest(lambda: list(smooth(clip, settings)), rounds)
     return row(f"vote over time, from {what}", len(clip) / taken, None, "frames/s per core", None)
+
+
+def in_tubes(clip: list[PredictedFrame], rounds: int) -> list[dict[str, Any]]:
+    """Makes superpixels and votes in tubes of them, both with the default settings."""
+    proposer = build_superpixels(read_section(FelzenszwalbSettings, "felzenszwalb", {}, where="bench"))
+    images = [read_colour(number) for number in range(len(clip))]
+    made, masks = fastest(lambda: [proposer.propose(image) for image in images], 1)
+    frames = [
+        MaskedFrame(frame.video, frame.labels, found, frame.flow) for frame, found in zip(clip, masks, strict=True)
+    ]
+    settings = read_section(TubesSettings, "tubes", {}, where="bench")
+    taken, _ = fastest(lambda: list(vote_in_tubes(frames, settings)), rounds)
+    return [
+        row("superpixels of a frame, felzenszwalb", made / len(clip), None, "s per frame", None),
+        row("vote in tubes of superpixels, from labels", taken / len(clip), None, "s per frame", None),
+    ]
 
 
 def sam_proposals(image: np.ndarray, rounds: int) -> dict[str, Any]:
