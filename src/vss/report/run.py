@@ -177,6 +177,7 @@ def report(
     ranks = (
         html.plain_table(ranks_table(content.ranks)) if content.ranks else notice("No two predictions can be ranked.")
     )
+    ranks = f'<section id="ranks">{ranks}</section>'  # whose style is that of the page's section
     write_text(out["ranks"], html.table_page(title=content.title, caption=CAPTIONS["ranks"], table=ranks))
     page = html.page(
         title=content.title,
