@@ -15,6 +15,7 @@ from tests.refine.masks import drawn_masks
 from tests.refine.scenes import scene
 from tests.stopped_jobs import stopped_and_run_again
 from vss.core.errors import UserError
+from vss.core.files import sha256_of_file
 from vss.refine.proposals_file import ProposalsReader
 from vss.refine.propose import build_video_proposer, propose, read_proposal_settings
 from vss.refine.run import refine
@@ -184,6 +185,7 @@ def test_a_shard_stopped_in_a_video_goes_on_with_the_same_ids_and_its_tubes_vote
     assert stopped_and_run_again(job, dataset.folder / "stopped", monkeypatch, frames=3) == (expected,)
     with ProposalsReader(proposals) as reader:
         assert reader.forms() == {"tubes"}
+        assert reader.provenance["config_sha256"] == sha256_of_file(tiny_weights.with_name("config.json"))
     out = dataset.folder / "tubes.h5"
     refine(settings={"method": "tubes"}, labels=dataset.labels, proposals=proposals, out=out, **common)
 

@@ -21,7 +21,14 @@ from vss.infer.stream import WriteBehind, load_ahead
 from vss.refine.key_frames import KeyFrames
 from vss.refine.proposals import Proposer, VideoProposer
 from vss.refine.proposals_file import ProposalsReader, ProposalsWriter
-from vss.refine.settings import FelzenszwalbSettings, ProposalSettings, Sam2Settings, SamSettings, SlicSettings
+from vss.refine.settings import (
+    FelzenszwalbSettings,
+    ProposalSettings,
+    Sam2Settings,
+    SamSettings,
+    SlicSettings,
+    sam2_config,
+)
 from vss.refine.superpixels import build_superpixels
 
 _SETTINGS: dict[str, type[ProposalSettings]] = {
@@ -65,10 +72,14 @@ def propose(
     table, dataset = read_dataset(index, card)
     rows = shard_rows(table, split=split, shard=shard, shards=shards)
     what = f"propose {options.method} {split} shard {shard}"
+    made_of = {} if weights is None else {"weights_sha256": weights}
+    if weights is not None and isinstance(options, Sam2Settings):
+        made_of["config_sha256"] = str(sam2_config(weights))
     provenance = {
         "stage": "refine",
         "proposals": {**settings, "method": options.method},
-        "weights_sha256": None if weights is None else sha256_of_file(weights),
+        "weights_sha256": None,
+        **{key: sha256_of_file(path) for key, path in made_of.items()},
         "index_sha256": dataset.sha256,
         "split": split,
         "shard": shard,
@@ -83,7 +94,7 @@ def propose(
     proposer = build_video_proposer(options, weights=weights, device=device)
     log(f"{what}: {len(rows)} frames on {proposer.device}")
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
-        done = go_on(writer, made_of=filter(None, (weights, index, card)), what=what)
+        done = go_on(writer, made_of=(*made_of.values(), index, card), what=what)
         # Of a video that is not finished, what its other frames' proposals depend on is seen again.
         left = []
         for _, frames in itertools.groupby(rows.itertuples(), key=lambda row: row.video):

@@ -30,7 +30,7 @@ from vss.core.errors import UserError
 from vss.core.files import read_json
 from vss.refine.precision import working_dtype
 from vss.refine.proposals import RunLengths, runs_of
-from vss.refine.settings import Sam2Settings
+from vss.refine.settings import Sam2Settings, sam2_config
 from vss.weights.weights_file import read_weights
 
 
@@ -276,7 +276,7 @@ def _read_config(weights: str | os.PathLike) -> Sam2VideoConfig:
     Raises:
         UserError: it is missing, or not SAM 2's.
     """
-    path = os.path.join(os.path.dirname(weights), "config.json")
+    path = sam2_config(weights)
     given: Any = read_json(path)
     if not isinstance(given, dict) or given.get("model_type") not in ("sam2_video", "sam2"):
         raise UserError(f"{path}: not a config of SAM 2; it goes with model.safetensors, from the same place")

@@ -5,8 +5,10 @@ Those of `ssa` and `temporal` stand next to what they steer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from vss.core.errors import UserError
@@ -136,6 +138,11 @@ class Sam2Settings:
     stability_score_offset: float
     box_nms_thresh: float
     least_iou: float
+
+
+def sam2_config(weights: str | os.PathLike) -> Path:
+    """Returns the path of SAM 2's config, which stands next to its weights."""
+    return Path(weights).with_name("config.json")
 
 
 ProposalSettings: TypeAlias = FelzenszwalbSettings | SlicSettings | SamSettings | Sam2Settings
