@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,12 +138,14 @@ def test_a_full_disk_is_one_line(tmp_path) -> None:
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Sets the system's limit on the size of files, which a write meets as it meets a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, writes_none = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # of a module that torch imports meanwhile, Python would keep a file cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = writes_none
 
 
 @pytest.mark.parametrize(
