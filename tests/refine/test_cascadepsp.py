@@ -411,17 +411,31 @@ def test_only_crops_around_uncertain_pixels_are_left():
     assert [part.box for part in whole] == [(0, 200, 0, 240)]
 
 
-def test_certain_pixels_stay_as_they_are():
+def test_a_long_boundary_is_cut_into_tiles():
+    labels = np.full((300, 300), 1, np.uint8)
+    labels[:, 150:] = 2
+    uncertain = np.zeros(labels.shape, bool)
+    uncertain[:, 100:200] = True
+    found = around_uncertain(split_classes(labels, min_area=0)[:1], uncertain, reach=4, context=16, side=96)
+    rows = [(0, 96), (96, 192), (192, 288), (288, 300)]
+    assert [part.used for part in found] == [(*row, 146, 154) for row in rows]
+    assert [part.box for part in found] == [(*crop, 130, 170) for crop in ((0, 112), (80, 208), (172, 300), (268, 300))]
+
+
+@pytest.mark.parametrize("mode", [None, "generic"])
+def test_certain_pixels_stay_as_they_are(mode):
     """A network that takes everything for its part: only what is uncertain changes."""
     network = build_network("cascadepsp-mini").eval()
     torch.nn.init.constant_(network.final_21.bias, 50)
-    labels = np.full((64, 64), 1, np.uint8)
-    labels[:, 32:] = 2
+    labels = np.full((200, 200), 1, np.uint8)
+    labels[:, 100:] = 2
     certainty = np.full(labels.shape, 255, np.uint8)
-    certainty[20:30, 28:34] = 128
-    given = read_section(CascadePspSettings, "cascadepsp", {"only_uncertain": 0.9, "min_area": 0}, where="refine")
+    certainty[20:30, 96:102] = 128
+    given = read_section(
+        CascadePspSettings, "cascadepsp", {"only_uncertain": 0.9, "min_area": 0, "mode": mode}, where="refine"
+    )
     refiner = CascadePSP(network, given, suits=NETWORKS["cascadepsp-mini"], classes=["a", "b", "c"])
-    image = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((200, 200, 3), np.uint8)
     found = refiner.refine_parts(image, labels, refiner.parts_of(labels), certainty)
     np.testing.assert_array_equal(found[certainty == 255], labels[certainty == 255])
     assert (found[certainty < 255] == 1).all()

@@ -109,7 +109,7 @@ class CascadePSP:
             refined = self._refine_parts(image, parts)
         merged, _ = merge_parts(
             labels,
-            [(part.label, part.box, probability) for part, probability in zip(parts, refined, strict=True)],
+            [_used(part, probability) for part, probability in zip(parts, refined, strict=True)],
             background=self._background,
             background_weight=self._settings.background_weight,
         )
@@ -127,7 +127,18 @@ class CascadePSP:
 
     def _refine_parts(self, image: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
         frame = image_tensor(image).to(self.device)
-        how = self._procedure
+        # Crops around uncertain pixels are as large as they are, and the local step would only repeat the global one.
+        narrowed = replace(self._procedure, fast=True, min_size=0)
+        refined: dict[int, np.ndarray] = {}
+        for how, numbers in (
+            (self._procedure, [number for number, part in enumerate(parts) if part.used is None]),
+            (narrowed, [number for number, part in enumerate(parts) if part.used is not None]),
+        ):
+            chosen = [parts[number] for number in numbers]
+            refined.update(zip(numbers, self._refine_crops(frame, chosen, how) if chosen else (), strict=True))
+        return [refined[number] for number in range(len(parts))]
+
+    def _refine_crops(self, frame: Tensor, parts: Sequence[Part], how: Procedure) -> list[np.ndarray]:
         crops = [(_cropped(frame, part), mask_tensor(part.crop(part.mask)).to(self.device)) for part in parts]
 
         def refine(batch_size: int) -> list[Tensor]:
@@ -162,6 +173,15 @@ def _ids(names: Sequence[str], classes: Sequence[str], key: str) -> frozenset[in
         if name not in classes:
             raise UserError(f"refine cascadepsp {key}: no class {name!r} in this prediction")
     return frozenset(list(classes).index(name) for name in names)
+
+
+def _used(part: Part, probability: np.ndarray) -> tuple[int, tuple[int, int, int, int], np.ndarray]:
+    """Returns a part's label, and where and what of its probability [h, w] is used."""
+    if part.used is None:
+        return part.label, part.box, probability
+    top, bottom, left, right = part.used
+    first, start = part.box[0], part.box[2]
+    return part.label, part.used, probability[top - first : bottom - first, left - start : right - start]
 
 
 def _cropped(tensor: Tensor, part: Part) -> Tensor:

@@ -6,7 +6,7 @@ eval_post_ade.py (merge).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +15,7 @@ from PIL import Image
 
 from vss.core.label_space import ignore_index
 
-UNCERTAIN_REACH, UNCERTAIN_CONTEXT = 8, 32
+UNCERTAIN_REACH, UNCERTAIN_CONTEXT, UNCERTAIN_SIDE = 8, 16, 96
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Part:
         label: train id.
         mask: [H, W] bool, of the whole frame.
         box: (top, bottom, left, right), half open: the crop that is refined.
+        used: what of the crop is used, likewise; None: all of it.
     """
 
     label: int
     mask: np.ndarray
     box: tuple[int, int, int, int]
+    used: tuple[int, int, int, int] | None = None
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """Returns the crop of an array [H, W, ...]."""
@@ -123,44 +125,73 @@ def _enlarged(first: int, last: int, margin: float, size: int) -> tuple[int, int
 
 
 def around_uncertain(
-    parts: Iterable[Part], uncertain: np.ndarray, *, reach: int = UNCERTAIN_REACH, context: int = UNCERTAIN_CONTEXT
+    parts: Iterable[Part],
+    uncertain: np.ndarray,
+    *,
+    reach: int = UNCERTAIN_REACH,
+    context: int = UNCERTAIN_CONTEXT,
+    side: int = UNCERTAIN_SIDE,
 ) -> list[Part]:
     """Narrows parts to crops around the uncertain pixels near their boundaries; drops those that have none.
 
-    A part with uncertain pixels in several places becomes several parts of the same mask, unless their crops would
-    together be as large as the one before.
+    A part with uncertain pixels in several places, or along a long boundary, becomes several parts of the same mask,
+    unless their crops would together be as large as the one before.
 
     Args:
         parts: of one label map.
         uncertain: [H, W] bool.
         reach: pixels; an uncertain pixel this near to a part's boundary may become or leave the part.
-        context: pixels that a crop shows around such pixels; places closer than twice that are one crop.
+        context: pixels that a crop shows around such pixels; places closer than twice that are one place.
+        side: pixels; larger places are cut into tiles.
     """
     narrowed = []
     near, wide = (np.ones((2 * radius + 1, 2 * radius + 1), np.uint8) for radius in (reach, context))
     for part in parts:
         mask = part.crop(part.mask).astype(np.uint8)
         places = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, near) & part.crop(uncertain)
-        if not places.any():
+        count, components = cv2.connectedComponents(cv2.dilate(places, wide), connectivity=8)
+        tiles = [
+            tile for number in range(1, count) for tile in _tiles((places > 0) & (components == number), side=side)
+        ]
+        crops = [_around(tile, context, part.box) for tile in tiles]
+        if sum(map(_area, crops)) >= _area(part.box):
+            narrowed.append(part)
             continue
-        _, _, statistics, _ = cv2.connectedComponentsWithStats(cv2.dilate(places, wide), connectivity=8)
-        boxes = [_to_multiple(box, part.box) for box in statistics[1:, :4].tolist()]
-        if sum(_area(box) for box in boxes) >= _area(part.box):
-            boxes = [part.box]
-        narrowed += [Part(part.label, part.mask, box) for box in boxes]
+        top, _, left, _ = part.box
+        for crop, (first, last, start, stop) in zip(crops, tiles, strict=True):
+            used = (top + first, top + last, left + start, left + stop)
+            narrowed.append(Part(part.label, part.mask, crop, used))
     return narrowed
 
 
-def _to_multiple(found: Sequence[int], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Returns the box of (left, top, width, height) within another one, its sides grown to multiples of 8 if they fit.
+def _tiles(places: np.ndarray, *, side: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields boxes (top, bottom, left, right) of at most `side` pixels that together hold all places [h, w] bool."""
+    rows = np.flatnonzero(places.any(axis=1))
+    while len(rows):
+        top = rows[0]
+        band = places[top : top + side]
+        columns = np.flatnonzero(band.any(axis=0))
+        while len(columns):
+            left = columns[0]
+            inside = columns < left + side
+            held = np.flatnonzero(band[:, left : left + side].any(axis=1))
+            yield int(top + held[0]), int(top + held[-1]) + 1, int(left), int(columns[inside][-1]) + 1
+            columns = columns[~inside]
+        rows = rows[rows >= top + side]
 
-    The network pads other sides.
-    """
-    top, bottom, left, right = box
-    x, y, width, height = found
-    width, height = min(-(-width // 8) * 8, right - left), min(-(-height // 8) * 8, bottom - top)
-    x, y = min(left + x, right - width), min(top + y, bottom - height)
-    return y, y + height, x, x + width
+
+def _around(tile: tuple[int, int, int, int], context: int, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Returns a tile of a box with what is around it, inside the box, its sides grown to multiples of 8 if they fit."""
+    rows = _grown(tile[0] - context, tile[1] + context, box[1] - box[0])
+    columns = _grown(tile[2] - context, tile[3] + context, box[3] - box[2])
+    return box[0] + rows[0], box[0] + rows[1], box[2] + columns[0], box[2] + columns[1]
+
+
+def _grown(first: int, last: int, size: int) -> tuple[int, int]:
+    first, last = max(first, 0), min(last, size)
+    length = min(-(-(last - first) // 8) * 8, size)  # the network pads other sides
+    first = min(first, size - length)
+    return first, first + length
 
 
 def _area(box: tuple[int, int, int, int]) -> int:
