@@ -2,7 +2,8 @@
 
 - The vote of SSA against the authors' loop over masks (sam/sam_post.py, its rule written again): equal label maps.
 - CascadePSP against `segmentation_refinement.Refiner.refine`: the same random weights, equal masks.
-- `only_uncertain` against whole parts: pixels that CascadePSP's network is run on, whose time is in proportion.
+- `only_uncertain` against whole parts: passes of CascadePSP's network over a frame, to which its time is in proportion.
+- Optical flow by DIS: frames per second of one core.
 - The vote over time, from labels and from class scores: frames per second of one core, flow and scores given.
 - The vote in tubes of superpixels, from labels: seconds per frame of the superpixels, and of linking and voting.
 - Proposals of SAM against the package's mask generator: a small SAM with random weights, equal masks.
@@ -36,7 +37,7 @@ from vss.core import codec
 from vss.core.images import read_image, read_raw_mask
 from vss.core.labels import VSPW
 from vss.core.log import log
-from vss.flow.run import cell_means
+from vss.flow.run import cell_means, open_method
 from vss.refine.cascadepsp import high_res, image_tensor, mask_tensor
 from vss.refine.network import load_network
 from vss.refine.parts import around_uncertain, split_components
@@ -75,6 +76,7 @@ def main() -> None:
         ssa(clip[0].labels, read_colour(0), options.rounds),
         cascadepsp(read_colour(0, SMALL), clip[0].labels, options.rounds),
         only_uncertain(clip),
+        optical_flow(options.rounds),
         over_time("labels", clip, options.rounds),
         over_time("class scores", with_scores(), options.rounds),
         *in_tubes(clip, options.rounds),
@@ -203,17 +205,37 @@ def cascadepsp(image: np.ndarray, labels: np.ndarray, rounds: int) -> dict[str, 
 
 
 def only_uncertain(clip: list[PredictedFrame]) -> dict[str, Any]:
-    """Counts the pixels of all crops, as a multiple of the frame."""
+    """Counts the pixels of all crops, as a multiple of the frame, by how often the network passes over each.
+
+    The global step has three passes and the local one two; a crop around uncertain pixels has the global step alone.
+    """
     settings = read_section(TemporalSettings, "temporal", {}, where="bench")
     narrowed, whole = [], []
     for frame, share in zip(clip, agreement(clip, settings), strict=True):
         parts = split_components(frame.labels, min_area=1024, dilate=10, margin=0.25)
         uncertain = share < 0.9 * 255
         for crops, chosen in ((whole, parts), (narrowed, around_uncertain(parts, uncertain))):
-            crops.append(sum((bottom - top) * (right - left) for top, bottom, left, right in (p.box for p in chosen)))
+            crops.append(sum(_area(part.box) * (5 if part.used is None else 3) for part in chosen))
     pixels = SIZE[0] * SIZE[1]
     case = "CascadePSP, only_uncertain 0.9 by agreement over time; peer: whole parts"
-    return row(case, float(np.mean(narrowed)) / pixels, float(np.mean(whole)) / pixels, "frame sizes per frame", None)
+    return row(case, float(np.mean(narrowed)) / pixels, float(np.mean(whole)) / pixels, "passes over a frame", None)
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    top, bottom, left, right = box
+    return (bottom - top) * (right - left)
+
+
+def optical_flow(rounds: int) -> dict[str, Any]:
+    """Estimates DIS flow in both directions, as the flow stage stores it."""
+    dis = open_method("dis", weights=None, device="cpu")
+    first, second = (dis.prepare(read_colour(number)) for number in (0, 1))
+
+    def both() -> list[np.ndarray]:
+        return [cell_means(dis.between(*pair)) for pair in ((first, second), (second, first))]
+
+    taken, _ = fastest(both, max(rounds, 5))
+    return row("optical flow by DIS, both directions", 1 / taken, None, "frames/s per core", None)
 
 
 def over_time(what: str, clip: list[PredictedFrame], rounds: int) -> dict[str, Any]:
