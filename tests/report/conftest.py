@@ -12,28 +12,11 @@ import pytest
 from tiny_dataset import write_dataset, write_labels
 
 from vss.core.files import write_json
-from vss.report.run import report
+from vss.report.run import FILES, report
 from vss.score.shard import score_shard
 from vss.score.summary import summarise
 
 HOSTILE = '<img src=x onerror="document.title=1"> & </script><b>'
-OUT = {
-    "html": "report.html",
-    "viewer": "viewer.html",
-    "record": "report.json",
-    "crate": "ro-crate-metadata.json",
-    "table_csv": "table.csv",
-    "table_md": "table.md",
-    "table_html": "table.html",
-    "predictions": "predictions.png",
-    "per_class": "per_class.png",
-    "scatter": "scatter.png",
-    "ranks": "ranks.html",
-    "confusions": "confusions.png",
-    "reliability": "reliability.png",
-    "curves": "training_curves.png",
-    "overlays": "overlays.png",
-}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -119,15 +102,15 @@ def _write_benchmark(path: Path, seconds: float) -> None:
 
 def out_in(folder: Path) -> dict[str, Path]:
     """Returns the output files of a report in a folder."""
-    return {key: folder / name for key, name in OUT.items()}
+    return {key: folder / name for key, name in FILES.items()}
 
 
 @pytest.fixture(scope="module")
 def written(finished_run, tmp_path_factory) -> dict[str, Path]:
     """The report of the finished run."""
-    out = out_in(tmp_path_factory.mktemp("report"))
-    report(**finished_run, out=out)
-    return out
+    folder = tmp_path_factory.mktemp("report")
+    report(**finished_run, folder=folder)
+    return out_in(folder)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +123,9 @@ def large(finished_run, tmp_path_factory) -> dict[str, Path]:
     settings["title"], settings["titles"] = f"Report {HOSTILE}", {"net": f"Net {HOSTILE}"}
     for kind in ("scores", "per_class", "draws"):
         inputs[kind] = {**inputs[kind], **{name: inputs[kind][source] for name, source in names.items()}}
-    out = out_in(tmp_path_factory.mktemp("large"))
-    report(**finished_run | {"settings": settings, "inputs": inputs}, out=out)
-    return out
+    folder = tmp_path_factory.mktemp("large")
+    report(**finished_run | {"settings": settings, "inputs": inputs}, folder=folder)
+    return out_in(folder)
 
 
 @pytest.fixture
@@ -153,8 +136,7 @@ def write_report(finished_run, tmp_path):
         run = finished_run | files
         run["settings"] = run["settings"] | (settings or {})
         run["inputs"] = run["inputs"] | (inputs or {})
-        out = out_in(tmp_path / "report")
-        report(**run, out=out)
-        return out
+        report(**run, folder=tmp_path / "report")
+        return out_in(tmp_path / "report")
 
     return write

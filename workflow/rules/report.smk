@@ -113,12 +113,12 @@ rule report:
     conda:
         "../../envs/vss.yaml"
     params:
-        out=lambda wildcards, output: canonical_json(dict(output.items())),
+        folder=lambda wildcards, output: os.path.dirname(output.html),
         code=stage_digest("report"),
     message:
         "Write the report"
     shell:
-        "vss report --settings {input.settings:q} --inputs {input.inputs:q} --out {params.out:q}"
+        "vss report --settings {input.settings:q} --inputs {input.inputs:q} --folder {params.folder:q}"
         " --index {input.index:q} --card {input.card:q} > {log:q} 2>&1"
 
 

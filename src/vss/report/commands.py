@@ -12,7 +12,7 @@ REPORT = Command(
     (
         *DATA,
         option("--inputs", required=True, help="input files by kind and name", **JSON_VALUE),
-        option("--out", required=True, help="output files by name", **JSON_VALUE),
+        *files("folder"),
         SETTINGS,
     ),
 )

@@ -45,6 +45,23 @@ from vss.report.viewer import Video, places, read_videos, viewer_page
 from vss.score.bootstrap import load_confusions
 
 # What the metadata say of each file.
+FILES = {  # of the folder of a report
+    "html": "report.html",
+    "viewer": "viewer.html",
+    "record": "report.json",
+    "crate": "ro-crate-metadata.json",
+    "table_csv": "table.csv",
+    "table_md": "table.md",
+    "table_html": "table.html",
+    "predictions": "predictions.png",
+    "per_class": "per_class.png",
+    "scatter": "scatter.png",
+    "ranks": "ranks.html",
+    "confusions": "confusions.png",
+    "reliability": "reliability.png",
+    "curves": "training_curves.png",
+    "overlays": "overlays.png",
+}
 _HOLDS = {
     "html": "the report",
     "viewer": "videos with their truth and predictions",
@@ -112,7 +129,7 @@ def report(
     inputs: JsonObject,
     index: str | os.PathLike,
     card: str | os.PathLike,
-    out: Mapping[str, str | os.PathLike],
+    folder: str | os.PathLike,
 ) -> None:
     """Writes tables, figures and the pages.
 
@@ -120,13 +137,12 @@ def report(
         settings: see `ReportSettings`.
         inputs: see `ReportInputs`.
         index, card: the prepared dataset.
-        out: files to write: `html`, `viewer` (plays videos), `record` (report.json), `crate` (RO-Crate metadata of the
-            folder), `table_csv`, `table_md`, `table_html`, `ranks` (HTML), and PNG: `predictions`, `per_class`,
-            `scatter`, `confusions`, `reliability`, `curves`, `overlays`.
+        folder: where to write `FILES`.
 
     Raises:
         UserError: a file is missing or broken, or a setting names what does not exist.
     """
+    out = {name: Path(folder, file) for name, file in FILES.items()}
     given = read_section(ReportSettings, "report_job", settings, where="report")
     options, found = _with_plain_titles(given), ReportInputs(**inputs)
     frames, dataset = read_dataset(index, card)
@@ -187,7 +203,7 @@ def report(
     )
     write_text(out["html"], page)
     write_json(out["record"], report_record(content))
-    _write_crate(content, out)
+    _write_crate(content, out["crate"])
     _log_sizes(page)
     log(f"report: {len(content.table)} predictions, {len(rows)} frames in {out['html']}")
 
@@ -280,17 +296,17 @@ def _seconds_per_frame(options: ReportSettings, jobs: Sequence[JobCost], frames:
     }
 
 
-def _write_crate(content: Content, out: Mapping[str, str | os.PathLike]) -> None:
+def _write_crate(content: Content, path: Path) -> None:
     """Writes the metadata of the folder; they are no sealed JSON, as their vocabulary has no checksum."""
-    files = {Path(out[key]).name: holds for key, holds in _HOLDS.items()}
+    files = {FILES[key]: holds for key, holds in _HOLDS.items()}
     metadata = crate(
         title=content.title,
         description=" ".join(remark.text for remark in content.remarks),
         made=content.made,
         files=files,
-        folder=Path(out["crate"]).parent,
+        folder=path.parent,
     )
-    write_text(out["crate"], json.dumps(metadata, indent=2) + "\n")
+    write_text(path, json.dumps(metadata, indent=2) + "\n")
 
 
 def _log_sizes(page: str) -> None:
