@@ -76,7 +76,7 @@ class CascadePSP:
 
         Args:
             image: [H, W, 3] uint8 RGB. (The package's own demo passes BGR; the network was trained on RGB.)
-            labels: [H, W] uint8 train ids, 255 = unknown.
+            labels: [H, W] train ids; the ignore index is unknown.
         """
         return self.refine_parts(image, labels, self.parts_of(labels))
 
@@ -281,7 +281,7 @@ def high_res(
         crop = np.s_[y : y + L, x : x + L]
         share = foreground[(..., *crop)].mean(dim=(1, 2, 3))
         with_boundary = torch.nonzero((share >= _CROP_FOREGROUND[0]) & (share <= _CROP_FOREGROUND[1])).flatten()
-        # What a crop's borders say is unreliable, except where they are the image's own.
+        # A crop's result is unreliable at its borders, except where they are the image's own.
         inner = _inner(y, size[0], L), _inner(x, size[1], L)
         target = np.s_[y + inner[0].start : y + inner[0].stop, x + inner[1].start : x + inner[1].stop]
         for chunk in (

@@ -35,7 +35,7 @@ REFINE = Command(
 SEARCH_REFINER = Command(
     "search-refiner",
     "vss.refine.search:search_refiner",
-    "Choose the settings of the vote over time on val.",
+    "Choose the settings of the vote over time on a labelled split.",
     (
         *(*DATA, *OUT, SPLIT, SHARDS, SETTINGS),
         *files("labels", "flow", nargs="+"),

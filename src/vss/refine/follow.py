@@ -9,7 +9,7 @@ _RETURNS = 1.5  # pixels: flow there and back that ends farther away from where 
 
 
 def found_again(forward: np.ndarray, backward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the flat indices of the pixels that are found again, and of the pixels of the other frame they are.
+    """Returns the flat indices of the pixels that are found again, and of the pixels that they are in the other frame.
 
     Args:
         forward, backward: flow to the other frame and from it, in pixels [H, W, 2] float32, x first.

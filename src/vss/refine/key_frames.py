@@ -14,8 +14,8 @@ from vss.refine.proposals import Proposals, Proposer, RunLengths, runs_of
 class KeyFrames:
     """Makes proposals for every `interval`-th frame of a video; those between have the masks of the one before them.
 
-    A pixel belongs to the masks of the pixel of the key frame that it was, by optical flow (OpenCV's DIS) between the
-    two frames, and to none where it is not found there. A frame of another size than its key frame is one too.
+    A pixel belongs to the masks of the pixel of the key frame that optical flow (OpenCV's DIS) between the two frames
+    maps it to, and to none where it is not found there. A frame of another size than its key frame is a key frame too.
 
     Args:
         proposer: of one frame.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Output -> (cross entropy, L1 + L2). The coarse stride asks for the object, the fine ones for its boundary.
+# Output -> (cross entropy, L1 + L2). The coarse stride learns the object, the fine ones its boundary.
 LOSS_WEIGHTS = {
     "224": (0.0, 1.0),
     "28": (1.0, 0.0),

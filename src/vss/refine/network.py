@@ -225,7 +225,7 @@ def load_network(weights: str | os.PathLike | None, *, device: str) -> tuple[str
         UserError: weights missing, unreadable or of no known network.
     """
     if weights is None:
-        raise UserError("CascadePSP: no weights given")
+        raise UserError("refine cascadepsp: no weights given; it needs CascadePSP's, or those of `vss train-refiner`")
     file = read_weights(weights)
     name = _row_of(file.tensors)
     if name is None:

@@ -93,7 +93,7 @@ def _classes_of(
 
 
 def _disc(diameter: int) -> np.ndarray:
-    """Returns the pixels [diameter, diameter] uint8 within diameter // 2 of the pixel at (diameter // 2) twice."""
+    """Returns the pixels [diameter, diameter] uint8 within diameter // 2 of the one at that row and column."""
     radius = diameter // 2
     y, x = np.mgrid[-radius : diameter - radius, -radius : diameter - radius]
     return (x * x + y * y <= radius * radius).astype(np.uint8)
@@ -181,7 +181,7 @@ def _tiles(places: np.ndarray, *, side: int) -> Iterator[tuple[int, int, int, in
 
 
 def _around(tile: tuple[int, int, int, int], context: int, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Returns a tile of a box with what is around it, inside the box, its sides grown to multiples of 8 if they fit."""
+    """Returns a tile with its context, clipped to the box, its sides grown to multiples of 8 where they fit."""
     rows = _grown(tile[0] - context, tile[1] + context, box[1] - box[0])
     columns = _grown(tile[2] - context, tile[3] + context, box[3] - box[2])
     return box[0] + rows[0], box[0] + rows[1], box[2] + columns[0], box[2] + columns[1]
@@ -215,7 +215,7 @@ def merge_parts(
         refined: (train id, box, probability [h, w] in 0..1); a probability map of another size than its box is resized
             (bilinear, as PIL does).
         background: train ids whose probabilities are multiplied by `background_weight` (0.51: they win a pixel only
-            where no thing wants it and they are nearly certain).
+            where no thing claims it and they are nearly certain).
     """
     merged, confidence = labels.copy(), np.full(labels.shape, 0.5)
     for label, (top, bottom, left, right), probability in refined:

@@ -5,7 +5,7 @@ First the contours lose detail: of each, a run of vertices where it nearly touch
 rest. Then random rectangles are dilated or eroded, and single pixels set or cleared (which grow to islands and holes),
 until the overlap with the true mask has fallen to a target. Upstream's masks are of objects hundreds of pixels wide;
 so that small ones keep their shape, contours keep more vertices where the target would be missed, and the overlap is
-looked at after every change.
+measured after every change.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _proposals_of(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> 
         raise ValueError(f"form is {form!r}")
     (height, width), runs, lengths = (int(n) for n in attributes["size"]), arrays["runs"], arrays["lengths"]
     if lengths.sum() != runs.size:
-        raise ValueError(f"{runs.size} runs where {lengths.sum()} are announced")
+        raise ValueError(f"{runs.size} runs where {lengths.sum()} are expected")
     ids = arrays["ids"] if form == "tubes" else None
     if ids is not None and len(np.unique(ids)) != len(lengths):
         raise ValueError(f"{len(np.unique(ids))} ids of {len(lengths)} masks")

@@ -52,7 +52,7 @@ def propose(
     cache: str | os.PathLike | None = None,
     device: str = "auto",
 ) -> None:
-    """Writes the mask proposals of every frame of one shard, or copies them from where an equal job has left them.
+    """Writes the mask proposals of every frame of one shard, or copies those of an equal job from the cache.
 
     Args:
         settings: `sam`, `sam2`, `felzenszwalb` or `slic` of the schema, see `read_proposal_settings`.
@@ -61,7 +61,7 @@ def propose(
         weights: of SAM or SAM 2; None otherwise.
         out: the proposals file (HDF5).
         cache: folder of finished files by the content of what they are made of, for other checkouts; None for none.
-            Another version of the code wants another folder.
+            Another version of the code needs another folder.
         device: of SAM or SAM 2: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -95,7 +95,7 @@ def propose(
     log(f"{what}: {len(rows)} frames on {proposer.device}")
     with ProposalsWriter(out, provenance=provenance) as writer, WriteBehind(waiting=4) as writing:
         done = go_on(writer, made_of=(*made_of.values(), index, card), what=what)
-        # Of a video that is not finished, what its other frames' proposals depend on is seen again.
+        # Of an unfinished video, the frames that its missing proposals depend on are read again.
         left = []
         for _, frames in itertools.groupby(rows.itertuples(), key=lambda row: row.video):
             video = list(frames)

@@ -45,8 +45,8 @@ class RefinerInput:
     Attributes:
         video, frame: the frame's key.
         image: path of its image file.
-        labels: [H, W] uint8 train ids, 255 = unknown.
-        scores: the class scores that these are the best of; None where labels are to be read.
+        labels: [H, W] train ids; the ignore index is unknown.
+        scores: the class scores of which the labels are the argmax; None where the labels vote.
     """
 
     video: str
@@ -58,7 +58,7 @@ class RefinerInput:
 
 @dataclass(frozen=True)
 class RefinerResources:
-    """What a refiner may draw on besides its settings.
+    """What a refiner may use next to its settings.
 
     Attributes:
         weights: of a network, or None.
@@ -82,9 +82,9 @@ class Refiner:
     """A refiner ready for work.
 
     Attributes:
-        prepare: what can be done for a frame ahead of its turn, in a background thread.
-        refine: maps the shard's frames, each with what `prepare` returned for it, to their refined labels [H, W] uint8,
-            in the same order; it may look at frames ahead.
+        prepare: returns what can be computed for a frame ahead of its turn, in a background thread.
+        refine: maps the shard's frames, each with what `prepare` returned for it, to their refined labels [H, W], in
+            the same order; it may look at frames ahead.
         device: what it runs on, for the message.
         frame_by_frame: whether a frame's result depends on no other frame.
     """
@@ -95,7 +95,7 @@ class Refiner:
     frame_by_frame: bool = True
 
 
-_WORKERS = 2  # frames prepared side by side
+_WORKERS = 2  # frames prepared at the same time
 
 
 @contextlib.contextmanager
@@ -384,7 +384,7 @@ def _refined(
         except UnreadablePredictionError:
             raise
         except UserError as error:
-            # That of the frame whose turn it was; those that the refiner has seen beyond it are given to it again.
+            # It is that of the frame whose turn it was; those that the refiner has seen after it are given to it again.
             frame, _ = given.popleft()
             left = itertools.chain(given, failed, left)
             failed = deque([(frame, error)])
@@ -398,7 +398,7 @@ def _until_one_failed(
     given: deque[tuple[RefinerInput, Any]],
     failed: deque[tuple[RefinerInput, UserError]],
 ) -> Iterator[tuple[RefinerInput, Any]]:
-    """Yields frames, and notes them in `given`, until one has failed, which it notes in `failed`."""
+    """Yields frames and appends them to `given`, until one has failed, which goes into `failed`."""
     for frame, ahead in frames:
         if isinstance(ahead, UserError):
             failed.append((frame, ahead))
@@ -413,7 +413,7 @@ def _provenance_of(reader: FramesReader) -> dict[str, Any]:
 
 
 class UnreadablePredictionError(UserError):
-    """The labels that are to be refined cannot be read, so that there are none to keep."""
+    """Raised where the labels to refine cannot be read, so that there are none to keep."""
 
 
 def _read_labels(reader: LabelsReader, row: Any) -> np.ndarray:

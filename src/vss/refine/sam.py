@@ -80,7 +80,7 @@ class SamProposer:
             if key not in ("method", "preset", "precision", "key_interval")
         }
         if weights is None:
-            raise UserError("SAM: no weights given")
+            raise UserError("propose sam: no weights given; it needs those of SAM (sam_vit_h_4b8939.pth or another)")
         file = read_weights(weights)
         sam = build_sam(SamShape.of(file.tensors, path=weights))
         file.fill(sam)

@@ -1,8 +1,8 @@
 """Proposals of SAM 2 (package `transformers`): objects that are found by a grid of points and followed through a video.
 
 A video is worked on in windows: every `key_interval` frames a grid of points gives masks, and each of them is followed
-through `key_interval + overlap` frames. Objects of a window that are most of one of the window before, in the frames
-that both see, are the same object and keep its id.
+through `key_interval + overlap` frames. An object of a window whose masks have a high IoU with those of one of the
+window before, in the frames that both see, is the same object and keeps its id.
 
 What is held at once does not depend on the length of a video, on its frames' size, nor on how many objects are in it:
 the features of a window (17 MB per frame at SAM 2's 1024 pixels), the memory of `objects_per_batch` objects (1.6 MB per
@@ -82,7 +82,7 @@ class Sam2Proposer:
 
     @classmethod
     def load(cls, settings: Sam2Settings, *, weights: str | None, device: str) -> Sam2Proposer:
-        """Builds the model from weights and from the config next to them; no hub is asked.
+        """Builds the model from weights and from the config next to them; nothing is downloaded.
 
         Args:
             settings: `sam2` of the schema.
@@ -93,7 +93,7 @@ class Sam2Proposer:
             UserError: weights or config missing, unreadable or not SAM 2's.
         """
         if weights is None:
-            raise UserError("SAM 2: no weights given")
+            raise UserError("propose sam2: no weights given; it needs SAM 2's model.safetensors and config.json")
         model = Sam2VideoModel(_read_config(weights))
         read_weights(weights).fill(model)
         return cls(model.eval().to(resolve_device(device)), settings)
@@ -192,14 +192,14 @@ class Sam2Proposer:
         """Yields, for every frame of a window, the masks [M, h, w] as logits of objects that were found in the first.
 
         A session of transformers keeps for every object and frame its mask at 1024 x 1024 pixels and its memory; here
-        the former goes at once, and the latter as soon as it is older than what is read.
+        the former is dropped at once, and the latter as soon as it is older than what is read.
         """
         yield found
         if not len(found):
             yield from [found] * (len(frames) - 1)
             return
         session = Sam2VideoInferenceSession(
-            video=torch.empty(len(frames), 0),  # only counted, for the frames' features are there
+            video=torch.empty(len(frames), 0),  # only its length is read: the frames' features are cached below
             inference_device=self.device,
             inference_state_device=self.device,
             dtype=torch.float32,
@@ -246,7 +246,7 @@ class Sam2Proposer:
 
 
 def windows(frames: Iterable[_EncodedFrame], interval: int, length: int) -> Iterator[list[_EncodedFrame]]:
-    """Yields `length` neighbouring frames from every `interval`-th on, fewer at the end; reads none ahead of need."""
+    """Yields `length` neighbouring frames from every `interval`-th on, fewer at the end; reads lazily."""
     window: list[_EncodedFrame] = []
     for frame in frames:
         window.append(frame)
@@ -279,5 +279,5 @@ def _read_config(weights: str | os.PathLike) -> Sam2VideoConfig:
     path = sam2_config(weights)
     given: Any = read_json(path)
     if not isinstance(given, dict) or given.get("model_type") not in ("sam2_video", "sam2"):
-        raise UserError(f"{path}: not a config of SAM 2; it goes with model.safetensors, from the same place")
+        raise UserError(f"{path}: not a config of SAM 2; take the config.json published with model.safetensors")
     return Sam2VideoConfig.from_dict({**given, "model_type": "sam2_video"})

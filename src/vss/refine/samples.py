@@ -22,7 +22,7 @@ from vss.refine.perturb import perturb
 
 _FRAMES_IN_MEMORY = 512
 _BRIGHTNESS = 0.2  # largest relative change of an image's values
-_TRIES = 100  # frames looked at for one that has a part
+_TRIES = 100  # frames drawn until one has a part
 
 
 @dataclass(frozen=True)

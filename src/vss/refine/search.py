@@ -1,7 +1,7 @@
 """Choosing the settings of the vote over time on a labelled split, from stored label maps and optical flow.
 
 Coordinate ascent on the mean IoU of the summed confusion, as of an ensemble's weights: one setting after the other gets
-the next smaller or larger value that is tried, until a round brings nothing.
+the next smaller or larger value that is tried, until a round brings no gain.
 """
 
 from __future__ import annotations

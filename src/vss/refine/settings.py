@@ -1,6 +1,6 @@
 """Settings of the refine stage as typed objects; the config's schema has their defaults, ranges and meaning.
 
-Those of `ssa` and `temporal` stand next to what they steer.
+Those of `ssa`, `temporal` and `tubes` stand in the modules that use them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CascadePspSettings:
-    """`cascadepsp` of the schema; None = what the network or the mode wants."""
+    """`cascadepsp` of the schema; None = the default of the network or the mode."""
 
     mode: str | None
     parts: str | None

@@ -16,7 +16,7 @@ from vss.core.scores_file import ScoresReader
 class SoftLabels:
     """One frame's class scores.
 
-    What every class has of a pixel, because it is none of those in the frame, is left out: it decides no vote.
+    The probability that a class without scores has of a pixel is subtracted from all: it decides no vote.
 
     Attributes:
         classes: ascending ids of the A classes that have scores [A].
@@ -41,13 +41,13 @@ class SoftLabels:
 
 
 def read_soft_labels(reader: ScoresReader, video: str, frame: str, labels: np.ndarray) -> SoftLabels:
-    """Reads the class scores that a frame's labels [H, W] are the best of.
+    """Reads the class scores of which a frame's labels [H, W] are the argmax.
 
     Raises:
         UserError: the file has no such frame, or its labels are others.
     """
     planes = reader.read_planes(video, frame)
-    # An imported label map may have pixels without a class; in its scores these have every class alike.
+    # An imported label map may have pixels without a class; in its scores all classes are equal there.
     known = labels != ignore_index(labels.dtype)
     if planes.labels.shape != labels.shape or (planes.labels != labels)[known].any():
         raise UserError(f"{reader.path}: frame {frame!r} of video {video!r} is not that of the labels file")

@@ -45,7 +45,7 @@ def _slic(segments: tuple[int, ...], compactness: float, sigma: float) -> Superp
 
 
 def build_superpixels(settings: FelzenszwalbSettings | SlicSettings) -> Superpixels:
-    """Builds a proposer.
+    """Builds the proposer that the settings describe.
 
     Felzenszwalb follows edges of any length and leaves large even areas whole, as masks of objects do; SLIC's segments
     are compact and of equal size. The schema's defaults are the best of a small search on drawn frames (192x108) and on

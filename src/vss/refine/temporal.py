@@ -146,7 +146,7 @@ def _in_windows(
 
 
 def _link(first: _VotingFrame, second: _VotingFrame, settings: TemporalSettings) -> None:
-    """Notes in two neighbouring frames what leads from one to the other, unless next to nothing does."""
+    """Stores in two neighbouring frames the steps from one to the other, unless they share next to nothing."""
     flow, first.flow = first.flow, None
     if flow is None or first.labels.shape != second.labels.shape:
         return
@@ -210,7 +210,7 @@ def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalS
             continue
         classes, votes = _count(poll.ballots, chosen)
 
-        # A pixel changes where another class has more votes than its own; what nobody knows stays as it is.
+        # A pixel changes where another class has more votes than its own; one without votes stays as it is.
         own = poll.ballots[0].labels.take(chosen)
         slot = np.full(ignore_index(own.dtype) + 1, len(classes))
         slot[classes] = np.arange(len(classes))
@@ -246,7 +246,7 @@ def _some(cells: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _dissent(frame: _VotingFrame, neighbours: Sequence[_Neighbour]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns [h, w] float32 what the neighbours weigh that are not wholly of a cell's class, and all voters."""
+    """Returns [h, w] float32 the weight of the neighbours that are not wholly of a cell's class, and of all voters."""
     own = frame.uniform[::CELL, ::CELL]
     against, everybody = np.zeros(own.shape, np.float32), np.ones(own.shape, np.float32)
     for neighbour, goal, weight in neighbours:
@@ -261,8 +261,8 @@ class _Poll:
 
     Attributes:
         ballots: the frame's own, and its neighbours'.
-        total: float32 what all votes weigh.
-        kept: float32 what of it goes to the pixel's own class at least.
+        total: float32 weight of all votes.
+        kept: float32 share of it that goes to the pixel's own class at least.
         inside: bool, False where a cell reaches over the frame's edge.
     """
 

@@ -34,7 +34,7 @@ from vss.weights.tensor_files import save_tensors
 
 @dataclass(frozen=True)
 class Recipe:
-    """What no user has a reason to change, mostly upstream's; with the settings it names the work folder.
+    """Fixed hyperparameters, mostly upstream's; with the settings they name the work folder.
 
     Attributes:
         weight_decay: of Adam.
@@ -74,7 +74,7 @@ def train_refiner(
         fingerprint: JSON to write last (`Fingerprint`).
         log_file: JSON lines to write: {iter, loss, lr, iou_before, iou_after} of the training batches since the line
             before, and at the end {iter, split: "val", iou_before, iou_after} of perturbed masks of the val split.
-        work_dir: where the resumable state is kept, in a folder named by a hash of settings and data.
+        work_dir: where the checkpoint is kept, in a folder named by a hash of settings and data.
         code: digest of the training code, for the fingerprint.
 
     Raises:
@@ -121,11 +121,11 @@ def _samples(rows: Any, split: str, card: Card, settings: RefinerTrainingSetting
 
 
 class RefinerTrainer:
-    """A training that can be continued: network, optimizer, iteration and log.
+    """A resumable training: network, optimizer, iteration and log.
 
     Args:
         settings: of the training.
-        folder: where the state file is; a state found there is taken up.
+        folder: of the checkpoint; one that is found there is continued.
         device: torch device.
     """
 
