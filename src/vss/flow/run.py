@@ -22,7 +22,7 @@ from vss.infer.stream import WriteBehind, load_ahead
 
 @dataclass(frozen=True)
 class FlowMethod:
-    """What estimates flow.
+    """A way to estimate flow.
 
     Attributes:
         prepare: maps an RGB frame [H, W, 3] uint8 to what `between` takes.
@@ -95,14 +95,14 @@ def flow(
 
 
 def open_method(name: str, *, weights: str | os.PathLike | None, device: str) -> FlowMethod:
-    """Returns what estimates flow by a method's name; see `flow`.
+    """Returns the method of a name, ready for work; see `flow`.
 
     Raises:
         UserError: no such method; "raft" without weights, or they cannot be used; "dis" with weights.
     """
     if name == "dis":
         if weights is not None:
-            raise UserError("flow dis: takes no weights; those of RAFT go with raft")
+            raise UserError("flow dis: takes no weights; leave them out, or use method raft")
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return FlowMethod(
             prepare=lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),

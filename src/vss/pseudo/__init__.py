@@ -1,1 +1,1 @@
-"""The pseudo stage: what a model is sure of on frames without labels, as labels to train on."""
+"""The pseudo stage: confident predictions on frames without labels become labels to train on."""

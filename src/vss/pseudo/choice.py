@@ -1,4 +1,4 @@
-"""Which predicted pixels are sure enough to be trained on: a threshold per class, found over all frames."""
+"""Which predicted pixels are certain enough to be trained on: a threshold per class, found over all frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BINS = 1000  # of certainty, 0..1
 
 
 def certainty(planes: Planes, measure: str) -> np.ndarray:
-    """Returns how sure a prediction is of each pixel [H, W] float32, 0..1.
+    """Returns the certainty of a prediction per pixel [H, W] float32, 0..1.
 
     Args:
         planes: the class probabilities.
@@ -36,7 +36,7 @@ class Thresholds:
 
     Args:
         num_classes: C.
-        keep: share 0..1 of each class's pixels that is kept, the surest first, by train id.
+        keep: share 0..1 of each class's pixels that is kept, the most certain first, by train id.
         least: certainty below which nothing is kept.
         max_share: of all that is kept, the share that one class may have at most; 1 = any.
     """
@@ -55,7 +55,7 @@ class Thresholds:
     def close(self) -> dict[str, list[float]]:
         """Sets the thresholds; returns by class the pixels counted and kept, and the least certainty kept.
 
-        A whole bin of certainty is kept or left, the bin in which the share is reached among those kept.
+        Bins of certainty are kept or dropped whole; the bin in which the share is reached is kept.
         """
         total = self._counts.sum(axis=1)
         allowed = np.where(np.arange(_BINS) >= _bin_of(np.asarray(self._least)), self._counts, 0)

@@ -8,6 +8,6 @@ from vss.core.options import DATA, MEMBER_SCORES_OR_NONE, SETTINGS
 PSEUDO = Command(
     "pseudo",
     "vss.pseudo.run:pseudo",
-    "Make labels to train on of what predictions are sure of.",
+    "Make pseudo-labels from confident predictions.",
     (*DATA, *files("out-index", "out-card", "summary"), *MEMBER_SCORES_OR_NONE, SETTINGS),
 )

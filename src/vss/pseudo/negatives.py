@@ -11,7 +11,7 @@ from vss.core.codec import Planes
 from vss.core.negatives import MOST_ROWS, Negatives
 
 # The improbable classes that together have at most this probability are ruled out, but never the two most probable
-# ones: a pixel that is left out because its class has enough of them would be labelled by all the others.
+# ones: where a pixel is left out because its class has enough others, ruling out the rest would label it after all.
 WRONG_MASS = 0.05
 _NEVER = 2
 
@@ -50,8 +50,8 @@ def _as_table(
 ) -> Negatives:
     """Returns the negatives of pixels at flat positions, of which `number` [P] says their row.
 
-    Rows [S, ...] hold packed bits, one for each plane and one for the classes without. A row that rules nothing out is
-    none; of more rows than a file can number, the rarest are left out.
+    Rows [S, ...] hold packed bits, one for each plane and one for the classes without. A row that rules nothing out
+    gets no number; of more rows than a file can number, the rarest are left out.
     """
     bits = np.unpackbits(rows, axis=1, count=len(planes.classes) + 1).astype(bool)
     wrong = np.repeat(bits[:, -1:], planes.num_classes, axis=1)  # [S, C]

@@ -1,7 +1,7 @@
-"""The pseudo stage: class scores of frames to label maps with 255 where they are not sure, and an index of them.
+"""The pseudo stage: maps class scores to label maps, ignored where they are not certain, and writes an index of them.
 
-What is written is a prepared dataset like any other, with one split, train; its images are those of the dataset that
-was predicted, behind a link.
+The result is a prepared dataset like any other, with one split, train; a link leads to the images of the dataset that
+was predicted.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def pseudo(
             raise UserError(f"pseudo.of: {chosen.of[0]} has other classes than {dataset.name}")
         source = _Source(WeightedMean(members, opened), opened, chosen.measure)
 
-        # How sure the prediction is of each class, over all frames; then what is kept of each frame.
+        # First the certainties of each class, over all frames; then what is kept of each frame.
         for _, labels, sure in source.read(rows, what="pseudo: count"):
             thresholds.count(labels, sure)
         found = thresholds.close()
