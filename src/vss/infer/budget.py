@@ -11,15 +11,15 @@ _SHARE_OF_FREE_MEMORY = 0.8
 
 
 class ForwardBudget:
-    """Learns from the forwards that ran what memory a network needs, and bounds the next one by it.
+    """Learns from past forwards what memory a network needs, and bounds the next one by it.
 
-    A forward takes something whatever its size (under autocast a copy of the weights: 2.2 GB of InternImage-H) and so
-    much per pixel. Before forwards of two sizes have run, all counts as the latter. On a CPU the answer is always one
+    A forward takes a fixed amount (under autocast a copy of the weights: 2.2 GB of InternImage-H) and an amount per
+    pixel. Before forwards of two sizes have run, all of it counts as the latter. On a CPU the answer is always one
     frame, see `vss.infer.engine`.
 
     Args:
         device: where the network runs.
-        limit: bytes a forward may use; None = most of what is free when first asked.
+        limit: bytes a forward may use; None = most of what is free at the first forward.
     """
 
     def __init__(self, device: torch.device, limit: int | None = None) -> None:
@@ -34,7 +34,7 @@ class ForwardBudget:
         return max(1, min(frames, int((self._available() - fixed) // (per_pixel * pixels))))
 
     def _line(self) -> tuple[float, float]:
-        """Returns bytes of any forward and bytes per pixel: a line that no forward so far was above."""
+        """Returns bytes of any forward and bytes per pixel: a line that no forward so far exceeded."""
         (fewest, least), (most, largest) = min(self._used.items()), max(self._used.items())
         if largest <= least or most < 1.5 * fewest:  # no line through two sizes that are nearly one
             return 0.0, max(used / pixels for pixels, used in self._used.items())
@@ -53,7 +53,7 @@ class ForwardBudget:
         self.observe(torch.cuda.max_memory_allocated(self._device) - before, pixels)
 
     def observe(self, used: int, pixels: int) -> None:
-        """Takes note of a forward over `pixels` pixels that used `used` bytes."""
+        """Records a forward over `pixels` pixels that used `used` bytes."""
         self._used[pixels] = max(self._used.get(pixels, 0), used)
 
     def shrink(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 Result = TypeVar("Result")
-_ENTRY = 256  # bytes that an entry takes by itself, so that nothing is kept for nothing
+_ENTRY = 256  # bytes that an entry takes by itself, so that empty results count too
 
 
 def cached_up_to(

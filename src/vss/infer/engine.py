@@ -53,7 +53,7 @@ class DecodedFrame:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the engine makes of a batch of frames.
+    """What the engine predicts for a batch of frames.
 
     Attributes:
         labels: [N, H, W] train ids on the engine's device (`label_dtype`); the lowest id where probabilities are
@@ -176,7 +176,7 @@ class Engine:
         return views_of(*size, self.tta, self.protocol)
 
     def _groups(self, size: Size) -> list[Group]:
-        """Returns what the network sees at once; flips apart where they did not fit together before."""
+        """Returns the groups of views that enter the network together; flips apart where they did not fit before."""
         groups = groups_of(self._views(size))
         return [
             part for group in groups for part in (_flips_of(group) if group.padded in self._flips_apart else [group])
@@ -260,7 +260,7 @@ class Engine:
         """Returns [N, 3, h, w] float32: per frame its flips, normalised and padded with zeros."""
         pixels = torch.from_numpy(np.stack([frame.images[group.resizes] for frame in frames]))
         if self.device.type == "cuda":
-            pixels = pixels.pin_memory()  # a copy from other memory waits for all that the device is at
+            pixels = pixels.pin_memory()  # a copy from pageable memory waits for all work queued on the device
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         images = (images - self._mean) / self._std
         images = torch.stack([images.flip(3) if flip else images for flip in group.flips], dim=1).flatten(0, 1)
@@ -332,7 +332,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _ViewScores:
-    """The class scores of one view of one frame, at the network's resolution, and what the view counts."""
+    """The class scores of one view of one frame, at the network's resolution, and the view's weight."""
 
     weight: int
     tiles: list[Tile]
@@ -356,7 +356,7 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
 
 
 def groups_of(views: Sequence[View]) -> list[Group]:
-    """Returns the views of a frame by what the network sees at once."""
+    """Returns the views of a frame, grouped by what enters the network together."""
     chains = dict.fromkeys(view.resizes for view in views)
     groups = []
     for resizes in chains:

@@ -1,4 +1,4 @@
-"""What size a frame is given before a network sees it: mmcv's `rescale_size` and `ResizeToMultiple`, as arithmetic."""
+"""The size that a frame is resized to for a network: mmcv's `rescale_size` and `ResizeToMultiple`, as arithmetic."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class InferencePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class InferSettings:
-    """`infer_job` of the schema: what a prediction is made with."""
+    """`infer_job` of the schema: the settings of a prediction."""
 
     prediction: str | None = None
     tta: ViewSettings

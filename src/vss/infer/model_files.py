@@ -20,7 +20,7 @@ class ModelFiles:
     """A model that can be loaded.
 
     Attributes:
-        name: what to call it.
+        name: its name in messages.
         config: the resolved config.
         weights: safetensors or a published checkpoint.
     """

@@ -15,7 +15,7 @@ from vss.core.order import natural_key
 from vss.core.page.document import document, legend
 
 _WIDTH = 480  # of the pictures, in pixels
-_PICTURES = 24  # of an input, at most; a video's are spread over it
+_PICTURES = 24  # per input, at most; those of a video are spread over it
 _QUALITY = 85
 
 _STYLE = """
@@ -44,8 +44,8 @@ class Gallery:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, image: np.ndarray, overlay: np.ndarray, labels: np.ndarray) -> None:
-        """Counts a frame's classes, and keeps its image and overlay [H, W, 3] uint8 RGB if its turn has come."""
-        with self._lock:  # frames are finished side by side
+        """Counts a frame's classes, and keeps its image and overlay [H, W, 3] uint8 RGB if its number is due."""
+        with self._lock:  # frames are finished in parallel threads
             number, self._offered = self._offered, self._offered + 1
             self.counts += np.bincount(labels.ravel(), minlength=256)
             if number % self._step:

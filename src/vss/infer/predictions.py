@@ -53,7 +53,7 @@ def predictions(
 ) -> Iterator[tuple[Item, Result]]:
     """Yields (item, what `callbacks.finish` made of its prediction) in the order of `items`.
 
-    On a CPU, `workers` frames are worked on side by side, each on one torch thread: threads never wait for each other,
+    On a CPU, `workers` frames are worked on in parallel, each on one torch thread: threads never wait for each other,
     and their number cannot change a bit of the result. On a GPU, `workers` threads decode and resize frames ahead of
     the network and finish them behind it.
 
@@ -67,7 +67,7 @@ def predictions(
     Raises:
         UserError: the model returned inf or nan for a frame.
     """
-    cv2.setNumThreads(1)  # images are decoded and resized side by side
+    cv2.setNumThreads(1)  # images are decoded and resized in parallel threads
     frames = frames_at_once(engine.device, workers, batch_frames)
     if engine.device.type == "cpu":
         return _on_cpu(engine, items, callbacks, frames)
@@ -145,9 +145,9 @@ def _refuse_unless(finite: Any, callbacks: FrameCallbacks[Item, Any], item: Item
 
 
 class ToHost:
-    """Copies tensors to the host without waiting for what the device was given to do since they were computed.
+    """Copies tensors to the host without waiting for work that was queued on the device after them.
 
-    On a GPU: on a stream of its own, into pinned memory, which torch keeps and gives out again.
+    On a GPU: on a stream of its own, into pinned memory, which torch caches and reuses.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -155,7 +155,7 @@ class ToHost:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def after_this(self) -> torch.cuda.Event | None:
-        """Marks the end of what the device has been given to do so far."""
+        """Marks the end of the work queued on the device so far."""
         return None if self._stream is None else torch.cuda.current_stream(self._device).record_event()
 
     def copy(self, tensor: Tensor, done: torch.cuda.Event | None) -> np.ndarray:

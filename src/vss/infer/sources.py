@@ -1,4 +1,4 @@
-"""What a user's inputs to `vss predict` are: images, folders of images, and videos."""
+"""The inputs of `vss predict`: images, folders of images, and videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vss.core.log import log, one_line
 from vss.core.video import VIDEO_SUFFIXES
 
 READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-# Lists the files that a prediction wrote into a folder, so that a later one neither reads nor leaves them.
+# Lists the files that a prediction wrote into a folder, so that a later one neither reads them nor leaves them behind.
 WRITTEN = "predicted.json"
 
 
@@ -36,7 +36,7 @@ class Source:
 
 
 def find_sources(inputs: Sequence[str | os.PathLike], out_dir: Path) -> list[Source]:
-    """Returns what the inputs are.
+    """Returns the sources that the inputs name.
 
     Args:
         inputs: image files, video files, or folders whose images are taken, subfolders included.
@@ -79,7 +79,7 @@ def _folder(path: Path, out_dir: Path) -> Source:
         raise UserError(
             f"{path}: no images in this folder; suffixes looked for: {', '.join(sorted(READABLE_SUFFIXES))}"
         )
-    # Of one video of VSPW the frames lie in `origin`, which says nothing.
+    # Of one video of VSPW the frames lie in `origin`, which distinguishes nothing.
     base = path / "origin" if all(file.is_relative_to(path / "origin") for file in found) else path
     files = tuple((file.relative_to(base).with_suffix("").as_posix(), file) for file in found)
     return Source(path, "images", files, path.resolve().name or "root")

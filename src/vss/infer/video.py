@@ -17,15 +17,15 @@ _TIME_BASE = Fraction(1, 90_000)  # seconds per tick, as MPEG counts
 
 @contextlib.contextmanager
 def video_writer(path: str | os.PathLike, size: tuple[int, int], fps: float) -> Iterator[Callable[..., None]]:
-    """Gives a function (image [H, W, 3] uint8 RGB, seconds) that appends a frame to an mp4 file of H.264.
+    """Yields a function (image [H, W, 3] uint8 RGB, seconds) that appends a frame to an mp4 file of H.264.
 
     The file is written whole or not at all. The codec halves the resolution of colours: where a side is odd, the last
-    row or column is there twice. Times may lie at any distance; they have to increase.
+    row or column is repeated. Times may lie at any distance; they have to increase.
 
     Args:
         path: ends in .mp4.
         size: (height, width) of every frame.
-        fps: what the file announces; the frames' own times decide when each is shown.
+        fps: nominal frame rate in the file's header; the frames' own times decide when each is shown.
     """
     import av
 
@@ -33,7 +33,7 @@ def video_writer(path: str | os.PathLike, size: tuple[int, int], fps: float) -> 
     with atomic_path(Path(path)) as aside, av.open(str(aside), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = size[0] + below, size[1] + right
-        # Every browser decodes 4:2:0, few anything else.
+        # Every browser decodes 4:2:0; few decode anything else.
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
         stream.codec_context.time_base = _TIME_BASE
         last = -1

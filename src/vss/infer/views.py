@@ -1,4 +1,4 @@
-"""Test-time augmentation views: which resized and mirrored copies of a frame are run, and what each one counts.
+"""Test-time augmentation views: which resized and mirrored copies of a frame are run, and their weights.
 
 Two protocols. `paper` runs the views that are named: every ratio of the base scale, with and without a horizontal flip.
 `as_published` reproduces the test pipelines of the paper's code (MMSegmentation 0.x `MultiScaleFlipAug`):
