@@ -23,7 +23,7 @@ class Change:
 
     Attributes:
         difference: the figure less the baseline's.
-        interval: 95% interval of the difference, the same videos drawn again for both; None where they are not paired.
+        interval: 95% interval of the difference, the same videos drawn for both; None where they cannot be paired.
     """
 
     difference: float
@@ -41,7 +41,7 @@ class Lever:
 
     Attributes:
         lever: as the config names it, or "baseline" or "all together".
-        prediction, title: that it is seen in.
+        prediction, title: the prediction that shows it.
         figures: in percent.
         changes: of them, against the baseline; none of the baseline itself.
         seconds, gpu_seconds: of all jobs that the prediction needs, trainings included; NaN where none was measured.

@@ -1,4 +1,4 @@
-"""Maps of yes and no, 64 pixels to a word: what is asked of many pixels at once costs an eighth of a byte each.
+"""Boolean maps, 64 pixels to a word: an operation on many pixels reads and writes one bit of each.
 
 A bitmap of [H, W] pixels is [H, ceil(W / 64)] little-endian uint64; pixel x of a row is bit x % 64 of word x // 64, and
 the bits beyond W are 0.
@@ -93,7 +93,7 @@ def shifted_right(bitmap: np.ndarray) -> np.ndarray:
 
 
 def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
-    """Returns which pixels have one that is set in the rows and columns from `pixels` before theirs to one less after.
+    """Returns the bitmap dilated by a square window, from `pixels` before each pixel to `pixels` - 1 after it.
 
     Bits beyond the width of the image may be set.
     """
@@ -107,7 +107,7 @@ def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
     rows[pixels:-pixels] = bitmap
     for step in _steps(2 * pixels):
         rows = rows[:-step] | rows[step:]
-    # Rows lie one after the other here, with so many empty words between them that none reaches into another.
+    # Rows lie one after the other here, with enough empty words between them that none reaches into another.
     between = -(-pixels // _BITS)
     columns = np.zeros((height + 1, between + words), _WORD)
     columns[:-1, between:] = rows[:height]

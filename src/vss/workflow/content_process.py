@@ -1,4 +1,4 @@
-"""The look at a real dataset's files in a process of its own, while the workflow that needs their digest is planned.
+"""Lists a real dataset's files in a process of its own, while the workflow that needs their digest is planned.
 
 VSPW's 475,000 files take 3 s of a core, most of it the system's; threads would only take turns with Snakemake.
 """
@@ -26,12 +26,12 @@ class ContentProcess:
     def __init__(self, layout: DatasetLayout, root: str | os.PathLike) -> None:
         self._layout, self._root = layout, root
         command = [sys.executable, "-m", __name__, json.dumps(layout.to_json()), os.fspath(root)]
-        # Its messages are not shown: where it fails, `result` looks at the files in this process.
+        # Its messages are not shown: where it fails, `result` lists the files in this process.
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         atexit.register(self._process.kill)
 
     def result(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Returns `contents`, when the process has it."""
+        """Returns `contents` once the process has ended."""
         found, _ = self._process.communicate()
         atexit.unregister(self._process.kill)
         if self._process.returncode:
@@ -41,7 +41,7 @@ class ContentProcess:
 
 
 def main(layout: str, root: str) -> None:
-    """Prints `contents` of a layout, given as JSON, as JSON."""
+    """Prints the `contents` of a layout; both are JSON."""
     print(json.dumps(contents(DatasetLayout.from_json(json.loads(layout), where="layout"), root)))
 
 

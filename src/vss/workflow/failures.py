@@ -1,4 +1,4 @@
-"""Why a run failed, in a line per job; the last line of Snakemake itself is only that something failed."""
+"""Why a run failed, in one line per job; Snakemake's own last line says only that something failed."""
 
 from __future__ import annotations
 
