@@ -186,7 +186,7 @@ def _class_table(
         near = did_you_mean(named, [*there, *shipped_tables(), *others])
         looked = "" if root is None else f" in {root} nor in the working directory"
         raise UserError(
-            f"{where}: no file {named!r}{looked}{near}; class tables that come along: {', '.join(shipped_tables())}"
+            f"{where}: no file {named!r}{looked}{near}; included class tables: {', '.join(shipped_tables())}"
         )
     return read_class_table(path, name=name), path
 
@@ -228,7 +228,7 @@ def _map_file(named: str | None, root: Path | None, *, where: str) -> Path | Non
     if path is None:
         known = sorted(file.stem for file in SHIPPED_MAPS.glob("*.csv"))
         near = did_you_mean(named.removesuffix(".csv"), known)
-        raise UserError(f"{where}: no file {named!r}{near}; class maps that come along: {', '.join(known)}")
+        raise UserError(f"{where}: no file {named!r}{near}; included class maps: {', '.join(known)}")
     return path
 
 

@@ -148,7 +148,7 @@ class DatasetLayout:
             another text, which {split} stands for; or a share of the videos (frames), 0..1.
         seed: of the order in which shares are dealt.
         all_labelled: whether a frame of train or val without a mask is a problem.
-        ignore: names of files that are passed over, with * for any part.
+        ignore: names of files to skip, with * for any part.
     """
 
     images: FramePattern
