@@ -301,7 +301,7 @@ def test_a_mistake_in_a_panoptic_json_is_one_line(change, words, tmp_path, label
 def test_our_files_of_other_classes_are_refused(tmp_path, labels, imported) -> None:
     with ScoresWriter(tmp_path / "a.scores.h5", classes=["a", "b"], provenance={}):
         pass
-    refused("predicts 2 classes other than the dataset's", imported, scores=f"{tmp_path}/{{shard}}.scores.h5")
+    refused("predicts 2 classes that are not the dataset's", imported, scores=f"{tmp_path}/{{shard}}.scores.h5")
 
 
 def test_a_frame_in_two_of_our_files_is_refused(tmp_path, labels, imported) -> None:

@@ -156,7 +156,7 @@ class _OurFiles(PredictionReader):
         for reader in self._frames.readers:
             if reader.classes != self._classes:
                 self._frames.close()
-                raise UserError(f"{reader.path}: predicts {len(reader.classes)} classes other than the dataset's")
+                raise UserError(f"{reader.path}: predicts {len(reader.classes)} classes that are not the dataset's")
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -218,7 +218,7 @@ class Engine:
     def _flips_one_by_one(
         self, frames: Sequence[DecodedFrame], index: int, group: Group
     ) -> Iterator[tuple[int, bool, list[_Window]]]:
-        """Yields what `_network_outputs` does of one frame whose flips do not fit into one forward."""
+        """Yields as `_network_outputs`, of one frame whose flips do not fit into one forward."""
         for part in _flips_of(group):
             for _, flip, windows in self._network_outputs([frames[index]], part):
                 yield index, flip, windows
@@ -326,7 +326,7 @@ class _Window:
         return _Window(self.logits[position], self.rows, self.columns)
 
     def tile(self, *, mirrored: bool) -> Tile:
-        """Returns what `resample_band` reads of one image's window."""
+        """Returns one image's window in the form that `resample_band` reads."""
         return Tile(self.logits, self.rows, self.columns, mirrored)
 
 

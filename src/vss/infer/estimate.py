@@ -1,4 +1,4 @@
-"""What an inference will need, before its weights are read: memory by kind, and time."""
+"""Estimates of an inference before its weights are read: memory by kind, and time."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class InferenceEstimate:
     def needed(self, device: torch.device, frames: int) -> int:
         """Returns the bytes at the peak of `frames` frames at once.
 
-        On a CPU each frame is worked on by a thread of its own; on a GPU they share what works on one, and the frames
-        before them are on their way to the host.
+        On a CPU each frame is worked on by a thread of its own; on a GPU they share the working memory of one, and the
+        frames before them are still being copied to the host.
         """
         work, kept = max(self.activations, self.averaging), self.scores + self.probabilities
         if device.type == "cpu":

@@ -21,7 +21,7 @@ from vss.weights.weights_file import read_weights
 
 @dataclass(frozen=True)
 class InferencePlan:
-    """What an inference will do, checked before anything is loaded.
+    """The settings of an inference, checked before anything is loaded.
 
     Attributes:
         config: what the model's resolved config holds.

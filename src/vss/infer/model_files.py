@@ -1,4 +1,4 @@
-"""Which model a user means: a folder, the name of a trained model, or a row with a published checkpoint."""
+"""Finding the model that a user names: a folder, a trained model's name, or a row with a published checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a prediction, known by how their names end."""
+"""The files of a prediction, distinguished by the ends of their names."""
 
 from __future__ import annotations
 

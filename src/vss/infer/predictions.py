@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class FrameCallbacks(Generic[Item, Result]):
-    """What is done with each frame around the network; both calls run in background threads.
+    """The work on each frame around the network; both calls run in background threads.
 
     Attributes:
         read: decodes an item to [H, W, 3] uint8 RGB; None leaves the item out.

@@ -141,5 +141,5 @@ def written_before(folder: Path) -> list[str]:
 
 
 def title(source: Source) -> str:
-    """Returns what a message calls an input; names of files may hold anything."""
+    """Returns the name of an input in messages, on one line; names of files may hold anything."""
     return one_line(str(source.path))

@@ -81,7 +81,7 @@ def pseudo(
     with contextlib.ExitStack() as stack:
         opened = open_members(stack, members, scores)
         if list(opened[0].classes) != list(dataset.classes):
-            raise UserError(f"pseudo.of: {chosen.of[0]} has other classes than {dataset.name}")
+            raise UserError(f"pseudo.of: {chosen.of[0]} has other classes than {dataset.name}; name one of its models")
         source = _Source(WeightedMean(members, opened), opened, chosen.measure)
 
         # First the certainties of each class, over all frames; then what is kept of each frame.

@@ -39,7 +39,7 @@ class CascadePSP:
     Args:
         network: of `vss.refine.network`, in eval mode on its device.
         settings: as the config gives them.
-        suits: row of the network.
+        suits: row of the network, whose procedure is the default.
         classes: names of the prediction's classes, position = train id.
 
     Raises:
@@ -161,7 +161,7 @@ class CascadePSP:
 
 
 def procedure_for(settings: CascadePspSettings, suits: NetworkRow) -> Procedure:
-    """Returns how to go over a frame: as settings say, else as suits the network, else as the mode has it."""
+    """Returns the procedure for a frame: from the settings, else the network's, else the mode's."""
     mode = settings.mode or suits.mode
     base = suits.procedure if mode == suits.mode else MODES[mode]
     given = {field.name: getattr(settings, field.name) for field in fields(Procedure)}

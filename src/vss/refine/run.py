@@ -102,13 +102,16 @@ _WORKERS = 2  # frames prepared at the same time
 def ssa(settings: SsaSettings, resources: RefinerResources) -> Iterator[Refiner]:
     """Votes over mask proposals."""
     if resources.proposals is None:
-        raise UserError("refine ssa: no proposals file, run propose first")
+        raise UserError("refine ssa: no proposals file; make one with `vss propose`")
     with ProposalsReader(resources.proposals) as reader:
 
         def voted(frame: RefinerInput) -> np.ndarray:
             found = reader.read(frame.video, frame.frame)
             if tuple(found.size) != frame.labels.shape:
-                raise UserError(f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
+                raise UserError(
+                    f"{reader.path}: frame {frame.frame!r} of video {frame.video!r} has proposals of another size than"
+                    " its labels; make them again"
+                )
             guards = {"min_purity": settings.min_purity, "keep_area": settings.keep_area}
             return vote_proposals(frame.labels, found, scores=frame.scores, **guards)
 
@@ -137,7 +140,7 @@ def cascadepsp(settings: CascadePspSettings, resources: RefinerResources) -> Ite
 
     # Without class scores, labels are certain where neighbouring frames agree on them.
     if resources.flow is None:
-        raise UserError("refine cascadepsp: only_uncertain: no scores file and no flow file, run flow first")
+        raise UserError("refine cascadepsp: only_uncertain: no scores file and no flow file; make one with `vss flow`")
     with FlowReader(resources.flow) as reader:
         vote = read_section(TemporalSettings, "temporal", {}, where="refine temporal")
 
@@ -164,7 +167,7 @@ def cascadepsp(settings: CascadePspSettings, resources: RefinerResources) -> Ite
 def temporal(settings: TemporalSettings, resources: RefinerResources) -> Iterator[Refiner]:
     """Votes among neighbouring frames along optical flow."""
     if resources.flow is None:
-        raise UserError("refine temporal: no flow file, run flow first")
+        raise UserError("refine temporal: no flow file; make one with `vss flow`")
     with FlowReader(resources.flow) as reader:
 
         def predicted(frame: RefinerInput) -> PredictedFrame:
@@ -184,13 +187,15 @@ def _predicted(frame: RefinerInput, image: np.ndarray, reader: FlowReader) -> Pr
 def tubes(settings: TubesSettings, resources: RefinerResources) -> Iterator[Refiner]:
     """Votes in masks that are linked over time: superpixels along optical flow, masks of objects by their ids."""
     if resources.proposals is None:
-        raise UserError("refine tubes: no proposals file, run propose first")
+        raise UserError("refine tubes: no proposals file; make one with `vss propose`")
     with contextlib.ExitStack() as stack:
         masks = stack.enter_context(ProposalsReader(resources.proposals))
         if "rle" in masks.forms():
             raise UserError(f"{masks.path}: refine tubes: SAM's masks cannot be linked; use sam2 or superpixels")
         if "partitions" in masks.forms() and resources.flow is None:
-            raise UserError("refine tubes: superpixels are linked along optical flow: no flow file, run flow first")
+            raise UserError(
+                "refine tubes: superpixels are linked along optical flow: no flow file; make one with `vss flow`"
+            )
         flows = None if resources.flow is None else stack.enter_context(FlowReader(resources.flow))
 
         def masked(frame: RefinerInput) -> MaskedFrame:
@@ -198,7 +203,10 @@ def tubes(settings: TubesSettings, resources: RefinerResources) -> Iterator[Refi
             found = masks.read(*key)
             assert isinstance(found, Partitions | RunLengths)
             if tuple(found.size) != frame.labels.shape:
-                raise UserError(f"{masks.path}: frame {frame.frame!r} of video {frame.video!r} is of another size")
+                raise UserError(
+                    f"{masks.path}: frame {frame.frame!r} of video {frame.video!r} has proposals of another size than"
+                    " its labels; make them again"
+                )
             flow = flows.read(*key) if flows is not None and key in flows else None
             return MaskedFrame(frame.video, frame.labels, found, flow, frame.scores)
 

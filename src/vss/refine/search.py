@@ -139,7 +139,7 @@ class _Clips:
         self._labels, self._flow, self._scores = labels, flow, scores
         for reader in labels.readers:
             if reader.classes != dataset.classes:
-                raise UserError(f"{reader.path}: predicts {len(reader.classes)} classes other than the dataset's")
+                raise UserError(f"{reader.path}: predicts {len(reader.classes)} classes that are not the dataset's")
 
     def miou(self, settings: TemporalSettings | None) -> float:
         """Returns the mean IoU (VSPW convention, 0..1) of the labels after the vote; None: as they are."""
@@ -161,7 +161,10 @@ class _Clips:
             raise UserError(f"search temporal: no label map of frame {row.frame!r} of video {row.video!r}")
         labels, soft = reader.read(*key), None
         if labels.shape != (row.height, row.width):
-            raise UserError(f"{reader.path}: frame {row.frame!r} of video {row.video!r} is of another size")
+            raise UserError(
+                f"{reader.path}: frame {row.frame!r} of video {row.video!r} is {labels.shape[0]}x{labels.shape[1]}, "
+                f"the index says {row.height}x{row.width}"
+            )
         if self._scores is not None:
             scores = self._scores.get(*key)
             if scores is None:

@@ -79,7 +79,7 @@ class _VotingFrame:
         self.labels, self.flow, self.scores = frame.labels, frame.flow, frame.scores
         self.uniform = _uniform_blocks(frame.labels)
         self.image = cv2.blur(frame.image, (3, 3))
-        # What leads to the next frame and to the one before: [h, w, 3] float32, displacement in cells and weight.
+        # Steps to the next frame and to the one before: [h, w, 3] float32, displacement in cells and weight.
         self.step: list[np.ndarray | None] = [None, None]
 
 
@@ -120,7 +120,7 @@ def _in_windows(
     settings: TemporalSettings,
     question: Callable[[_VotingFrame, list[_Neighbour], TemporalSettings], np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Yields the answer to a question about every frame and its neighbours, in the frames' order."""
+    """Yields the result of a function of every frame and its neighbours, in the frames' order."""
     window: deque[_VotingFrame] = deque()
     video, at = None, 0  # position in the window of the frame whose turn it is
 
@@ -196,7 +196,7 @@ def _likeness(settings: TemporalSettings) -> np.ndarray:
 
 def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
     """Returns the label map of a frame after its neighbours have voted."""
-    # Most cells are of one class, as are all that vote on them, or those that are not weigh less than the cell itself.
+    # Most cells and all their voters are of one class, or the voters of others weigh less than the cell itself.
     against, _ = _dissent(frame, neighbours)
     own = frame.uniform[::CELL, ::CELL]
     refined = frame.labels.copy()
@@ -257,7 +257,7 @@ def _dissent(frame: _VotingFrame, neighbours: Sequence[_Neighbour]) -> tuple[np.
 
 @dataclass(frozen=True)
 class _Poll:
-    """How some cells of a frame are voted on; all arrays are [16, m]: the cells' first pixels, their second ones, ...
+    """The votes on some cells of a frame; all arrays are [16, m]: the cells' first pixels, their second ones, ...
 
     Attributes:
         ballots: the frame's own, and its neighbours'.
@@ -275,7 +275,7 @@ class _Poll:
 def _poll(
     frame: _VotingFrame, neighbours: Sequence[_Neighbour], cells: np.ndarray, settings: TemporalSettings
 ) -> _Poll:
-    """Returns how some cells, given by their flat positions [m], are voted on."""
+    """Returns the votes on some cells, given by their flat positions [m]."""
     # The cells' pixels as (x, y) [16, m, 2].
     inner = np.stack(np.divmod(np.arange(CELL * CELL, dtype=np.int16), CELL)[::-1], axis=1)
     inner = np.repeat(inner[:, None], len(cells), axis=1)

@@ -83,7 +83,7 @@ def refinements(
 def _changes(
     before: pd.DataFrame | None, after: pd.DataFrame | None, key: str, value: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns what gained and what lost most, in percent, of rows that both tables have."""
+    """Returns the rows of both tables that gained and that lost most, in percent."""
     if before is None or after is None:
         return {"gained": [], "lost": []}
     both = before[[key, value]].merge(after[[key, value]], on=key, suffixes=("_before", "_after")).dropna()
@@ -102,8 +102,8 @@ def _changes(
 def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns one row per refinement as text: before, after and difference of every figure that any of them has.
 
-    How many frames could not be refined is a column where any could not, and which pixels changed one where any has
-    them counted.
+    The number of frames that could not be refined is a column where any could not, and the shares of changed pixels are
+    two where any refinement has them counted.
     """
     keys = [key for key in _FIGURES if any(key in entry["figures"] for entry in found)]
     rows = []

@@ -160,7 +160,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _steps(length: int) -> list[int]:
-    """Returns by how much to shift what was joined so far, one after the other, until `length` places are joined."""
+    """Returns the shifts, one after the other, that join `length` places by doubling."""
     steps, joined = [], 1
     while joined < length:
         steps.append(min(joined, length - joined))

@@ -71,7 +71,7 @@ def score_shard(
         probabilities = None if scores is None else opened.enter_context(closing(ScoresReader(scores)))
         unrefined = None if refines is None else opened.enter_context(LabelsReader(refines))
         if predictions.classes != dataset.classes:
-            raise UserError(f"{labels}: predicts {len(predictions.classes)} classes other than the dataset's")
+            raise UserError(f"{labels}: predicts {len(predictions.classes)} classes that are not the dataset's")
         videos = [(name, of_video) for name, of_video in rows.groupby("video", sort=True) if of_video["mask"].any()]
         counts = count_videos(
             track(videos, what=f"score {split} shard {shard}", unit="video"),

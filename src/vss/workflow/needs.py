@@ -1,4 +1,4 @@
-"""What a prediction needs: every job that has to run for it, from the trainings on."""
+"""The jobs that a prediction needs, from the trainings on."""
 
 from __future__ import annotations
 
