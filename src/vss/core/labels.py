@@ -47,11 +47,11 @@ def _bit_reversed_colours(count: int = 256) -> np.ndarray:
 
 
 def overlay_palette(colours: Sequence[str] = (), *, num_classes: int = 0) -> np.ndarray:
-    """Returns RGB colours [256, 3] uint8 indexed by train id, distinct for every class; 255 (ignore) is black.
+    """Returns RGB colours [256, 3] uint8 indexed by train id, distinct for every class; the ignore index is black.
 
     Args:
-        colours: "#rrggbb" by train id that stand instead, where they are not "" (`LabelSpace.colours`).
-        num_classes: of more than 255 the palette has 65,536 colours, of which the last one is ignore's.
+        colours: "#rrggbb" by train id that override these where they are not "" (`LabelSpace.colours`).
+        num_classes: of more than 255 the palette has 65,536 colours.
     """
     ignored = ignore_index(label_dtype(num_classes))
     palette = np.roll(_bit_reversed_colours(ignored + 1), -1, axis=0)
@@ -67,7 +67,7 @@ def label_picture(labels: np.ndarray, palette: np.ndarray) -> Image:
 
     Args:
         labels: train ids.
-        palette: [256, 3] uint8; not looked at for uint16.
+        palette: [256, 3] uint8; not used for uint16.
     """
     from PIL.Image import fromarray
 

@@ -1,4 +1,4 @@
-"""The propose stage: mask proposals for every frame of one shard, and the choice of what makes them."""
+"""The propose stage: mask proposals for every frame of one shard, and the choice of the proposer."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def read_proposal_settings(given: JsonObject, *, weights: str | None) -> Proposa
 
 
 def build_video_proposer(settings: ProposalSettings, *, weights: str | None, device: str) -> VideoProposer:
-    """Builds what makes the mask proposals of a video; arguments and errors as of `build_proposer`, and SAM 2."""
+    """Builds the proposer for videos; arguments and errors as of `build_proposer`, and SAM 2."""
     if isinstance(settings, Sam2Settings):
         from vss.refine.sam2 import Sam2Proposer  # imports torch and transformers
 
@@ -168,7 +168,7 @@ def build_video_proposer(settings: ProposalSettings, *, weights: str | None, dev
 def build_proposer(
     settings: FelzenszwalbSettings | SlicSettings | SamSettings, *, weights: str | None, device: str
 ) -> Proposer:
-    """Builds what makes the mask proposals of one frame.
+    """Builds the proposer for single frames.
 
     Args:
         settings: see `read_proposal_settings`.

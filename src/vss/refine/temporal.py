@@ -84,7 +84,7 @@ class _VotingFrame:
 
 
 def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
-    """Returns, for every pixel, the class of the block of a cell's size that begins there, if it has one alone."""
+    """Returns, per pixel, the class of the block of a cell's size that begins there, if all of it has one class."""
     ignored = ignore_index(labels.dtype)
     border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": ignored}
     least, most = (
@@ -107,7 +107,7 @@ def smooth(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iter
 
 
 def agreement(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> Iterator[np.ndarray]:
-    """Yields for every frame [H, W] uint8 in 255ths which share of the votes its own labels have; 255 where alone.
+    """Yields per frame [H, W] uint8, in 255ths, the share of the votes that its own labels have; 255 where alone.
 
     Args:
         frames, settings: as of `smooth`.
@@ -223,8 +223,8 @@ def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalS
 
 
 def _agreement(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalSettings) -> np.ndarray:
-    """Returns [H, W] uint8 in 255ths which share of the votes the frame's own labels have."""
-    # Cells of one class by cells; the others, along boundaries, by pixels.
+    """Returns [H, W] uint8, in 255ths, the share of the votes that the frame's own labels have."""
+    # Cells of one class are counted by cell; the others, along boundaries, by pixel.
     against, everybody = _dissent(frame, neighbours)
     share = _in_255ths(1 - against / everybody).repeat(CELL, axis=0).repeat(CELL, axis=1)
     share = np.ascontiguousarray(share[: frame.labels.shape[0], : frame.labels.shape[1]])

@@ -45,7 +45,7 @@ class MaskedFrame:
     Attributes:
         video: its video; tubes stay within it.
         labels: [H, W] train ids; one of no class has no vote.
-        masks: its superpixels, of which tubes are made of those of the first partition; or masks of objects with ids.
+        masks: its superpixels, of which the first partition makes the tubes; or masks of objects with ids.
         flow: (forward, backward) [h, w, 2] float32 in pixels per cell, between it and the next frame, or None; for
             superpixels, which are linked along it.
         scores: its class scores, which vote in place of the labels.
@@ -59,7 +59,7 @@ class MaskedFrame:
 
 
 class _LinkedFrame:
-    """A frame in the window: what its masks vote, and which masks before and after are theirs."""
+    """A frame in the window: the votes of its masks, and the masks before and after that they are linked to."""
 
     def __init__(self, frame: MaskedFrame) -> None:
         self.labels, self.flow = frame.labels, frame.flow
@@ -68,7 +68,7 @@ class _LinkedFrame:
         histogram = count_votes(frame.labels, self.pixels, self.counts, frame.scores)
         self.classes = np.flatnonzero(histogram.any(axis=0))
         self.votes = histogram[:, self.classes]
-        # For every mask the number of its mask in the next frame and in the one before; -1 = none.
+        # For every mask the number of the one it is linked to in the next frame and in the one before; -1 = none.
         self.ahead, self.back = (np.full(len(self.counts), -1) for _ in range(2))
 
 
@@ -115,7 +115,7 @@ def _link(first: _LinkedFrame, second: _LinkedFrame, least_overlap: float) -> No
 def _link_along(
     flow: tuple[np.ndarray, np.ndarray], first: _LinkedFrame, second: _LinkedFrame, least_overlap: float
 ) -> None:
-    """Links superpixels, each with what most of it becomes, where that holds both ways."""
+    """Links superpixels, each with the one that holds most of its pixels in the other frame, where that is mutual."""
     assert isinstance(first.masks, Partitions) and isinstance(second.masks, Partitions)
     forward, backward = (_per_pixel(displacement, first.labels.shape) for displacement in flow)
     found, target = found_again(forward, backward)

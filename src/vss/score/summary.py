@@ -78,7 +78,7 @@ def overall_scores(counts: Counts) -> dict[str, Any]:
     - `fwIoU`, `pixel_acc`, `pixel_acc_class`: VSPW_baseline utils.py Evaluator, over all frames.
     - `video_mIoU`, `video_fwIoU`: mean over videos of the video's own.
     - `VC8`, `VC16`: official, pooled over the windows of all videos.
-    - `strict`: void left out, all T-n+1 windows; `correct` also asks for the right label.
+    - `strict`: void left out, all T-n+1 windows; `correct` also requires the right label.
     - `cffm_compat`: videos of more than 16 frames only, 0 and 255 one value in VC.
     - `TC_<flow>`, `TC_<flow>_first100`: over all videos, over the first 100 by id; only where flow was counted.
       TC_cal.py takes the first 100 lines of val.txt, whose order the index does not keep: other videos than these

@@ -1,4 +1,4 @@
-"""The plan of a run: a checked config, asked questions by name."""
+"""The plan of a run: a checked config, and what follows from it by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRAINED_ON = {"pretrain": "coco_stuff", "finetune": "vspw", "import": "vspw"}
 
 
 class Plan:
-    """A checked config, asked what has to be made and with which settings.
+    """A checked config, which knows what has to be made and with which settings.
 
     Args:
         document: the config with defaults filled in (`read_config`).
@@ -449,7 +449,7 @@ class Plan:
 
     @functools.cached_property
     def _with_scores(self) -> list[str]:
-        """`with_scores`, which depends on all predictions and is asked by every job that scores or refines one."""
+        """`with_scores`, which depends on all predictions and is needed by every job that scores or refines one."""
         names = [*self.scored(), *self.submitted()]
         used = {self.base(name) for name in names} & set(self.ensembles)
         members = {member for name in used for member in self.members(name)}
