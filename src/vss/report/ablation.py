@@ -11,7 +11,7 @@ import pandas as pd
 from vss.configs.sections import Ablation
 from vss.report.costs import JobCost, duration, jobs_cost
 from vss.report.refinement import paired
-from vss.report.table import figure
+from vss.report.table import change_text, figure
 
 _FIGURES = ("mIoU", "mBIoU", "VC16")
 BASELINE, TOGETHER = "baseline", "all together"
@@ -28,11 +28,6 @@ class Change:
 
     difference: float
     interval: list[float] | None
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether the interval holds 0."""
-        return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
@@ -126,15 +121,8 @@ def ablation_table(rows: Sequence[Lever]) -> pd.DataFrame:
 def _figure_cells(row: Lever, keys: Sequence[str]) -> dict[str, str]:
     cells = {}
     for key in keys:
-        cells[key] = figure(row.figures[key]) if key in row.figures else ""
-        cells[f"{key}, change"] = _change(row.changes.get(key))
+        lines = [figure(row.figures[key])] if key in row.figures else []
+        if (change := row.changes.get(key)) is not None:
+            lines.append(change_text(change.difference, change.interval))
+        cells[key] = "\n".join(lines)
     return cells
-
-
-def _change(change: Change | None) -> str:
-    if change is None:
-        return ""
-    if change.interval is None:
-        return f"{change.difference:+.2f}"
-    low, high = change.interval
-    return f"{change.difference:+.2f} [{low:.2f}, {high:.2f}]{' noise' if change.is_noise else ''}"

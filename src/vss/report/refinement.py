@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vss.core.files import JsonObject
-from vss.report.table import figure
+from vss.report.table import change_text, figure
 from vss.score.bootstrap import interval, load_draws
 from vss.score.compare import difference
 
@@ -115,32 +115,31 @@ def refinements_table(found: list[dict[str, Any]]) -> pd.DataFrame:
             cells["seconds per frame"] = figure(entry["seconds_per_frame"])
         if any(each["unrefined"] for each in found):
             cells["frames kept as they were"] = str(entry["unrefined"])
-        gains = {what: _named(entry[what]) for what in ("classes", "videos")}
-        in_words = "; ".join(f"{what} {named}" for what, named in gains.items() if named)
+        lines = [
+            f"{what} {_named(entry[what][way])}"
+            for what in ("classes", "videos")
+            for way in ("gained", "lost")
+            if entry[what][way]
+        ]
         if entry["searched"]:
-            in_words = f"{_searched(entry['searched'])}; {in_words}"
-        rows.append({"Refined prediction": entry["title"], **cells, "gains and losses": in_words})
+            lines.append(_searched(entry["searched"]))
+        rows.append({"Refined prediction": entry["title"], **cells, "gains and losses": "\n".join(lines)})
     return pd.DataFrame(rows)
 
 
 def _figure_cell(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return ""
-    cell = f"{figure(value['before'])} \u2192 {figure(value['after'])}"
-    if value["interval"] is None:
-        return cell
-    low, high = value["interval"]
-    noise = " noise" if low <= 0 <= high else ""
-    return f"{cell} ({value['after'] - value['before']:+.2f} [{low:.2f}, {high:.2f}]{noise})"
+    change = change_text(value["after"] - value["before"], value["interval"])
+    return f"{figure(value['before'])} \u2192 {figure(value['after'])}\n{change}"
 
 
 def _share(percent: float | None) -> str:
     return "" if percent is None else f"{percent:.2f}%"
 
 
-def _named(changes: Mapping[str, list[dict[str, Any]]]) -> str:
-    rows = [*changes["gained"][:_SHOWN], *changes["lost"][:_SHOWN]]
-    return ", ".join(f"{row['name']} {row['after'] - row['before']:+.1f}" for row in rows)
+def _named(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['name']} {row['after'] - row['before']:+.1f}" for row in rows[:_SHOWN])
 
 
 def _searched(found: JsonObject) -> str:

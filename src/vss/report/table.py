@@ -221,6 +221,14 @@ def _number(value: Any) -> str:
     return _NONE if pd.isna(value) else str(int(value))
 
 
+def change_text(difference: float, edges: Sequence[float] | None) -> str:
+    """Returns a difference in percentage points, with its 95% interval where it is known, and whether it is noise."""
+    if edges is None:
+        return f"{difference:+.2f}"
+    low, high = edges
+    return f"{difference:+.2f} [{low:.2f}, {high:.2f}]{' noise' if low <= 0 <= high else ''}"
+
+
 def markdown_table(table: pd.DataFrame) -> str:
     """Returns the table in Markdown, the best of our figures bold, the mean over seeds above its runs."""
     columns, best = known((*SCORES, *PAPER), table), best_cells(table)
