@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vss.core.label_space import ignore_index
+from vss.core.blend import blend_labels
 from vss.core.labels import overlay_palette
 
-_OPACITY = 0.55
 _NAMED_SHARE = 0.01  # of the frame that a region must cover to be named
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -32,14 +31,6 @@ def draw_overlay(
     for label in np.unique(labels[labels < len(classes)]):
         _name_largest_region(mixed, labels == label, classes[label].replace("_", " "))
     return mixed
-
-
-def blend_labels(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Returns the frame [H, W, 3] uint8 RGB blended with the colours of its labels; no class stays as it is."""
-    blended = cv2.addWeighted(image, 1 - _OPACITY, palette[labels], _OPACITY, 0)
-    without = labels == ignore_index(labels.dtype)
-    blended[without] = image[without]
-    return blended
 
 
 def draw_legend(classes: Sequence[str], present: Sequence[int], palette: np.ndarray | None = None) -> np.ndarray:

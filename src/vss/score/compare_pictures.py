@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vss.core.blend import blend_labels
 from vss.core.errors import UserError
 from vss.core.frames_file import FrameFiles
 from vss.core.images import data_url, read_image
 from vss.core.index import Card, prepared_folder, read_dataset
 from vss.core.labels_file import LabelsReader
-from vss.infer.overlay import blend_labels
 
 _WIDTH, _QUALITY = 320, 80  # pixels of a picture; of its JPEG
 Pictures = dict[tuple[str, str], list[tuple[str, str]]]  # by (video, frame): name and data URL of each picture

@@ -14,11 +14,11 @@ from vss.configs.layouts import OUR_LABELS, import_source
 from vss.core import zip_folder
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, write_json
-from vss.core.index import INDEX_COLUMNS, Card, read_dataset
+from vss.core.index import Card, read_dataset
 from vss.core.labels import VSPW
 from vss.core.log import show, track
 from vss.exchange.readers import open_reader, refuse_missing
-from vss.prepare.folders import list_dataset
+from vss.prepare.listed import listed_rows
 from vss.score.bootstrap import FIGURES, drawn_figures, score_of
 from vss.score.counts import Counts, merge_counts
 from vss.score.shard import count_videos
@@ -162,22 +162,3 @@ def _card(dataset: Dataset, root: Path) -> Card:
         coding=dataset.coding,
         ignored=dataset.space.ignored,
     )
-
-
-def listed_rows(dataset: Dataset, root: Path, split: str) -> pd.DataFrame:
-    """Returns index rows of a split of a dataset without an index; sizes are 0.
-
-    Raises:
-        UserError: the split lists nothing, or what is not there or damaged.
-    """
-    listing = list_dataset(dataset.layout, root)
-    # What is wrong in this split stops: a score of fewer frames would look like that of all.
-    for problem in listing.problems:
-        if problem.left_out and problem.left_out.split == split:
-            named = "" if problem.kind == "list_missing" else f"{problem.kind}: "
-            raise UserError(f"{root / problem.file}: {named}{problem.found}")
-    rows = [(f.video, f.frame, f.split, f.image, f.mask, 0, 0) for f in listing.frames if f.split == split]
-    if not rows:
-        source = dataset.layout.list_file(split) if split in dataset.layout.splits else None
-        raise UserError(f"{root / (source or '.')}: lists no frame of split {split!r}")
-    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS))

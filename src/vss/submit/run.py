@@ -26,7 +26,7 @@ from vss.core.labels_file import LabelsReader
 from vss.core.log import log, track
 from vss.core.masks import train_ids
 from vss.core.order import natural_key
-from vss.score.folders import listed_rows
+from vss.prepare.listed import listed_rows
 from vss.submit.png import MaskPngs, entry_name, palette_of, png_of_labels
 
 _NAMED = 5  # how many missing frames an error names
