@@ -77,9 +77,18 @@ class Browser:
     def wait_for(self, condition: str) -> None:
         """Waits until an expression is true in the page."""
         deadline = time.monotonic() + _SECONDS
-        while not self.run(condition):
+        while not self._is_true(condition):
             assert time.monotonic() < deadline, f"never true: {condition}; errors: {self.errors}"
             time.sleep(0.05)
+
+    def _is_true(self, condition: str) -> bool:
+        """Returns whether an expression is true; not of a page that another one takes the place of meanwhile."""
+        try:
+            return bool(self.run(condition))
+        except AssertionError as error:
+            if "navigated or closed" in str(error):
+                return False
+            raise
 
     def click(self, selector: str) -> None:
         """Clicks the first element of a selector."""
