@@ -282,6 +282,14 @@ def test_a_page_shows_images_next_to_overlays_in_one_file(nano_model, tmp_path):
     assert "http" not in page and "prefers-color-scheme: dark" in page
 
 
+def test_the_page_counts_more_classes_than_a_byte_holds():
+    gallery = Gallery("wide.mp4", overlay_palette(num_classes=300))
+    gallery.add(
+        "0", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2, 3), np.uint8), np.array([[299, 299], [299, 0]], np.uint16)
+    )
+    assert "c299 75.0%" in gallery.section([f"c{number}" for number in range(300)])
+
+
 def test_a_page_keeps_a_few_frames_of_many():
     gallery = Gallery("long.mp4", overlay_palette())
     image, labels = np.zeros((4, 1000, 3), np.uint8), np.array([[3, 3, 3, 255]], np.uint8)

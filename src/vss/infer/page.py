@@ -32,22 +32,25 @@ class Gallery:
     Attributes:
         title: of the input.
         palette: RGB colours [C or more, 3] uint8 by train id.
-        counts: [256] pixels by train id.
+        counts: [rows of the palette] pixels by train id.
     """
 
     title: str
     palette: np.ndarray
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    counts: np.ndarray = field(init=False)
     _pictures: list[tuple[int, str, str, str]] = field(default_factory=list)  # number, name, image, overlay
     _offered: int = 0
     _step: int = 1
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(len(self.palette), np.int64)
+
     def add(self, name: str, image: np.ndarray, overlay: np.ndarray, labels: np.ndarray) -> None:
         """Counts a frame's classes, and keeps its image and overlay [H, W, 3] uint8 RGB if its number is due."""
         with self._lock:  # frames are finished in parallel threads
             number, self._offered = self._offered, self._offered + 1
-            self.counts += np.bincount(labels.ravel(), minlength=256)
+            self.counts += np.bincount(labels.ravel(), minlength=len(self.counts))
             if number % self._step:
                 return
             self._pictures.append((number, name, _embedded(image), _embedded(overlay)))

@@ -13,8 +13,10 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+from vss.core.errors import UserError
 from vss.core.files import atomic_path
 from vss.core.log import log
 
@@ -31,14 +33,20 @@ def library_path() -> Path:
 
 
 def build() -> Path | None:
-    """Compiles the library where it is missing and returns its path; None where there is no compiler."""
+    """Compiles the library where it is missing and returns its path; None where there is no compiler.
+
+    Raises:
+        UserError: the compiler fails.
+    """
     path = library_path()
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), *_COMPILERS))), None)
     if compiler is None:
         return None
     if not path.exists():
         with atomic_path(path) as aside:
-            subprocess.run([compiler, *_FLAGS, str(_SOURCE), "-o", str(aside)], check=True)
+            done = subprocess.run([compiler, *_FLAGS, str(_SOURCE), "-o", str(aside)], capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{_SOURCE}: {compiler} cannot compile it: {' '.join(done.stderr.split())[:200]}")
     return path
 
 
@@ -63,5 +71,8 @@ def load() -> ctypes.CDLL | None:
 
 
 if __name__ == "__main__":
-    built = build()
+    try:
+        built = build()
+    except UserError as mistake:
+        sys.exit(str(mistake))
     log("score: no C compiler (set CC); numpy counts in its place" if built is None else f"score: {built}")
