@@ -10,7 +10,7 @@ import pandas as pd
 
 from vss.configs.sections import Ablation
 from vss.report.costs import JobCost, duration, jobs_cost
-from vss.report.refinement import paired
+from vss.report.refinement import paired, percent_edges
 from vss.report.table import change_text, figure
 
 _FIGURES = ("mIoU", "mBIoU", "VC16")
@@ -80,8 +80,7 @@ def ablation_rows(
         known = [key for key in _FIGURES if pd.notna(scored.loc[name, key]) and pd.notna(scored.loc[first, key])]
         changes = {}
         for key in known if name != first else ():
-            between = paired(draws, first, name, key)
-            edges = None if between is None else [100 * edge for edge in between]
+            edges = percent_edges(paired(draws, first, name, key))
             changes[key] = Change(float(scored.loc[name, key] - scored.loc[first, key]), edges)
         whole, added = jobs_cost(needed[name], jobs), jobs_cost(set(needed[name]) - set(needed[first]), jobs)
         found.append(

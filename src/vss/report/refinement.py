@@ -54,7 +54,7 @@ def refinements(
         before, after = rows.loc[source], rows.loc[name]
         between = {key: paired(draws, source, name, key) for key in _FIGURES}
         figures = {
-            key: {"before": float(before[key]), "after": float(after[key]), "interval": _percent(between[key])}
+            key: {"before": float(before[key]), "after": float(after[key]), "interval": percent_edges(between[key])}
             for key in _FIGURES
             if pd.notna(before[key]) and pd.notna(after[key])
         }
@@ -148,7 +148,8 @@ def _searched(found: JsonObject) -> str:
     return f"searched on val ({given:.2f} \u2192 {chosen:.2f}): {settings}"
 
 
-def _percent(edges: list[float] | None) -> list[float] | None:
+def percent_edges(edges: list[float] | None) -> list[float] | None:
+    """Returns an interval of fractions in percent; None where there is none."""
     return None if edges is None else [100 * edge for edge in edges]
 
 
