@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.refine.scenes import DISC, scene
+from tests.train.tiny import start
 from vss.configs.schema import read_section
 from vss.core.errors import UserError
 from vss.core.files import sha256_of_file
@@ -36,19 +36,23 @@ from vss.weights.fingerprint import read_fingerprint
 SHORT = {"crop": 32, "max_iters": 6, "batch_size": 2, "checkpoint_interval": 2, "val_samples": 2}
 
 
-def train(dataset, name: str, work: str = "work", **settings) -> Path:
+def arguments(dataset, name: str, work: str = "work", **settings) -> dict[str, object]:
     out = dataset.folder / name
-    train_refiner(
-        settings={**SHORT, **settings},
-        index=dataset.index,
-        card=dataset.card,
-        weights=out / "weights.safetensors",
-        fingerprint=out / "fingerprint.json",
-        log_file=out / "log.jsonl",
-        work_dir=dataset.folder / work,
-        code="0",
-    )
-    return out
+    return {
+        "settings": {**SHORT, **settings},
+        "index": dataset.index,
+        "card": dataset.card,
+        "weights": out / "weights.safetensors",
+        "fingerprint": out / "fingerprint.json",
+        "log_file": out / "log.jsonl",
+        "work_dir": dataset.folder / work,
+        "code": "0",
+    }
+
+
+def train(dataset, name: str, work: str = "work", **settings) -> Path:
+    train_refiner(**arguments(dataset, name, work, **settings))
+    return dataset.folder / name
 
 
 @pytest.fixture(autouse=True)
@@ -196,9 +200,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(dataset, monkeypa
 
 
 def test_a_killed_job_leaves_the_lock_free_and_its_checkpoints_whole(dataset):
-    # Forked: a fresh interpreter would spend its time on importing torch.
-    job = multiprocessing.get_context("fork").Process(target=train, args=(dataset, "out"), kwargs={"max_iters": 10**6})
-    job.start()
+    job = start(train_refiner, **arguments(dataset, "out", max_iters=10**6))
     try:
         while not list((dataset.folder / "work").glob("*/state.pth")):
             assert job.is_alive()
