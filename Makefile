@@ -66,7 +66,7 @@ docs: $(READY)  ## build the documentation site into build/docs; a link that lea
 
 ops: $(READY)  ## compile for this machine (optional: faster DCNv3, deformable attention and scoring)
 	$(RUN)/python -m vss_ops.build
-	$(RUN)/python -m vss.score.compiled
+	$(RUN)/python -m vss.core.compiled
 
 bench-ops: $(READY)  ## DCNv3 and deformable attention against pure PyTorch
 	$(RUN)/python -m benchmarks.ops

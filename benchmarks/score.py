@@ -36,7 +36,7 @@ from vss.core.labels import VSPW
 from vss.core.labels_file import LabelsReader, LabelsWriter
 from vss.core.log import log
 from vss.core.masks import train_ids
-from vss.score import bitmap, compiled
+from vss.score import bitmap
 from vss.score.consistency import ConstantRun
 from vss.score.counts import load_counts, merge_counts
 from vss.score.shard import score_shard
@@ -204,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
-    log(f"counted by {'compiled code' if compiled.load() else 'numpy (make ops compiles what counts faster)'}")
+    log(f"counted by {'compiled code' if bitmap.library() else 'numpy (make ops compiles what counts faster)'}")
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder), options.masks, options.labels, options.frames)
         found = _milliseconds((same_figures, ours, official, decode), clip, options.rounds)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from vss.core import zip_folder
+from vss.core import png, zip_folder
 from vss.core.errors import UserError
 from vss.core.files import regular_file
 from vss.core.label_space import RgbColour
@@ -124,7 +124,12 @@ def read_raw_mask(path: str | os.PathLike, coding: MaskCoding = PLAIN_IDS) -> np
     Raises:
         UserError: the file is missing, truncated or damaged, or its values need not be labels (`mask_mistake`).
     """
-    return _decode_mask(path, coding, lambda file, data: _grey_values(file, data, coding))
+    data = _read_bytes(path)
+    if coding == PLAIN_IDS and (decoded := png.decode_bytes(data.tobytes())) is not None:
+        values, palette = decoded
+        if palette is None or _palette_mistake(palette) is None:
+            return values
+    return _decode_mask(path, data, coding, lambda file: _grey_values(file, data, coding))
 
 
 def _grey_values(file: Any, data: np.ndarray, coding: MaskCoding) -> np.ndarray:
@@ -142,13 +147,14 @@ def unknown_mask_colours(path: str | os.PathLike, coding: MaskCoding) -> dict[Rg
     Raises:
         UserError: see `read_raw_mask`.
     """
-    return _decode_mask(path, coding, lambda file, _: coding.unknown_colours(file))
+    return _decode_mask(path, _read_bytes(path), coding, coding.unknown_colours)
 
 
-def _decode_mask(path: str | os.PathLike, coding: MaskCoding, decode: Callable[[Any, np.ndarray], Decoded]) -> Decoded:
+def _decode_mask(
+    path: str | os.PathLike, data: np.ndarray, coding: MaskCoding, decode: Callable[[Any], Decoded]
+) -> Decoded:
     from PIL import Image  # OpenCV expands palettes to colours
 
-    data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as file:
             _check_size(path, file.height, file.width)
@@ -156,7 +162,7 @@ def _decode_mask(path: str | os.PathLike, coding: MaskCoding, decode: Callable[[
         with Image.open(io.BytesIO(data)) as file:
             if mistake := mask_mistake(file, data[:32].tobytes(), coding):
                 raise UserError(f"{path}: {mistake}")
-            decoded = decode(file, data)
+            decoded = decode(file)
     except UserError:
         raise
     except Exception as error:  # image libraries raise many types on damaged files
@@ -177,10 +183,15 @@ def mask_mistake(image: object, head: bytes, coding: MaskCoding = PLAIN_IDS) -> 
     if image.mode == "L" and head.startswith(_PNG) and head[24] < 8:
         return f"mask is grey with {head[24]} bits per pixel, which decoders widen to other values; expected 8 bits"
     if image.mode == "P" and coding.values == "ids":
-        palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
-        is_grey = (palette == palette[:, :1]).all()
-        if is_grey and len(palette) > 1 and (palette[:, 0] != np.arange(len(palette))).any():
-            return "mask has a palette of greys that are not their indices: is the label the index or the grey?"
+        return _palette_mistake(np.array(image.getpalette(), np.uint8).reshape(-1, 3))
+    return None
+
+
+def _palette_mistake(palette: np.ndarray) -> str | None:
+    """Returns why indices into a palette [N, 3] uint8 cannot be taken for labels, None where they can."""
+    is_grey = (palette == palette[:, :1]).all()
+    if is_grey and len(palette) > 1 and (palette[:, 0] != np.arange(len(palette))).any():
+        return "mask has a palette of greys that are not their indices: is the label the index or the grey?"
     return None
 
 

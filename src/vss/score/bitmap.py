@@ -7,15 +7,34 @@ the bits beyond W are 0.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from vss.score import compiled
+from vss.core import compiled
 
 _WORD = np.dtype("<u8")
 _BITS = 64
+SOURCE = Path(__file__).with_name("bitmap.c")
 _MOST_PAIRS = 2_048  # of truth and label that a frame is counted by in compiled code; real ones have below 300
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Returns the compiled functions of bitmap.c, None where they were not built."""
+    functions = compiled.load(SOURCE)
+    if functions is not None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        functions.equal_pixels.argtypes = [pointer, pointer, number, number, pointer]
+        functions.equal_pixels.restype = None
+        functions.changed_pixels.argtypes = [pointer, number, number, pointer, pointer]
+        functions.changed_pixels.restype = None
+        functions.widened_bits.argtypes = [pointer, number, number, number, pointer]
+        functions.count_runs.argtypes = [*[pointer] * 2, *[number] * 2, *[pointer] * 2, *[number] * 2, *[pointer] * 2]
+        functions.count_runs.restype = number
+    return functions
 
 
 def pack(values: np.ndarray) -> np.ndarray:
@@ -28,11 +47,11 @@ def pack(values: np.ndarray) -> np.ndarray:
 
 def equal(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns which pixels of [H, W] have the same value in both, a bitmap."""
-    library = _library_for(values, others)
-    if library is None:
+    functions = _library_for(values, others)
+    if functions is None:
         return pack(values == others)
     found = _empty(values.shape)
-    library.equal_pixels(values.ctypes.data, others.ctypes.data, *values.shape, found.ctypes.data)
+    functions.equal_pixels(values.ctypes.data, others.ctypes.data, *values.shape, found.ctypes.data)
     return found
 
 
@@ -72,9 +91,9 @@ def joined_at(bitmaps: Sequence[np.ndarray], positions: np.ndarray, width: int) 
 def changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns which pixels of [H, W] differ from the one to their right and from the one below, two bitmaps."""
     height, width = values.shape
-    if (library := _library_for(values)) is not None:
+    if (functions := _library_for(values)) is not None:
         found = _empty(values.shape), _empty(values.shape)
-        library.changed_pixels(values.ctypes.data, height, width, *(each.ctypes.data for each in found))
+        functions.changed_pixels(values.ctypes.data, height, width, *(each.ctypes.data for each in found))
         return found
     right = np.zeros(values.size, bool)
     np.not_equal(values.ravel()[:-1], values.ravel()[1:], out=right[:-1])
@@ -98,9 +117,9 @@ def widened(bitmap: np.ndarray, pixels: int) -> np.ndarray:
     Bits beyond the width of the image may be set.
     """
     height, words = bitmap.shape
-    if (library := compiled.load()) is not None and bitmap.flags.c_contiguous:
+    if (functions := library()) is not None and bitmap.flags.c_contiguous:
         found = np.empty_like(bitmap)
-        if library.widened_bits(bitmap.ctypes.data, height, words, pixels, found.ctypes.data):
+        if functions.widened_bits(bitmap.ctypes.data, height, words, pixels, found.ctypes.data):
             raise MemoryError
         return found
     rows = np.zeros((height + 2 * pixels, words), _WORD)
@@ -131,11 +150,11 @@ def counted_runs(
         The pairs of truth and label [K, 2], ascending, and the pixels of each [K, 2 ** number of maps] float64: bit
         k of the column for the k-th bitmap. None where the compiled library cannot count them.
     """
-    library = _library_for(truth, labels)
-    if library is None or not all(each.flags.c_contiguous for each in (*changed, *maps)):
+    functions = _library_for(truth, labels)
+    if functions is None or not all(each.flags.c_contiguous for each in (*changed, *maps)):
         return None
     pairs, pixels = np.empty(_MOST_PAIRS, np.uint16), np.empty((_MOST_PAIRS, 1 << len(maps)))
-    found = library.count_runs(
+    found = functions.count_runs(
         *(truth.ctypes.data, labels.ctypes.data, *truth.shape, _pointers(changed), _pointers(maps), len(maps)),
         *(_MOST_PAIRS, pairs.ctypes.data, pixels.ctypes.data),
     )
@@ -152,7 +171,7 @@ def _pointers(bitmaps: Sequence[np.ndarray]) -> ctypes.Array:
 def _library_for(*maps: np.ndarray) -> ctypes.CDLL | None:
     """Returns the compiled library where it is there and takes these maps."""
     fit = all(each.dtype == np.uint8 and each.flags.c_contiguous for each in maps)
-    return compiled.load() if fit else None
+    return library() if fit else None
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from vss.score import bitmap, compiled
+from vss.core import compiled
+from vss.score import bitmap
 from vss.score.boundary import Contours
 from vss.score.video import _labelled_pixels
 
@@ -25,12 +26,12 @@ def take(monkeypatch, folder):
 
     def choose(built: bool) -> None:
         monkeypatch.setenv("VSS_SCORE_BUILD_DIR", str(folder if built else folder / "empty"))
-        compiled.load.cache_clear()
-        assert not built or compiled.build()
-        assert (compiled.load() is not None) == built
+        bitmap.library.cache_clear()
+        assert not built or compiled.build(bitmap.SOURCE)
+        assert (bitmap.library() is not None) == built
 
     yield choose
-    compiled.load.cache_clear()
+    bitmap.library.cache_clear()
 
 
 @needs_compiler
@@ -68,5 +69,5 @@ def test_more_pairs_than_compiled_code_counts_are_counted_by_numpy(take):
 def test_numpy_counts_where_it_is_requested(take, monkeypatch):
     take(built=True)
     monkeypatch.setenv("VSS_SCORE", "numpy")
-    compiled.load.cache_clear()
-    assert compiled.load() is None
+    bitmap.library.cache_clear()
+    assert bitmap.library() is None
