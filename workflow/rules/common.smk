@@ -16,7 +16,7 @@ from vss.core.allocator import collect_garbage_less_often
 from vss.core.errors import UserError
 from vss.core.files import canonical_json
 from vss.core.log import printable
-from vss.workflow import failures, jobs, settings
+from vss.workflow import failures, inputs, jobs, settings
 from vss.workflow.config import check_files
 from vss.workflow.digest import stage_digest
 from vss.workflow.plan import Plan, any_of, export_paths_to_jobs
@@ -73,6 +73,7 @@ wildcard_constraints:
 
 
 LABELS = "<results>/predictions/{prediction}/{split}/{shard}.labels.h5"
+SCORES = LABELS.replace(".labels.h5", ".scores.h5")
 # Snakemake deletes the log of a job that it starts again, and with it why a training failed the time before.
 KEEP_LOG = (
     " || {{ status=$?; [ $status != 137 ] || echo 'killed (signal 9): out of memory, or ended by somebody' >> {log:q};"
@@ -95,12 +96,41 @@ def uncompared(question, *names):
 
 
 def of_plan(function, *first):
-    """A function of `vss.workflow.jobs` that is asked about this plan."""
+    """A function of `vss.workflow` that is asked about this plan."""
     return lambda *rest: function(plan, *first, *rest)
+
+
+def of_job(function):
+    """A function of `vss.workflow.inputs` that is asked about this plan and a job's wildcards."""
+    return lambda wildcards: function(plan, dict(wildcards.items()))
 
 
 def as_text(answer):
     return canonical_json(answer) if isinstance(answer, dict) else answer
+
+
+@functools.cache
+def filled(pattern, names):
+    """A pattern with its wildcards filled in. It takes 0.1 ms, and many jobs read the same files."""
+    return str(*expand(pattern, **dict(names)))
+
+
+def each(pattern, question):
+    """The files of a pattern that a function of `vss.workflow.inputs` names for a job."""
+    names, pattern = of_job(question), str(pattern)
+    return lambda job: [filled(pattern, tuple(n.items())) for n in names(job)]
+
+
+def of_any_age(files):
+    """Those files whatever their age: their content is followed by another file."""
+    return lambda wildcards: ancient(files(wildcards))
+
+
+def present(**files):
+    """Those of several inputs that a job has, by their names."""
+    return lambda wildcards: {
+        name: found for name, of in files.items() if (found := of(wildcards))
+    }
 
 
 def optional(name):
@@ -108,6 +138,12 @@ def optional(name):
     return lambda wildcards, input: (
         [f"--{name.replace('_', '-')}", input[name]] if name in input.keys() else []
     )
+
+
+def braced(name, split=None):
+    """Those files of an input, one a shard, as short words of a command line."""
+    shards = of_job(functools.partial(inputs.shard_names, split=split))
+    return lambda wildcards, input: jobs.braced(input[name], shards(wildcards))
 
 
 def work_dir(name):
@@ -121,190 +157,11 @@ def weights_of(stage):
     return {name.split(".")[0]: f"<results>/{stage}/{{model}}/{name}" for name in names}
 
 
-def predicted(names):
-    """The plan of the dataset that a prediction, or pseudo-labels, named by one of these wildcards, are of."""
-    if "pseudo" in names.keys():
-        return plan.on(plan.pseudo_data(names["pseudo"]))
-    kinds = ("prediction", "member", "imported", "ensemble")
-    name = next((names[kind] for kind in kinds if kind in names.keys()), None)
-    return plan if name is None else plan.on(plan.data_of(name))
-
-
-def shard_count(wildcards):
-    """How many jobs a split is cut into."""
-    return len(predicted(wildcards).shards(wildcards.split))
-
-
-def of_shards(pattern, **names):
-    """The files of all shards of a prediction on a split."""
-    return expand(pattern, shard=predicted(names).shards(names["split"]), **names)
-
-
-def braced(files, wildcards, split=None):
-    """Those files as short words of a command line."""
-    return jobs.braced(files, predicted(wildcards).shards(split or wildcards.split))
-
-
-def stored_scores(wildcards):
-    """The class scores of a prediction whose calibration is scored."""
-    if not plan.calibrated(wildcards.prediction):
-        return {}
-    return {"scores": expand(LABELS.replace(".labels.h5", ".scores.h5"), **wildcards)}
-
-
-def labels_refined(wildcards):
-    """The label maps that a refined prediction is made of."""
-    refined = plan.refinement(wildcards.prediction)
-    if refined is None:
-        return {}
-    return {"refines": expand(LABELS, **{**wildcards, "prediction": refined[0]})}
-
-
 def trained_on(stage, part):
     """The index or the card of every dataset and of all pseudo-labels that a model is trained on."""
     return lambda wildcards: [
-        *ancient(
-            expand(
-                rules.prepare.output[part],
-                dataset=plan.training_datasets(stage, wildcards.model),
-            )
+        *of_any_age(each(rules.prepare.output[part], inputs.datasets_of(stage)))(
+            wildcards
         ),
-        *expand(
-            rules.pseudo.output[part], pseudo=plan.pseudo_of(stage, wildcards.model)
-        ),
+        *each(rules.pseudo.output[part], inputs.pseudo_of(stage))(wildcards),
     ]
-
-
-def pseudo_scores(wildcards):
-    """The class scores that pseudo-labels are made of, prediction by prediction."""
-    split = plan.pseudo_split(wildcards.pseudo)
-    return [
-        file
-        for member in plan.pseudo_members(wildcards.pseudo)
-        for file in of_shards(rules.infer.output.scores, member=member, split=split)
-    ]
-
-
-def pretrained(wildcards):
-    """The pretrained weights of a model with a pretrain: `ancient`, since their content is followed by the fingerprint."""
-    if wildcards.model not in plan.pretrained():
-        return {}
-    return {
-        "init": ancient(expand(rules.pretrain.output.weights, model=wildcards.model)),
-        "init_card": trained_on("pretrain", "card")(wildcards)[:1],
-        "init_fingerprint": expand(
-            rules.pretrain.output.fingerprint, model=wildcards.model
-        ),
-    }
-
-
-def soup_parts(pattern):
-    return lambda wildcards: expand(pattern, model=plan.soup_parts(wildcards.model))
-
-
-def of_model(pattern):
-    files = functools.cache(lambda model: expand(pattern, model=model))
-    return lambda wildcards: files(wildcards.member.split(".")[0])
-
-
-def member_scores(split):
-    """The members' score files of a shard, or of all shards, member by member."""
-    return lambda wildcards: [
-        file
-        for member in plan.members(wildcards.ensemble)
-        for file in expand(
-            rules.infer.output.scores,
-            member=member,
-            split=split or wildcards.split,
-            shard=plan.shards(split) if split else wildcards.shard,
-        )
-    ]
-
-
-def chosen_weights(wildcards):
-    if not plan.searches(wildcards.ensemble):
-        return {}
-    return {"chosen": expand(rules.search.output.chosen, ensemble=wildcards.ensemble)}
-
-
-def refiner_inputs(wildcards):
-    """Class scores, optical flow, and what else a refiner's method works with."""
-    inputs = method_inputs(wildcards) | flow_and_scores(**wildcards)
-    if plan.searches_settings(wildcards.refiner):
-        inputs["chosen"] = expand(rules.search_refiner.output.chosen, **wildcards)
-    return inputs
-
-
-def flow_and_scores(prediction, refiner, split, shard):
-    """The optical flow that a refiner follows, and the class scores that vote, of one shard or of several."""
-    where = {"split": split, "shard": shard}
-    inputs = {}
-    if plan.reads_flow(prediction, refiner):
-        inputs["flow"] = expand(rules.flow.output, flow=plan.flow_set(refiner), **where)
-    if plan.reads_scores(prediction, refiner):
-        pattern = LABELS.replace(".labels.h5", ".scores.h5")
-        inputs["scores"] = expand(pattern, prediction=prediction, **where)
-    return inputs
-
-
-def searched_on_val(wildcards):
-    """What the search of a refiner's settings reads of all shards of val."""
-    where = {"split": "val", "shard": plan.shards("val")}
-    labels = expand(LABELS, prediction=wildcards.prediction, **where)
-    return {"labels": labels} | flow_and_scores(**wildcards, **where)
-
-
-def method_inputs(wildcards):
-    """Mask proposals, or the weights of the small network, which are followed by their fingerprint."""
-    name = wildcards.refiner
-    if plan.trains_refiner(name):
-        return {
-            "weights": ancient(
-                expand(rules.train_refiner.output.weights, refiner=name)
-            ),
-            "fingerprint": expand(rules.train_refiner.output.fingerprint, refiner=name),
-        }
-    if not plan.reads_proposals(name):
-        return {}
-    proposals = plan.proposal_set(name)
-    return {"proposals": expand(rules.propose.output, proposals=proposals, **wildcards)}
-
-
-def of_prediction(pattern):
-    """A file of the dataset that a job's prediction is of."""
-    files = {}  # every job asks, and to fill in a pattern takes 0.1 ms
-
-    def file(wildcards):
-        names = {
-            "dataset": predicted(wildcards).dataset,
-            "split": wildcards.get("split"),
-        }
-        key = tuple(names.values())
-        if key not in files:
-            files[key] = str(*expand(pattern, **names))
-        return files[key]
-
-    return file
-
-
-def of_scored(pattern):
-    """The files of every prediction in a report."""
-    return lambda wildcards: expand(
-        pattern, prediction=REPORTS[wildcards.report].scored(), split=plan.split
-    )
-
-
-def shown_labels(wildcards):
-    """The label maps of the predictions that a report shows."""
-    return [
-        path
-        for prediction in REPORTS[wildcards.report].shown()
-        for path in of_shards(LABELS, prediction=prediction, split=plan.split)
-    ]
-
-
-def of_reported(pattern):
-    """A file of the dataset that a report is on."""
-    return lambda wildcards: expand(
-        pattern, dataset=REPORTS[wildcards.report].dataset, split=plan.split
-    )

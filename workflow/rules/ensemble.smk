@@ -3,7 +3,7 @@
 
 rule search:
     input:
-        scores=member_scores("val"),
+        scores=each(rules.infer.output.scores, inputs.members_on_val),
         index=INDEX,
         card=expand(MASKS, split="val"),
     output:
@@ -30,9 +30,9 @@ rule search:
 
 rule ensemble:
     input:
-        unpack(chosen_weights),
-        scores=member_scores(None),
-        index=of_prediction(rules.prepare.output.index),
+        unpack(present(chosen=each(rules.search.output.chosen, inputs.chosen_weights))),
+        scores=each(rules.infer.output.scores, inputs.members),
+        index=each(rules.prepare.output.index, inputs.dataset),
     output:
         labels="<results>/predictions/{ensemble}/{split}/{shard}.labels.h5",
     log:
@@ -44,7 +44,7 @@ rule ensemble:
     params:
         settings=asked(of_plan(jobs.ensemble_settings), "ensemble"),
         chosen=optional("chosen"),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("ensemble"),
     message:
         "Ensemble {wildcards.ensemble} on {wildcards.split} shard {wildcards.shard}"

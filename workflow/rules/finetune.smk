@@ -3,7 +3,19 @@
 
 rule finetune:
     input:
-        unpack(pretrained),
+        unpack(
+            present(
+                init=of_any_age(
+                    each(rules.pretrain.output.weights, inputs.pretrained)
+                ),
+                init_card=of_any_age(
+                    each(rules.prepare.output.card, inputs.pretrained)
+                ),
+                init_fingerprint=each(
+                    rules.pretrain.output.fingerprint, inputs.pretrained
+                ),
+            )
+        ),
         index=trained_on("finetune", "index"),
         card=trained_on("finetune", "card"),
         settings="<results>/finetune/{model}/settings.json",
@@ -65,11 +77,9 @@ rule import_weights:
 
 rule soup:
     input:
-        fingerprints=soup_parts(rules.finetune.output.fingerprint),
-        configs=soup_parts(rules.finetune.output.config),
-        weights=lambda wildcards: ancient(
-            soup_parts(rules.finetune.output.weights)(wildcards)
-        ),
+        fingerprints=each(rules.finetune.output.fingerprint, inputs.soup_parts),
+        configs=each(rules.finetune.output.config, inputs.soup_parts),
+        weights=of_any_age(each(rules.finetune.output.weights, inputs.soup_parts)),
     output:
         **weights_of("finetune"),
     log:
@@ -91,19 +101,11 @@ rule soup:
 # The last weights of one training, of which its work folder keeps all but the published ones.
 rule soup_of_run:
     input:
-        fingerprint=soup_parts(rules.finetune.output.fingerprint),
-        config=soup_parts(rules.finetune.output.config),
-        weights=lambda wildcards: ancient(
-            soup_parts(rules.finetune.output.weights)(wildcards)
-        ),
-        index=lambda wildcards: expand(
-            rules.prepare.output.index, dataset=plan.soup_dataset(wildcards.model)
-        ),
-        card=lambda wildcards: expand(
-            rules.check_masks.output,
-            dataset=plan.soup_dataset(wildcards.model),
-            split="val",
-        ),
+        fingerprint=each(rules.finetune.output.fingerprint, inputs.soup_parts),
+        config=each(rules.finetune.output.config, inputs.soup_parts),
+        weights=of_any_age(each(rules.finetune.output.weights, inputs.soup_parts)),
+        index=each(rules.prepare.output.index, inputs.soup_dataset),
+        card=each(rules.check_masks.output[0], inputs.soup_dataset),
     output:
         **weights_of("finetune"),
     log:

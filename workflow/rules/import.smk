@@ -3,8 +3,8 @@
 
 rule import_prediction:
     input:
-        index=of_prediction(rules.prepare.output.index),
-        card=of_prediction(rules.prepare.output.card),
+        index=each(rules.prepare.output.index, inputs.dataset),
+        card=each(rules.prepare.output.card, inputs.dataset),
     output:
         labels="<results>/predictions/{imported}/{split}/{shard}.labels.h5",
         scores="<results>/predictions/{imported}/{split}/{shard}.scores.h5",
@@ -20,7 +20,7 @@ rule import_prediction:
     params:
         settings=asked(of_plan(jobs.import_settings), "imported"),
         content=asked(plan.import_content, "imported", "split", "shard"),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("import_prediction"),
     message:
         "Import {wildcards.imported} on {wildcards.split} shard {wildcards.shard}"

@@ -3,13 +3,11 @@
 
 rule infer:
     input:
-        fingerprint=of_model(rules.finetune.output.fingerprint),
-        config=of_model(rules.finetune.output.config),
-        weights=lambda wildcards: ancient(
-            of_model(rules.finetune.output.weights)(wildcards)
-        ),
-        index=of_prediction(rules.prepare.output.index),
-        card=of_prediction(rules.prepare.output.card),
+        fingerprint=each(rules.finetune.output.fingerprint, inputs.model),
+        config=each(rules.finetune.output.config, inputs.model),
+        weights=of_any_age(each(rules.finetune.output.weights, inputs.model)),
+        index=each(rules.prepare.output.index, inputs.dataset),
+        card=each(rules.prepare.output.card, inputs.dataset),
     output:
         labels="<results>/predictions/{member}/{split}/{shard}.labels.h5",
         scores="<results>/predictions/{member}/{split}/{shard}.scores.h5",
@@ -26,7 +24,7 @@ rule infer:
         gpu=1,
     params:
         settings=asked(of_plan(jobs.infer_settings), "member"),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("infer"),
     message:
         "Infer {wildcards.member} on {wildcards.split} shard {wildcards.shard}"

@@ -3,9 +3,9 @@
 
 rule pseudo:
     input:
-        scores=pseudo_scores,
-        index=of_prediction(rules.prepare.output.index),
-        card=of_prediction(rules.prepare.output.card),
+        scores=each(rules.infer.output.scores, inputs.pseudo_members),
+        index=each(rules.prepare.output.index, inputs.dataset),
+        card=each(rules.prepare.output.card, inputs.dataset),
     output:
         index="<results>/pseudo/{pseudo}/index.csv",
         card="<results>/pseudo/{pseudo}/dataset.json",
@@ -21,7 +21,7 @@ rule pseudo:
         settings=asked(plan.pseudo_settings, "pseudo"),
         scores=lambda wildcards, input: jobs.scores_options(
             input.scores,
-            predicted(wildcards).shards(plan.pseudo_split(wildcards.pseudo)),
+            inputs.pseudo_shards(plan, wildcards.pseudo),
         ),
         code=stage_digest("pseudo"),
     message:

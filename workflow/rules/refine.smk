@@ -51,7 +51,7 @@ rule propose:
         content=asked(plan.proposals_content, "proposals"),
         settings=asked(of_plan(jobs.proposals_settings), "proposals"),
         cache=uncompared(of_plan(jobs.proposals_cache)),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("propose"),
     message:
         "Propose masks ({wildcards.proposals}) on {wildcards.split} shard {wildcards.shard}"
@@ -81,7 +81,7 @@ rule flow:
     params:
         method=asked(of_plan(jobs.flow_method), "flow"),
         weights=uncompared(of_plan(jobs.flow_weights), "flow"),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("flow"),
     message:
         "Compute optical flow ({wildcards.flow}) on {wildcards.split} shard {wildcards.shard}"
@@ -93,7 +93,13 @@ rule flow:
 
 rule search_refiner:
     input:
-        unpack(searched_on_val),
+        unpack(
+            present(
+                flow=each(rules.flow.output[0], inputs.flow),
+                scores=each(SCORES, inputs.scores),
+            )
+        ),
+        labels=each(LABELS, inputs.shards("val")),
         index=INDEX,
         card=expand(MASKS, split="val"),
     output:
@@ -107,7 +113,7 @@ rule search_refiner:
     params:
         settings=asked(of_plan(jobs.search_refiner_settings), "refiner"),
         files=lambda wildcards, input: " ".join(
-            f"--{name} {braced(input[name], wildcards, 'val')}"
+            f"--{name} {jobs.braced(input[name], plan.shards('val'))}"
             for name in ("labels", "flow", "scores")
             if name in input.keys()
         ),
@@ -122,7 +128,22 @@ rule search_refiner:
 
 rule refine:
     input:
-        unpack(refiner_inputs),
+        unpack(
+            present(
+                weights=of_any_age(
+                    each(rules.train_refiner.output.weights, inputs.trained_refiner)
+                ),
+                fingerprint=each(
+                    rules.train_refiner.output.fingerprint, inputs.trained_refiner
+                ),
+                proposals=each(rules.propose.output[0], inputs.proposals),
+                flow=each(rules.flow.output[0], inputs.flow),
+                scores=each(SCORES, inputs.scores),
+                chosen=each(
+                    rules.search_refiner.output.chosen, inputs.chosen_settings
+                ),
+            )
+        ),
         labels=LABELS,
         index=INDEX,
         card=CARD,
@@ -144,7 +165,7 @@ rule refine:
         flow=optional("flow"),
         scores=optional("scores"),
         chosen=optional("chosen"),
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         code=stage_digest("refine"),
     message:
         "Refine {wildcards.prediction} by {wildcards.refiner} on {wildcards.split} shard {wildcards.shard}"

@@ -2,10 +2,7 @@ import time
 
 # The paper's tables next to ours, figures and one HTML page: `report`, and of each other dataset that is scored
 # `report/DATASET`.
-REPORTS = {
-    "report" if name == plan.dataset else f"report/{name}": plan.on(name)
-    for name in plan.scored_datasets()
-}
+REPORTS = inputs.reports(plan)
 
 
 # What the report shows, in files: as words of a command line it would be thousands of characters.
@@ -36,20 +33,18 @@ rule report:
     input:
         settings=rules.report_settings.output.settings,
         inputs=rules.report_settings.output.inputs,
-        scores=of_scored(rules.score.output.scores),
-        per_class=of_scored(rules.score.output.per_class),
-        per_video=of_scored(rules.score.output.per_video),
-        draws=of_scored(rules.score.output.draws),
-        chosen=lambda wildcards: expand(
-            rules.search.output.chosen, ensemble=REPORTS[wildcards.report].searched()
+        scores=each(rules.score.output.scores, inputs.scored),
+        per_class=each(rules.score.output.per_class, inputs.scored),
+        per_video=each(rules.score.output.per_video, inputs.scored),
+        draws=each(rules.score.output.draws, inputs.scored),
+        chosen=each(rules.search.output.chosen, inputs.searched),
+        refiners_chosen=each(
+            rules.search_refiner.output.chosen, inputs.searched_refinements
         ),
-        refiners_chosen=lambda wildcards: jobs.chosen_of_refiners(
-            REPORTS[wildcards.report]
-        ).values(),
         logs=expand("<results>/{training}/log.jsonl", training=plan.trainings()),
-        labels=shown_labels,
-        index=of_reported(rules.prepare.output.index),
-        card=of_reported(rules.check_masks.output),
+        labels=each(LABELS, inputs.shown),
+        index=each(rules.prepare.output.index, inputs.reported_dataset),
+        card=each(rules.check_masks.output[0], inputs.reported_dataset),
     output:
         html="<results>/{report}/report.html",
         viewer="<results>/{report}/viewer.html",

@@ -3,11 +3,15 @@
 
 rule score_shard:
     input:
-        unpack(stored_scores),
-        unpack(labels_refined),
+        unpack(
+            present(
+                scores=each(SCORES, inputs.calibrated),
+                refines=each(LABELS, inputs.unrefined),
+            )
+        ),
         labels=LABELS,
-        index=of_prediction(rules.prepare.output.index),
-        card=of_prediction(rules.check_masks.output),
+        index=each(rules.prepare.output.index, inputs.dataset),
+        card=each(rules.check_masks.output[0], inputs.dataset),
     output:
         counts="<results>/score/{prediction}/{split}/{shard}.npz",
     log:
@@ -19,7 +23,7 @@ rule score_shard:
     resources:
         gpu=int(config["targets"]["flow"] == "raft"),
     params:
-        shards=shard_count,
+        shards=of_job(inputs.shard_count),
         flow=jobs.flow_options(plan),
         flow_content=plan.content_of(config["targets"]["flow_weights"]),
         scores=optional("scores"),
@@ -41,8 +45,8 @@ rule score_shard:
 
 rule score:
     input:
-        counts=lambda wildcards: of_shards(rules.score_shard.output.counts, **wildcards),
-        card=of_prediction(rules.check_masks.output),
+        counts=each(rules.score_shard.output.counts, inputs.shards()),
+        card=each(rules.check_masks.output[0], inputs.dataset),
     output:
         scores="<results>/score/{prediction}/{split}/scores.json",
         per_class="<results>/score/{prediction}/{split}/per_class.csv",
@@ -55,7 +59,7 @@ rule score:
     conda:
         "../../envs/vss.yaml"
     params:
-        counts=lambda wildcards, input: braced(input.counts, wildcards),
+        counts=braced("counts"),
         code=stage_digest("score"),
     message:
         "Score {wildcards.prediction} on {wildcards.split}"

@@ -3,9 +3,9 @@
 
 rule submit:
     input:
-        labels=lambda wildcards: of_shards(LABELS, split="test", **wildcards),
-        index=of_prediction(rules.prepare.output.index),
-        card=of_prediction(rules.prepare.output.card),
+        labels=each(LABELS, inputs.shards("test")),
+        index=each(rules.prepare.output.index, inputs.dataset),
+        card=each(rules.prepare.output.card, inputs.dataset),
     output:
         "<results>/submit/{prediction}.zip",
     log:
@@ -15,7 +15,7 @@ rule submit:
     conda:
         "../../envs/vss.yaml"
     params:
-        labels=lambda wildcards, input: braced(input.labels, wildcards, "test"),
+        labels=braced("labels", "test"),
         options=jobs.submit_options(plan),
         code=stage_digest("submit"),
     message:
