@@ -22,10 +22,11 @@ def test_frames_are_drawn_as_long_as_their_files_are_there(tmp_path):
     assert frame_pictures(one, other, [FRAME]) == {}
     row = {"video": "v", "frame": FRAME[1], "first": 0.5, "second": 0.25, "difference": -0.25}
     found = {
-        "name": "<b>", "videos": 1, "figures": {}, "settings": {}, "frames": {"lost": [row]}, "per_class": [],
-        "per_video": [],
+        "name": "<b>", "videos": 1, "figures": {}, "settings": {"a.b_c": [1, 2]}, "frames": {"lost": [row]},
+        "per_class": [], "per_video": [],
     }  # fmt: skip
     page = comparison_page({"first": "a", "second": "b", "split": "val", "predictions": [found]}, [drawn])
     assert page.count("data:image/jpeg") == 3 and "v / 00000001 lost -25.00" in page and "<b>" not in page
+    assert ">a.<wbr>b_<wbr>c<" in page
     (tmp_path / "prepare" / "vspw" / "0" / "00000001.jpg").unlink()
     assert frame_pictures(one, two, [FRAME]) == {}

@@ -130,7 +130,9 @@ def results(tmp_path, videos, labels, score):
             target.mkdir(parents=True)
             shutil.copy(tmp_path / str(source) / "0.npz", target / "00.npz")
             shutil.copy(tmp_path / str(source) / "scores.json", target)
-            settings = {"tta": {"flip": bool(number)}}
+            settings = {"tta": {"flip": bool(number)}, "shards": number + 1, "views": [number]}
+            if number and name == "net":
+                settings = {"of": {**settings, "shard": 0}, "settings": {"method": "crf"}, "flow": {"split": "val"}}
             write_labels(folders[-1] / "predictions" / name / "val" / "00.labels.h5", {}, provenance=settings)
     return folders
 
@@ -142,7 +144,8 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     better, net = found["predictions"]
     assert (better["name"], net["name"]) == ("better", "net")
     assert found["only_first"] == [] and found["only_second"] == ["new"]
-    assert better["settings"] == net["settings"] == {"tta.flip": [False, True]}
+    assert better["settings"] == {"tta.flip": [False, True]}
+    assert net["settings"] == {"tta.flip": [False, True], "refinement.settings.method": [None, "crf"]}
     assert net["figures"]["mIoU"]["noise"] is True and net["figures"]["mIoU"]["sentence"] == "is the same"
     figure = better["figures"]["mIoU"]
     scores = [read_json(folder / "score" / "better" / "val" / "scores.json")["mIoU"] for folder in results]
@@ -162,7 +165,7 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
         f"frames that gained (pixel_acc): {best['video']}/{best['frame']} {100 * best['difference']:+.1f}, " in printed
     )
     page = (tmp_path / "comparison.html").read_text()
-    for text in (f"[{100 * low:.2f}, {100 * high:.2f}]", "tta.flip", "Only in", f"{best['video']} / {best['frame']}"):
+    for text in (f"[{100 * low:.2f}, {100 * high:.2f}]", "tta.<wbr>flip", "Only in", f"{best['video']} / {best['frame']}"):
         assert text in page
     assert "://" not in page, "the page needs no other file"
     assert main(["compare", *map(str, results), "--json"]) == 0

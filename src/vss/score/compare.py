@@ -262,11 +262,35 @@ def _provenance(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if paths:
         with LabelsReader(paths[0]) as reader:
-            found = {key: value for key, value in reader.provenance.items() if key not in ("shard", "split")}
+            found = _settings_alone(_steps(reader.provenance))
     settings = results / "finetune" / name.split(".")[0] / "settings.json"
     if settings.exists():
         found["training"] = read_json(settings)
     return found
+
+
+def _settings_alone(provenance: Any, left_out: Sequence[str] = ("shard", "shards", "split", "views")) -> Any:
+    """Returns a provenance without what says which part of a prediction a file holds, and what follows from the rest.
+
+    The sizes of views follow from the test-time augmentation and the frames' sizes; all steps are of one index.
+    """
+    if not isinstance(provenance, dict):
+        return provenance
+    nested = (*left_out, "index_sha256")
+    return {key: _settings_alone(value, nested) for key, value in provenance.items() if key not in left_out}
+
+
+def _steps(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Returns a refinement's provenance as that of what it refines, and each refinement of it under a key of its own.
+
+    So a prediction and its refinement differ by the refinement alone.
+    """
+    refinements = []
+    while isinstance(provenance.get("of"), dict):
+        refinements.append({key: value for key, value in provenance.items() if key != "of"})
+        provenance = provenance["of"]
+    names = ("refinement", *(f"refinement_{number}" for number in range(2, len(refinements) + 1)))
+    return {**provenance, **dict(zip(names, reversed(refinements), strict=False))}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vss.core.page.document import document, notice, table
+from vss.core.page.document import breakable, document, notice, table
 from vss.score.compare_pictures import Pictures
 
 _NONE = "\u2013"
@@ -29,7 +29,7 @@ def comparison_page(comparison: Mapping[str, Any], pictures: Sequence[Pictures])
     title = f"{comparison['first']} and {comparison['second']}"
     predictions = comparison["predictions"]
     parts = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{breakable(title)}</h1>",
         f"<p>Split {escape(comparison['split'])}. A difference is the second minus the first, with its 95% interval"
         " over videos drawn again, the same ones for both; it is noise where the interval holds 0.</p>",
     ]
@@ -55,7 +55,7 @@ def _prediction(found: Mapping[str, Any], pictures: Pictures, anchor: str) -> st
     changed = [(key, *map(json.dumps, values)) for key, values in found["settings"].items()]
     columns = ("first", "second", "difference")
     parts = [
-        f'<section id="{anchor}">\n<h2>{escape(found["name"])}</h2>',
+        f'<section id="{anchor}">\n<h2>{breakable(found["name"])}</h2>',
         f"<p>{found['videos']:,} videos</p>",
         table(("figure", *columns, "95% interval", ""), figures),
         "<h3>Settings that differ</h3>",

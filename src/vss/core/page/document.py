@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -69,19 +70,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: bool = Fa
     Args:
         head: the columns' headings.
         rows: one cell per column each; whole numbers get their thousands separated.
-        text: whether the other columns hold text, which starts at their left; else figures, which end at their right.
+        text: whether all columns hold text, such as keys and paths, which starts at their left; else those after the
+            first hold figures, which end at their right.
     """
+    cell = breakable if text else _cell
     first, *rest = (escape(name) for name in head)
     headings = f'<th scope="col" class="name">{first}</th>' + "".join(f'<th scope="col">{name}</th>' for name in rest)
     lines = "".join(
-        f'<tr><th scope="row" class="name">{_cell(first)}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
+        f'<tr><th scope="row" class="name">{cell(first)}</th>'
+        + "".join(f"<td>{cell(value)}</td>" for value in rest)
         + "</tr>\n"
         for first, *rest in rows
     )
     kind = ' class="text"' if text else ""
     content = f"<thead><tr>{headings}</tr></thead>\n<tbody>\n{lines}</tbody>"
     return f'<div class="scroll"><table{kind}>\n{content}</table></div>'
+
+
+def breakable(text: str) -> str:
+    """Returns plain text as HTML, where a line may break after the dots, slashes and underscores of keys and paths."""
+    return re.sub(r"(?<=[./_])(?=\w)", "<wbr>", escape(text))
 
 
 def _cell(value: Any) -> str:
