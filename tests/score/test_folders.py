@@ -165,7 +165,12 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
         f"frames that gained (pixel_acc): {best['video']}/{best['frame']} {100 * best['difference']:+.1f}, " in printed
     )
     page = (tmp_path / "comparison.html").read_text()
-    for text in (f"[{100 * low:.2f}, {100 * high:.2f}]", "tta.<wbr>flip", "Only in", f"{best['video']} / {best['frame']}"):
+    for text in (
+        f"[{100 * low:.2f}, {100 * high:.2f}]",
+        "tta.<wbr>flip",
+        "Only in",
+        f"{best['video']} / {best['frame']}",
+    ):
         assert text in page
     assert "://" not in page, "the page needs no other file"
     assert main(["compare", *map(str, results), "--json"]) == 0
