@@ -310,7 +310,9 @@ def _shared_memory(*plans: Any) -> Findings:
     needed = 0
     for plan in plans:
         for stage, model in (name.split("/") for name in plan.trainings()):
-            needed = max(needed, bytes_needed(_training(plan, stage, model), max(1, plan.training_gpus(stage, model))))
+            nodes = plan.training_nodes(stage, model)
+            processes = max(1, plan.training_gpus(stage, model) // nodes)
+            needed = max(needed, bytes_needed(_training(plan, stage, model), processes, nodes=nodes))
     text = f"{SHARED_MEMORY}: {free / _GIB:.1f} GiB free"
     text += f", the largest training needs {needed / _GIB:.1f} GiB" if plans else ""
     if free < needed:

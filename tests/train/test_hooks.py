@@ -26,7 +26,8 @@ from vss.train import workdir
 from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoints, discard_damaged
 from vss.train.hooks import LogHook
 from vss.train.job import write_job
-from vss.train.run import _even_share, run_processes
+from vss.train.launch import run_processes
+from vss.train.run import _even_share
 from vss.train.whole import is_whole, save_whole
 
 
@@ -217,31 +218,9 @@ def wait_for_text(path: Path) -> str:
     return path.read_text()
 
 
-@pytest.mark.parametrize(("gpus", "batch_size", "used"), [(0, 3, 0), (1, 3, 1), (2, 3, 1), (3, 3, 3), (4, 6, 3)])
-def test_as_many_gpus_as_share_the_batch_evenly(gpus: int, batch_size: int, used: int) -> None:
-    assert _even_share(gpus, batch_size) == used
-
-
-def test_a_failing_process_ends_the_others() -> None:
-    with pytest.raises(SystemExit) as leaving:
-        run_processes(["sh", "-c", '[ "$RANK" = 1 ] && exit 7; exec sleep 600'], count=2)
-    assert leaving.value.code == 7
-    run_processes(["sh", "-c", 'test "$WORLD_SIZE" = 2'], count=2)
-
-
-KILLED_IN_AN_EXCHANGE = """
-import contextlib, os, signal, time, torch
-torch.distributed.init_process_group("gloo")
-torch.distributed.barrier()
-if torch.distributed.get_rank() == 1:
-    os.kill(os.getpid(), signal.SIGKILL)
-with contextlib.suppress(RuntimeError):
-    torch.distributed.all_reduce(torch.zeros(1))
-time.sleep(3600)
-"""
-
-
-def test_a_rank_that_is_killed_ends_the_one_that_waits_for_it() -> None:
-    with pytest.raises(SystemExit) as leaving:
-        run_processes([sys.executable, "-c", KILLED_IN_AN_EXCHANGE], count=2)
-    assert leaving.value.code == 128 + signal.SIGKILL
+@pytest.mark.parametrize(
+    ("gpus", "batch_size", "nodes", "used"),
+    [(0, 3, 1, 0), (1, 3, 1, 1), (2, 3, 1, 1), (3, 3, 1, 3), (4, 6, 1, 3), (8, 16, 2, 8), (6, 16, 2, 4), (0, 4, 2, 0)],
+)
+def test_as_many_gpus_as_share_the_batch_evenly(gpus: int, batch_size: int, nodes: int, used: int) -> None:
+    assert _even_share(gpus, batch_size, nodes=nodes) == used

@@ -20,9 +20,9 @@ from train.tiny import PER_SAMPLE, TINY, UPERNET, job_for, start, train_tiny
 
 from vss.configs.resolve import published_settings, resolve
 from vss.core.errors import UserError
-from vss.train import run, worker
+from vss.train import launch, run, worker
 from vss.train.job import TrainingJob, read_job, write_job
-from vss.train.worker import MEMORY_FULL
+from vss.train.launch import MEMORY_FULL
 
 Train = Callable[..., dict[str, Path]]
 
@@ -129,7 +129,9 @@ def test_a_full_memory_of_one_rank_makes_two_continue_and_do_what_one_does(
 ) -> None:
     settings = {"config": UPERNET, **TINY, **SETTINGS, "cfg_options": {**PER_SAMPLE, "micro_batch": 2}}
     job: TrainingJob | None = job_for(published_settings(resolve(settings)), prepared("vspw"), tmp_path / "two")
-    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired))
+    monkeypatch.setattr(
+        launch, "subprocess", SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired)
+    )
     # Two processes, which take the CPU as no rank of a training on GPUs would.
     monkeypatch.setattr(run, "write_job", lambda job, path: write_job(replace(job, gpus=0), path))
     job = replace(job, gpus=2)
@@ -150,5 +152,5 @@ def test_ranks_end_with_the_status_of_the_one_whose_memory_is_full() -> None:
     rank = "import os, sys, time; rank = int(os.environ['RANK']); time.sleep(0.2 * (1 - rank));"
     command = [sys.executable, "-c", f"{rank} sys.exit({MEMORY_FULL} if rank else 1)"]
     with pytest.raises(SystemExit) as ended:
-        run.run_processes(command, count=2)
+        launch.run_processes(command, count=2)
     assert ended.value.code == MEMORY_FULL

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
-from train.tiny import PER_SAMPLE, TINY, UPERNET, free_port, job_for, run_in_ranks
+from train.tiny import PER_SAMPLE, TINY, UPERNET, job_for, train_on_two_nodes
 
 from vss.configs.resolve import published_settings, resolve
 from vss.core.errors import UserError
 from vss.core.files import read_json, sha256_of_file
 from vss.train.checkpoint import checkpoints, discard_damaged
-from vss.train.job import TrainingJob
 from vss.train.worker import work
-
-
-def train_and_continue(job: TrainingJob, port: int) -> None:
-    """Trains to the end, and again from the newest checkpoint, whose weights become the job's."""
-    work(job)
-    torch.distributed.destroy_process_group()
-    if os.environ["RANK"] == "0":
-        weights = Path(job.folder) / "weights.safetensors"
-        weights.rename(weights.with_name("first.safetensors"))
-    os.environ["MASTER_PORT"] = str(port)
-    work(job)
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -37,22 +23,28 @@ def largest_difference(one: Path, other: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-def test_two_processes_that_share_the_states_do_what_one_does(prepared: Callable, tmp_path: Path) -> None:
-    settings = {"config": UPERNET, **TINY, "max_iters": 2, "checkpoint_interval": 1, "precision": "float32"}
-    files, configs = prepared("vspw"), {}
+def test_two_nodes_that_share_the_states_do_what_one_process_does(prepared: Callable, tmp_path: Path) -> None:
+    settings = {"max_iters": 2, "checkpoint_interval": 1, "precision": "float32"}
+    options, files, configs = {**settings, "cfg_options": {**PER_SAMPLE, "fsdp": True}}, prepared("vspw"), {}
     for fsdp in (False, True):
-        configs[fsdp] = published_settings(resolve({**settings, "cfg_options": {**PER_SAMPLE, "fsdp": fsdp}}))
-    alone, shared = (job_for(configs[fsdp], files, tmp_path / str(fsdp)) for fsdp in (False, True))
-    work(alone)
-    run_in_ranks(train_and_continue, shared, free_port())
-    weights = tmp_path / "True" / "weights.safetensors"
-    assert largest_difference(weights, tmp_path / "False" / "weights.safetensors") < 2e-4
-    assert sha256_of_file(weights) == sha256_of_file(weights.with_name("first.safetensors"))
+        row = {"config": UPERNET, **TINY, **settings, "cfg_options": {**PER_SAMPLE, "fsdp": fsdp}}
+        configs[fsdp] = published_settings(resolve(row))
+    work(job_for(configs[False], files, tmp_path / "alone"))
+    alone = tmp_path / "alone" / "weights.safetensors"
+
+    # The first node fails when the ranks are done, which the other one notices; then both continue from iteration 1.
+    assert train_on_two_nodes(files, tmp_path, published=False, **options) == [7, 1]
+    (folder,) = (tmp_path / "work").iterdir()
+    kept, first = checkpoints(folder)[1], sha256_of_file(folder / "weights.safetensors")
+    shutil.copytree(kept, tmp_path / kept.name)
+    assert train_on_two_nodes(files, tmp_path, **options) == [0, 0]
+    weights, kept = tmp_path / "out" / "weights.safetensors", tmp_path / kept.name
+    assert largest_difference(weights, alone) < 2e-4
+    assert sha256_of_file(weights) == first
 
     # Each process has kept half: of the weights, and of both moments.
-    kept = checkpoints(tmp_path / "True")[1]
     sizes = [(kept / f"rank{rank}.pth").stat().st_size for rank in range(2)]
-    assert max(sizes) < 0.6 * (tmp_path / "False" / "iter_1.pth").stat().st_size
+    assert max(sizes) < 0.6 * (tmp_path / "alone" / "iter_1.pth").stat().st_size
     assert len(read_json(kept / "shards.json")["sharded"]) > 100
 
     # One process continues from there as well.
@@ -65,7 +57,7 @@ def test_two_processes_that_share_the_states_do_what_one_does(prepared: Callable
     content = bytearray((kept / "rank1.pth").read_bytes())
     content[len(content) // 2] ^= 1
     (kept / "rank1.pth").write_bytes(content)
-    discard_damaged(tmp_path / "True")
+    discard_damaged(tmp_path)
     assert not kept.exists()
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -90,22 +94,66 @@ def _child(call: Callable[..., object], args: tuple, kwargs: dict, environment: 
     call(*args, **kwargs)
 
 
-def run_in_ranks(call: Callable[..., object], *args: Any, count: int = 2) -> None:
-    """Runs a call in processes that form a gloo group; fails, and ends all, where one of them does."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    ranks = [start(call, *args, environment={**address, **place}) for place in places]
-    running = list(ranks)
-    while running and not any(rank.exitcode for rank in ranks):
-        connection.wait([rank.sentinel for rank in running])
-        running = [rank for rank in running if rank.is_alive()]
-    for rank in running:
-        rank.kill()
-    assert [rank.exitcode for rank in ranks] == [0] * count
-
-
 def free_port() -> int:
     """Returns a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def train_on_two_nodes(
+    dataset: Mapping[str, Path], folder: Path, *, published: bool = True, **settings: Any
+) -> list[int | None]:
+    """Runs `train_tiny` as the processes of two nodes, of one rank each; returns their exit statuses.
+
+    Where nothing is to be published, the first one ends with status 7 when the ranks have come to their end.
+    """
+    address = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [
+        start(_train_on_a_node, dataset, folder, published, environment={**address, "NODE_RANK": rank}, **settings)
+        for rank in ("0", "1")
+    ]
+    for node in nodes:
+        node.join()
+    return [node.exitcode for node in nodes]
+
+
+def _train_on_a_node(dataset: Mapping[str, Path], folder: Path, published: bool, **settings: Any) -> None:
+    from vss.train import launch, run
+
+    launch.subprocess = SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired)
+    if not published:
+        run._keep_weights = lambda *_: sys.exit(7)
+    train_tiny(dataset, folder, **settings)
+
+
+class ForkedRank:
+    """A rank forked from its node's process, which has imported torch, where `run_processes` starts an interpreter."""
+
+    def __init__(self, command: list[str], *, env: Mapping[str, str], close_fds: bool) -> None:
+        from vss.train.worker import main
+
+        self._status: int | None = None
+        self._process = os.fork()
+        if not self._process:
+            os.environ.update(env)
+            os._exit(main(command[-1]))
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self._process, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            ended, status = os.waitpid(self._process, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if ended else None
+        return self._status
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("rank", timeout)
+            time.sleep(0.01)
+        assert self._status is not None
+        return self._status

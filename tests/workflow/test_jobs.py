@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from snakemake.iocontainers import ResourceList
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from vss import configs
 from vss.configs.result_settings import joined_settings
+from vss.core.errors import UserError
 from vss.core.files import canonical_json, read_json
 from vss.workflow import jobs
 from vss.workflow.config import read_config
 from vss.workflow.digest import stage_digest
 from vss.workflow.failures import failure_lines
 from vss.workflow.plan import Plan
-from vss.workflow.settings import counted_settings, running_settings
+from vss.workflow.settings import counted_settings, running_settings, training_digest
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
@@ -42,6 +47,28 @@ def test_settings_of_a_training_join_again(config) -> None:
     whole = joined_settings(counted_settings(plan, "finetune", "m2f"), running)
     assert canonical_json(whole) == canonical_json(plan.training_settings("finetune", "m2f"))
     assert list(whole) == sorted(whole) and list(whole["cfg_options"]) == ["ema", "num_workers"]
+
+
+def test_a_training_on_two_nodes_requests_as_many_gpus_on_each(config) -> None:
+    before = training_digest(plan_of(config), "finetune/m2f"), counted_settings(plan_of(config), "finetune", "m2f")
+    assert {key: value for key, value in jobs.node_resources(plan_of(config), "finetune", "m2f").items() if value} == {
+        "nodes": 1
+    }
+    config["models"]["m2f"]["finetune"] |= {"gpus": 8, "nodes": 2}
+    plan = plan_of(config)
+    assert (training_digest(plan, "finetune/m2f"), counted_settings(plan, "finetune", "m2f")) == before
+
+    # Snakemake's executor for SLURM submits it so; a step of its own around the job would be on one node.
+    given = {name: value for name, value in jobs.node_resources(plan, "finetune", "m2f").items() if value is not None}
+    job = SimpleNamespace(resources=ResourceList(fromdict={"gpu": 8, "mem_mb": 9, **given}), threads=6)
+    params = dict.fromkeys(("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir"), "x")
+    words = f"{get_submit_command(job, params)} {set_gres_string(job)}".split()
+    assert {"--nodes=2", "--ntasks=2", "--gres=gpu:4", "--gpus=8", "--cpus-per-task=6"} <= set(words)
+    assert not any(word.startswith("--ntasks-per-gpu") for word in words)
+
+    config["models"]["m2f"]["finetune"]["nodes"] = 3
+    with pytest.raises(UserError, match=r"^config: models.m2f.finetune.nodes: 3 nodes cannot have .* gpus: 8; must"):
+        plan_of(config)
 
 
 def test_the_report_shows_the_config_without_depending_on_it(config) -> None:

@@ -105,6 +105,17 @@ def of_job(function):
     return lambda wildcards: function(plan, dict(wildcards.items()))
 
 
+def on_nodes(stage):
+    """What a training requests of SLURM for its nodes."""
+    return {
+        name: asked(
+            lambda model, name=name: jobs.node_resources(plan, stage, model)[name],
+            "model",
+        )
+        for name in jobs.NODE_RESOURCES
+    }
+
+
 def as_text(answer):
     return canonical_json(answer) if isinstance(answer, dict) else answer
 

@@ -32,6 +32,7 @@ rule finetune:
     conda:
         "../../envs/vss.yaml"
     resources:
+        **on_nodes("finetune"),
         gpu=asked(of_plan(Plan.training_gpus, "finetune"), "model"),
     params:
         init=uncompared(of_plan(jobs.init_weights, "finetune"), "model"),

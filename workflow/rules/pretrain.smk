@@ -20,6 +20,7 @@ rule pretrain:
     conda:
         "../../envs/vss.yaml"
     resources:
+        **on_nodes("pretrain"),
         gpu=asked(of_plan(Plan.training_gpus, "pretrain"), "model"),
     params:
         init=uncompared(of_plan(jobs.init_weights, "pretrain"), "model"),

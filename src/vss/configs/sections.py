@@ -23,6 +23,7 @@ class TrainingRow:
     config: str
     cfg_options: JsonObject
     gpus: int
+    nodes: int
     init_classes: str
     seed: int
     extra: Mapping[str, float]

@@ -5,13 +5,11 @@ Published files: weights.safetensors, config.json (resolved), log.jsonl, audit.j
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +35,7 @@ from vss.prepare.recheck import checked_content
 from vss.train import workdir
 from vss.train.class_balance import needs_counts, write_pixels
 from vss.train.job import TrainingJob, TrainingPart, write_job
+from vss.train.launch import MEMORY_FULL, Nodes, follow, node_of, run_processes
 from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.card import write_model_card
 from vss.weights.fingerprint import FINGERPRINT, Fingerprint, sha256_of_weights, write_fingerprint
@@ -78,7 +77,7 @@ def train(
             weights, whose classes follow from the file or from their number.
         weights: file to write.
         work_dir: folder of resumable state of this stage and model; survives failures.
-        gpus: 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
+        gpus: on all nodes; 0 trains on the CPU; fewer are used where this many cannot share the batch evenly.
         code: digest of the training code, for the fingerprint.
         fingerprint, config, log_file, audit: files to write; None: next to the weights, named as in the module's
             docstring.
@@ -92,6 +91,11 @@ def train(
 
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialised
+    node = node_of(os.environ, gpus=gpus, visible=_visible_gpus(gpus))
+    if node is not None and node.rank > 0:
+        follow(node)
+        return
+    nodes = None if node is None else Nodes(node, gpus=gpus // node.count)
     document = published_settings(resolve(settings))
     resolved = read_training_config(document)
     parts = _parts(index, card, settings)
@@ -127,7 +131,7 @@ def train(
         folder=str(folder),
         gpus=gpus,
     )
-    with workdir.locked(folder):
+    with workdir.locked(folder), nodes or contextlib.nullcontext():
         workdir.note_content(folder, content)
         workdir.note_init_classes(folder, init_classes)
         if workdir.is_finished(folder):
@@ -135,7 +139,7 @@ def train(
         else:
             if needs_counts(resolved.training):
                 write_pixels(folder, parts, content, what=job.what)
-            _train_in(folder, job, document, code)
+            _train_in(folder, job, document, code, nodes)
         published = Path(weights).parent
         files = {WEIGHTS: weights} | {
             name: given or published / name for name, given in ((LOG, log_file), (AUDIT, audit), (CONFIG, config))
@@ -144,17 +148,18 @@ def train(
     write_model_card(published, dataset_card=card)
 
 
-def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str) -> None:
+def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: str, nodes: Nodes | None) -> None:
     """Trains to the end in a locked work folder and marks it finished; `document` is written as its config."""
     from vss.train.checkpoint import check_best, checkpoints, remove
     from vss.train.shared_memory import check_shared_memory
 
     # What cannot work is refused before anything is written.
-    training = job.config.training
-    _check_gpus(job.gpus)
-    gpus = _even_share(job.gpus, training.batch_size)
-    _check_running(training, gpus)
-    check_shared_memory(training, processes=max(gpus, 1))
+    training, machines = job.config.training, 1 if nodes is None else nodes.count
+    _check_gpus(-(-job.gpus // machines))
+    gpus = _even_share(job.gpus, training.batch_size, nodes=machines)
+    processes = gpus or machines
+    _check_running(training, gpus, processes)
+    check_shared_memory(training, processes=processes // machines, nodes=machines)
 
     # Prepare the folder, and choose what has to be chosen for the training to fit into memory.
     check_best(folder)
@@ -162,7 +167,7 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     job = replace(job, gpus=gpus, config=_fitted(job.config, gpus, job.what))
 
     # Train: from the newest checkpoint with fewer images at once, as long as the memory turns out to be full.
-    while (smaller := _train_or_shrink(folder, job)) is not None:
+    while (smaller := _train_or_shrink(folder, job, nodes)) is not None:
         job = smaller
 
     # Weights of the last checkpoints stay for a soup; resumable state goes only after the marker is there.
@@ -173,8 +178,8 @@ def _train_in(folder: Path, job: TrainingJob, document: ConfigDocument, code: st
     remove(folder / BEST)
 
 
-def _train_or_shrink(folder: Path, job: TrainingJob) -> TrainingJob | None:
-    """Trains, here or in one process per GPU, from the newest whole checkpoint on; returns None at the end.
+def _train_or_shrink(folder: Path, job: TrainingJob, nodes: Nodes | None = None) -> TrainingJob | None:
+    """Trains, here or in one process per GPU or node, from the newest whole checkpoint on; returns None at the end.
 
     Where the GPU's memory is full, returns the job with fewer images at once, and logs it, in `log.jsonl` as well. The
     effective batch stays: there are more gradient accumulation steps.
@@ -186,17 +191,20 @@ def _train_or_shrink(folder: Path, job: TrainingJob) -> TrainingJob | None:
     from vss.train.checkpoint import checkpoints, discard_damaged
     from vss.train.estimate import smaller_part
     from vss.train.loop import MemoryFullError, memory_full
-    from vss.train.worker import MEMORY_FULL, work
+    from vss.train.worker import work
 
     discard_damaged(folder)
     images = job.config.training.micro_batch
     try:
-        if job.gpus <= 1:
+        if job.gpus <= 1 and nodes is None:
             work(job)
             return None
         write_job(job, folder / "job.json")
         try:
-            run_processes([sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=job.gpus)
+            count = job.gpus if nodes is None else max(job.gpus // nodes.count, 1)
+            run_processes(
+                [sys.executable, "-m", "vss.train.worker", str(folder / "job.json")], count=count, nodes=nodes
+            )
             return None
         except SystemExit as ended:
             if ended.code != MEMORY_FULL:
@@ -234,15 +242,23 @@ def _keep_weights(folder: Path, count: int) -> None:
         save_tensors(checkpoint_weights(path), folder / workdir.kept_name(iteration))
 
 
-def _even_share(gpus: int, batch_size: int) -> int:
-    """Returns the most GPUs, at most `gpus`, that can share a batch evenly."""
-    used = next((count for count in range(gpus, 0, -1) if batch_size % count == 0), 0)
+def _even_share(gpus: int, batch_size: int, *, nodes: int = 1) -> int:
+    """Returns the most GPUs, at most `gpus` and as many on each node, that can share a batch evenly.
+
+    Raises:
+        UserError: not even one process per node can.
+    """
+    if batch_size % nodes:
+        raise UserError(
+            f"batch_size {batch_size} cannot be shared evenly by {nodes} nodes; set one that {nodes} divides"
+        )
+    used = next((count for count in range(gpus, 0, -1) if batch_size % count == count % nodes == 0), 0)
     if used != gpus:
         log(f"batch_size {batch_size} cannot be shared evenly by {gpus} GPUs; {used} will be used")
     return used
 
 
-def _check_running(training: TrainingSettings, gpus: int) -> None:
+def _check_running(training: TrainingSettings, gpus: int, processes: int) -> None:
     if training.precision == "float16" and not gpus:
         raise UserError("precision float16 needs a GPU; use float32 or bfloat16")
     if training.fsdp and (training.ema or training.val_interval or training.precision == "float16"):
@@ -250,7 +266,7 @@ def _check_running(training: TrainingSettings, gpus: int) -> None:
             "fsdp shards what ema, validation and float16's loss scale need whole; set ema: null, val_interval: 0 and"
             " precision bfloat16, or fsdp: false"
         )
-    share = training.batch_size // max(gpus, 1)
+    share = training.batch_size // processes
     if training.micro_batch and share % min(training.micro_batch, share):
         raise UserError(f"micro_batch {training.micro_batch} does not divide a GPU's share of the batch, {share}")
 
@@ -322,69 +338,16 @@ def _refuse_or_log_damaged(folder: Path, name: str) -> None:
     log(f"{differs}; published as it is, nothing is computed from it")
 
 
-def run_processes(command: list[str], *, count: int) -> None:
-    """Runs `count` ranks of a command on this machine and passes SIGTERM and SIGUSR1 on to them.
-
-    Like torchrun on one node, but ranks get all the time the batch system gives to write their checkpoint (torchrun
-    kills after 30 s).
-
-    Raises:
-        SystemExit: a rank ended with another status than 0; the others are then ended too.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(count):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, **{key: str(value) for key, value in {**place, **address}.items()}}
-        # They inherit the locks of the work folder and of the cards, which then last as long as any of them runs.
-        ranks.append(subprocess.Popen(command, env=environment, close_fds=False))
-
-    def pass_on(number: int, frame: Any) -> None:
-        for process in ranks:
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        status = _first_failure(ranks)
-    finally:
-        for process in ranks:
-            process.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if status:
-        raise SystemExit(status)
-
-
-def _first_failure(ranks: list[subprocess.Popen]) -> int:
-    """Waits for the ranks; returns 0, or the first status that is not 0, without waiting for the ranks after it.
-
-    A rank whose memory is full takes others with it, whose end may be seen before its own: its status goes first.
-    """
-    from vss.train.worker import MEMORY_FULL
-
-    running = list(ranks)
-    while running:
-        for process in list(running):
-            try:
-                status = process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            running.remove(process)
-            if status:
-                if any(other.poll() == MEMORY_FULL for other in ranks):
-                    return MEMORY_FULL
-                return 128 - status if status < 0 else status
-    return 0
-
-
 def _check_gpus(gpus: int) -> None:
+    if (visible := _visible_gpus(gpus)) < gpus:
+        raise UserError(f"{gpus} GPUs requested, torch sees {visible} (CUDA_VISIBLE_DEVICES?)")
+
+
+def _visible_gpus(gpus: int) -> int:
+    """Returns how many GPUs this machine has; 0 without a look where none are requested."""
     import torch
 
-    if gpus and torch.cuda.device_count() < gpus:
-        raise UserError(f"{gpus} GPUs requested, torch sees {torch.cuda.device_count()} (CUDA_VISIBLE_DEVICES?)")
+    return torch.cuda.device_count() if gpus else 0
 
 
 def _parts(

@@ -19,20 +19,21 @@ _BYTES_PER_PIXEL = 3 + 8  # uint8 RGB; labels, which MMSegmentation packs as int
 _MIB = 2**20
 
 
-def bytes_needed(training: TrainingSettings, processes: int) -> int:
+def bytes_needed(training: TrainingSettings, processes: int, *, nodes: int = 1) -> int:
     """Returns the bytes of all batches that can be in shared memory at once on this machine.
 
     Args:
         training: its settings; num_workers counts per process.
-        processes: that train, each with loading processes of its own.
+        processes: that train on it, each with loading processes of its own.
+        nodes: machines with as many.
     """
-    share = math.ceil(training.batch_size / processes)
+    share = math.ceil(training.batch_size / (nodes * processes))
     batch = share * math.prod(training.crop_size) * _BYTES_PER_PIXEL
     # Those prepared ahead, and the one the model works on.
     return processes * (training.num_workers * PREFETCH + 1) * batch
 
 
-def check_shared_memory(training: TrainingSettings, *, processes: int) -> None:
+def check_shared_memory(training: TrainingSettings, *, processes: int, nodes: int = 1) -> None:
     """Refuses a training whose loading processes do not find enough shared memory.
 
     Raises:
@@ -40,7 +41,7 @@ def check_shared_memory(training: TrainingSettings, *, processes: int) -> None:
     """
     if not training.num_workers or not SHARED_MEMORY.is_dir():
         return
-    needed, free = bytes_needed(training, processes), shutil.disk_usage(SHARED_MEMORY).free
+    needed, free = bytes_needed(training, processes, nodes=nodes), shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise UserError(
             f"{SHARED_MEMORY}: {free / _MIB:.0f} MiB are free, the loading processes need about "

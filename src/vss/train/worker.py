@@ -43,6 +43,7 @@ from vss.train.checkpoint import ResumableCheckpointHook, check_best, checkpoint
 from vss.train.class_balance import CLASS_PIXELS, log_weights, loss_weights, weighted
 from vss.train.disk_space import full_disk_is_one_line
 from vss.train.job import TrainingJob, read_job
+from vss.train.launch import MEMORY_FULL
 from vss.train.loop import POLL_SECONDS, MemoryFullError, loading_process_ended
 from vss.train.sharding import gathered, shard_parameters
 from vss.train.shared_memory import PREFETCH
@@ -50,8 +51,6 @@ from vss.train.workdir import AUDIT, BEST, LOG
 from vss.weights.audit import Audit
 from vss.weights.tensor_files import read_tensor_file, save_tensors
 from vss.weights.weights_file import read_weights
-
-MEMORY_FULL = 75  # exit status of a rank whose GPU's memory is full: EX_TEMPFAIL of sysexits.h
 
 
 def work(job: TrainingJob) -> None:

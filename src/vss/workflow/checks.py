@@ -62,6 +62,12 @@ def check_models(plan: Plan, row_names: list[str]) -> None:
             raise UserError(f"config: models.{name}.config: allowed only next to weights; name the row in finetune")
         if model.pretrain is not None and model.training("finetune").init is not None:
             raise UserError(f"config: models.{name}.finetune.init: the model starts from its pretrain; drop one")
+        for stage, training in model.trainings.items():
+            if training.gpus % training.nodes:
+                raise UserError(
+                    f"config: models.{name}.{stage}.nodes: {training.nodes} nodes cannot have equal parts of gpus:"
+                    f" {training.gpus}; must divide it"
+                )
         for part in model.soup_parts:
             source = plan.models.get(part)
             of_run = isinstance(model.soup, RunSoup)

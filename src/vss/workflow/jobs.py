@@ -24,6 +24,22 @@ _PROVENANCE = {"settings", "row", "data", "init", "code"}
 
 # ---- training
 
+# What a training requests of SLURM next to its GPUs.
+NODE_RESOURCES = ("nodes", "gres", "mpi", "tasks", "tasks_per_gpu")
+
+
+def node_resources(plan: Plan, stage: str, model: str) -> dict[str, int | str | None]:
+    """Returns what a training requests of SLURM next to its GPUs, by `NODE_RESOURCES`; None for nothing.
+
+    On several nodes these are as many GPUs on each. "mpi" has Snakemake's executor start the job in the batch script of
+    the first node, from where the training starts its processes on the others; a step around it could hold one node's
+    GPUs only. One task per node then goes with it, but none per GPU.
+    """
+    gpus, nodes = plan.training_gpus(stage, model), plan.training_nodes(stage, model)
+    if nodes == 1:
+        return dict.fromkeys(NODE_RESOURCES, None) | {"nodes": 1}
+    return {"nodes": nodes, "gres": f"gpu:{gpus // nodes}", "mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0}
+
 
 def training_code(plan: Plan, stage: str) -> str:
     """Returns the digest of a training's code, which costs weeks: only where the config demands it."""

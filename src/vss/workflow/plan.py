@@ -129,7 +129,7 @@ class Plan:
 
     def training_settings(self, stage: str, model: str) -> dict[str, Any]:
         """Returns a training's settings as its job takes them; GPUs are not part of them."""
-        left_out = ("init", "gpus", "data", "extra")
+        left_out = ("init", "gpus", "nodes", "data", "extra")
         given = self.document["models"][model][stage]  # keys that are not given stay the row's
         settings = {key: value for key, value in given.items() if key not in left_out}
         kept = self._kept_for_soups(model) if stage == "finetune" else {}
@@ -253,6 +253,10 @@ class Plan:
     def training_gpus(self, stage: str, model: str) -> int:
         """Returns how many GPUs a training requests."""
         return self.models[model].training(stage).gpus
+
+    def training_nodes(self, stage: str, model: str) -> int:
+        """Returns on how many nodes a training's GPUs are, where SLURM runs it."""
+        return self.models[model].training(stage).nodes
 
     def published_init(self, stage: str, model: str) -> str | None:
         """Returns the path of published weights that a training starts from."""

@@ -13,7 +13,8 @@ import signal
 import threading
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-_SHELLS = ("bash", "sh", "dash")  # which would end without waiting for what they run
+# Shells would end without waiting for what they run; srun would end its processes, which SLURM signals itself.
+_NOT_SIGNALLED = ("bash", "sh", "dash", "srun")
 
 
 def pass_on_to_jobs() -> None:
@@ -37,5 +38,5 @@ def _listen(reader: int) -> None:
             if number in numbers:
                 for process in psutil.Process().children(recursive=True):
                     with contextlib.suppress(psutil.Error):
-                        if process.name() not in _SHELLS:
+                        if process.name() not in _NOT_SIGNALLED:
                             process.send_signal(number)
