@@ -156,6 +156,18 @@ def test_batches_of_objects_change_nothing_and_are_halved_where_memory_is_full(t
     assert "propose sam2: the GPU's memory is full; objects at once from here on: 2" in capsys.readouterr().err
 
 
+def test_a_frame_that_does_not_fit_is_one_line(tiny_weights, monkeypatch):
+    def full(pixels):
+        raise torch.OutOfMemoryError
+
+    proposer = proposer_of(tiny_weights, key_interval=3, overlap=1)
+    monkeypatch.setattr(proposer._model, "get_image_features", full)
+    with pytest.raises(
+        UserError, match=r"^propose sam2: 4 frames do not fit into the memory of cpu; lower key_interval"
+    ):
+        next(proposer.propose_video(video(1)))
+
+
 def test_windows_overlap_and_the_last_ones_are_shorter():
     assert list(windows(range(7), 3, 5)) == [[0, 1, 2, 3, 4], [3, 4, 5, 6], [6]]
     assert list(windows(range(6), 3, 3)) == [[0, 1, 2], [3, 4, 5]]

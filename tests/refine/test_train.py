@@ -250,6 +250,15 @@ def test_mistakes_are_named(dataset, given, named):
         train(dataset, "out", **given)
 
 
+def test_a_full_memory_is_one_line(dataset, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(train_module.RefinerTrainer, "_step", full)
+    with pytest.raises(UserError, match=r"^train refiner: 2 samples of 32 pixels do not fit .*; lower batch_size or"):
+        train(dataset, "out")
+
+
 def test_a_dataset_without_training_masks_is_refused(dataset):
     rows = read_index(dataset.index)
     write_index(dataset.index, pd.DataFrame(rows[rows["split"] == "val"]))

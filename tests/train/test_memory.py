@@ -23,6 +23,7 @@ from vss.core.errors import UserError
 from vss.train import launch, run, worker
 from vss.train.job import TrainingJob, read_job, write_job
 from vss.train.launch import MEMORY_FULL
+from vss.train.loop import MemoryFullError, MicroBatchLoop
 
 Train = Callable[..., dict[str, Path]]
 
@@ -85,6 +86,18 @@ def test_one_image_that_does_not_fit_ends_the_training(run_train: Train, full_at
     full_at(1)
     with pytest.raises(UserError, match=r"iteration 1: .* full with 1 images at once; lower micro_batch or crop_size"):
         run_train(cfg_options={**PER_SAMPLE, "micro_batch": 1})
+
+
+def test_a_full_memory_of_a_hook_before_the_step_is_one_of_the_step() -> None:
+    """As of a teacher, which labels the batch there."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    loop = MicroBatchLoop.__new__(MicroBatchLoop)
+    loop._seed, loop._iter, loop._accumulate, loop._runner = 0, 6, 2, SimpleNamespace(call_hook=full)
+    with pytest.raises(MemoryFullError, match=r"^training stopped at iteration 7: .* full with 4 images at once"):
+        loop.run_iter({"inputs": [None] * 8})
 
 
 class ForkedRank:

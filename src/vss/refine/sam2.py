@@ -109,7 +109,7 @@ class Sam2Proposer:
         An object that is out of sight has a mask without pixels.
 
         Raises:
-            UserError: one object does not fit into the GPU's memory.
+            UserError: a window's frames, or one object, do not fit into the GPU's memory.
         """
         interval, overlap = self._settings.key_interval, self._settings.overlap
         before, known = None, 0
@@ -128,9 +128,15 @@ class Sam2Proposer:
             before = window
 
     def _encoded(self, image: np.ndarray) -> _EncodedFrame:
-        pixels = self._processor([image[None]], return_tensors="pt")["pixel_values_videos"][0].to(self.device)
-        with torch.autocast(pixels.device.type, self._dtype, enabled=self._dtype is not torch.float32):
-            found = self._model.get_image_features(pixels)
+        pixels = self._processor([image[None]], return_tensors="pt")["pixel_values_videos"][0]
+        try:
+            with torch.autocast(torch.device(self.device).type, self._dtype, enabled=self._dtype is not torch.float32):
+                found = self._model.get_image_features(pixels.to(self.device))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"propose sam2: {self._settings.key_interval + self._settings.overlap} frames do not fit into the"
+                f" memory of {self.device}; lower key_interval, or use weights of a smaller SAM 2"
+            ) from error
         self._positions = self._positions or [position.float() for position in found.fpn_position_encoding]
         return _EncodedFrame(image.shape[:2], [features.float() for features in found.fpn_hidden_states])
 

@@ -89,10 +89,16 @@ def train_refiner(
     folder = folder_for_content(_folder(work_dir, options, dataset), content)
     with locked(folder):
         note_content(folder, content)
-        trainer = RefinerTrainer(options, folder=folder, device=str(resolve_device("auto")))
-        trainer.run(_samples(rows, "train", dataset, options))
-        if (rows["split"] == "val").any() and options.val_samples:
-            trainer.measure(_samples(rows, "val", dataset, options))
+        try:
+            trainer = RefinerTrainer(options, folder=folder, device=str(resolve_device("auto")))
+            trainer.run(_samples(rows, "train", dataset, options))
+            if (rows["split"] == "val").any() and options.val_samples:
+                trainer.measure(_samples(rows, "val", dataset, options))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"train refiner: {options.batch_size} samples of {options.crop} pixels do not fit into the GPU's"
+                " memory; lower batch_size or crop, or use network cascadepsp-mini"
+            ) from error
         _publish(trainer, options, weights=weights, fingerprint=fingerprint, log_file=log_file, code=code)
 
 

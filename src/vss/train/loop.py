@@ -78,13 +78,14 @@ class MicroBatchLoop(IterBasedTrainLoop):
             MemoryFullError: the GPU's memory is full.
         """
         torch.manual_seed(_mix(self._seed, self._iter, get_rank()))
-        self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
-        head = bare(self.runner.model).decode_head
-        if self._accumulate > 1 and hasattr(head, "share_denominators"):
-            head.share_denominators(data_batch["data_samples"], self._accumulate)
-        if hasattr(head, "anneal"):
-            head.anneal(self._iter / max(self._max_iters - 1, 1))
         try:
+            # A teacher labels here, with the model's own memory in use; what a loss is divided by follows the labels.
+            self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
+            head = bare(self.runner.model).decode_head
+            if self._accumulate > 1 and hasattr(head, "share_denominators"):
+                head.share_denominators(data_batch["data_samples"], self._accumulate)
+            if hasattr(head, "anneal"):
+                head.anneal(self._iter / max(self._max_iters - 1, 1))
             steps = [
                 self.runner.model.train_step(micro_batch, optim_wrapper=self.runner.optim_wrapper)
                 for micro_batch in _micro_batches(data_batch, self._accumulate)
