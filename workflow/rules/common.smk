@@ -50,8 +50,7 @@ try:
     config.update(plan.document)
     if not workflow.remote_exec:
         plan.start_contents()
-        for note in jobs.notes(plan):
-            print(note, file=sys.stderr)
+        notes = jobs.print_notes(plan)
 except UserError as mistake:
     sys.exit(printable(str(mistake)))
 

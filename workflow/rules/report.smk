@@ -162,6 +162,7 @@ started = time.time()
 
 
 onstart:
+    notes.join()
     jobs.write_config_copy(plan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from vss.configs.layouts import import_keys
 from vss.core.errors import UserError
 from vss.core.files import JsonObject, read_json, write_json
+from vss.core.log import log
 from vss.workflow.digest import stage_digest, trained_with_other_code
 from vss.workflow.needs import needed_jobs
 from vss.workflow.plan import Plan
@@ -122,6 +124,25 @@ def notes(plan: Plan) -> list[str]:
             " where Snakemake knows how they were made; where .snakemake was lost, add --forcerun settings"
         )
     return lines
+
+
+def print_notes(plan: Plan) -> threading.Thread:
+    """Prints `notes` while Snakemake plans, since they wait for the look at the datasets' files; returns the thread.
+
+    It is to be joined before a job writes the settings that the notes are about.
+    """
+
+    def print_all() -> None:
+        try:
+            lines = notes(plan)
+        except UserError as mistake:
+            lines = [str(mistake)]
+        for line in lines:
+            log(line)
+
+    thread = threading.Thread(target=print_all, name="notes")
+    thread.start()
+    return thread
 
 
 def init_weights(plan: Plan, stage: str, model: str) -> str:

@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class Plan:
         self._marks: dict[str, str] = {}
         self._contents: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self._content_processes: dict[str, ContentProcess] = {}
+        self._content_lock = threading.Lock()
         self._import_contents: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._shards: dict[str, list[str]] = {}
         self.imports: dict[str, ImportSource] = {
@@ -340,10 +342,11 @@ class Plan:
         row = self.datasets[dataset]
         if row.root is None:
             return {}, {}
-        if dataset not in self._contents:
-            started = self._content_processes.pop(dataset, None)
-            self._contents[dataset] = contents(row.layout, row.root) if started is None else started.result()
-        return self._contents[dataset]
+        with self._content_lock:  # the notes before a run ask as well, in a thread
+            if dataset not in self._contents:
+                started = self._content_processes.pop(dataset, None)
+                self._contents[dataset] = contents(row.layout, row.root) if started is None else started.result()
+            return self._contents[dataset]
 
     def start_contents(self) -> None:
         """Starts to look at the files of the real datasets in use, while the plan is made that needs their digests."""
