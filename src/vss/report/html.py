@@ -108,6 +108,6 @@ def meanings(columns: Sequence[Column]) -> str:
     return facts({column.heading: column.meaning for column in columns})
 
 
-def plain_table(content: pd.DataFrame) -> str:
-    """Returns a small `<table>` of text, first column to the left."""
-    return table([str(name) for name in content.columns], content.itertuples(index=False))
+def plain_table(content: pd.DataFrame, *, text: bool = False) -> str:
+    """Returns a small `<table>`; see `vss.core.page.document.table`."""
+    return table([str(name) for name in content.columns], content.itertuples(index=False), text=text)

@@ -40,8 +40,8 @@ def _rows(title: str, result: JsonObject, titles: Mapping[str, str]) -> list[dic
         rows.append(
             _row(
                 ", ".join(filter(None, (titles.get(model, model), tta))),  # an imported prediction has no tta
-                Weight=f"{member['weight'] / total:.2f}",
-                Temperature=f"{member['temperature']:.2f}",
+                weight=f"{member['weight'] / total:.2f}",
+                temperature=f"{member['temperature']:.2f}",
                 mIoU=f"{100 * result['alone'][member['name']]:.2f}",
                 **_without(whole, result["without"][member["name"]]),
             )
@@ -54,5 +54,5 @@ def _without(whole: float, without: float | None) -> dict[str, str]:
 
 
 def _row(name: str, **cells: str) -> dict[str, str]:
-    columns = ("Weight", "Temperature", "mIoU", "before", "without it", "adds")
+    columns = ("weight", "temperature", "mIoU", "before", "without it", "adds")
     return {"Ensemble, members": name, **{column: cells.get(column, "") for column in columns}}

@@ -260,7 +260,7 @@ def _training(content: Content, curves: Figure) -> Section:
 
 def _made(content: Content) -> str:
     columns = known((*SCORES, *PAPER, *OTHER), content.table)
-    weights = plain_table(weights_table(content.made)) if content.made["weights"] else ""
+    weights = plain_table(weights_table(content.made), text=True) if content.made["weights"] else ""
     config = json.dumps(content.made["config"], indent=2, ensure_ascii=False)
     parts = [html.facts(facts(content.made)), weights]
     if content.made["config"]:

@@ -46,11 +46,11 @@ def trainings_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Training": row["title"],
-            "Iterations": f"{row['iterations']:,}",
-            "Loss": _text(row["loss"], ".3g"),
-            "Last learning rate": _text(row["lr"], ".2g"),
+            "iterations": f"{row['iterations']:,}",
+            "loss": _text(row["loss"], ".3g"),
+            "last learning rate": _text(row["lr"], ".2g"),
             "s/iteration": _text(row["seconds"], ".2f"),
-            "Memory, MiB": _text(row["memory_mib"], ",.0f"),
+            "memory, MiB": _text(row["memory_mib"], ",.0f"),
         }
         for row in rows
     )
