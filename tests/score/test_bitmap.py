@@ -46,7 +46,7 @@ def test_compiled_code_gives_what_numpy_gives(take, size):
         contours = Contours(truth), Contours(labels)
         counted = _labelled_pixels(truth, labels, contours, maps)
         wide = [bitmap.positions(bitmap.widened(thin, pixels), size[1]) for pixels in (1, 5, 20, 32, 64, 70)]
-        edges = [*bitmap.changes(truth), bitmap.equal(truth, labels)]
+        edges = [*bitmap.changes(truth), bitmap.equal(truth, labels), *bitmap.labelled(truth, labels)]
         return [counted.truth, counted.labels, counted.pixels, *edges, *wide]
 
     take(built=True)

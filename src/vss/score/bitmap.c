@@ -55,6 +55,23 @@ void changed_pixels(const uint8_t *values, int64_t height, int64_t width, word *
     }
 }
 
+/* bitmap.py `labelled`. */
+void labelled_pixels(const uint8_t *truth, const uint8_t *labels, int64_t height, int64_t width, word *known,
+                     word *right, uint8_t *seen) {
+    int64_t words = (width + 63) / 64;
+    uint8_t without[64];
+    memset(without, 255, sizeof without);
+    for (int64_t y = 0; y < height; y++, truth += width, labels += width, seen += width) {
+        compare_row(truth, labels, width, words, 0, right + y * words);
+        for (int64_t at = 0; at < words; at++) {
+            int64_t rest = width - 64 * at < 64 ? width - 64 * at : 64;
+            compare_row(truth + 64 * at, without, rest, 1, 1, known + y * words + at);
+            right[y * words + at] &= known[y * words + at];
+        }
+        for (int64_t x = 0; x < width; x++) seen[x] = labels[x] | (uint8_t)-(truth[x] == 255);
+    }
+}
+
 /* bitmap.py `widened`; returns 0, or 1 where there is no memory. */
 int widened_bits(const word *bitmap, int64_t height, int64_t words, int64_t pixels, word *out) {
     int64_t beside = (pixels + 63) / 64, padded = words + 2 * beside, length = 2 * pixels;

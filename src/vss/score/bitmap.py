@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vss.core import compiled
+from vss.core.label_space import ignore_index
 
 _WORD = np.dtype("<u8")
 _BITS = 64
@@ -31,6 +32,8 @@ def library() -> ctypes.CDLL | None:
         functions.equal_pixels.restype = None
         functions.changed_pixels.argtypes = [pointer, number, number, pointer, pointer]
         functions.changed_pixels.restype = None
+        functions.labelled_pixels.argtypes = [pointer, pointer, number, number, *[pointer] * 3]
+        functions.labelled_pixels.restype = None
         functions.widened_bits.argtypes = [pointer, number, number, number, pointer]
         functions.count_runs.argtypes = [*[pointer] * 2, *[number] * 2, *[pointer] * 2, *[number] * 2, *[pointer] * 2]
         functions.count_runs.restype = number
@@ -53,6 +56,23 @@ def equal(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     found = _empty(values.shape)
     functions.equal_pixels(values.ctypes.data, others.ctypes.data, *values.shape, found.ctypes.data)
     return found
+
+
+def labelled(truth: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns which pixels of [H, W] have a class in the truth and which of them the labels have right, two bitmaps.
+
+    And the labels [H, W], with no class (the ignore index) where the truth has none.
+    """
+    functions = _library_for(truth, labels)
+    if functions is None:
+        without = truth == ignore_index(truth.dtype)
+        known = pack(~without)
+        return known, equal(truth, labels) & known, labels | without * truth.dtype.type(ignore_index(truth.dtype))
+    known, right, seen = _empty(truth.shape), _empty(truth.shape), np.empty_like(labels)
+    functions.labelled_pixels(
+        *(truth.ctypes.data, labels.ctypes.data, *truth.shape, *(each.ctypes.data for each in (known, right, seen)))
+    )
+    return known, right, seen
 
 
 def positions(bitmap: np.ndarray, width: int) -> np.ndarray:

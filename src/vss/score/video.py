@@ -88,9 +88,8 @@ class VideoCounter:
         check_labels(labels, truth, self._num_classes)
         self._frames += 1
         self._in_a_row += 1
-        without = truth == ignore_index(truth.dtype)
-        known = bitmap.pack(~without)
-        right = bitmap.equal(truth, labels) & known
+        # Where the truth has no class the prediction has no contour either: a perfect one meets every boundary.
+        known, right, seen = bitmap.labelled(truth, labels)
         self._follow(raw, truth, labels, known)
 
         # Per window that ends here: where the truth keeps a class, and where the prediction does.
@@ -100,8 +99,6 @@ class VideoCounter:
         for number in windows:
             self._count_window(number, constant[number], kept[number], right)
 
-        # Where the truth has no class the prediction has no contour either: a perfect one meets every boundary.
-        seen = labels | without * truth.dtype.type(ignore_index(truth.dtype))
         contours = Contours(truth), Contours(seen)
         width = band_pixels(*truth.shape)
         edge = frame_band(*truth.shape, width)
