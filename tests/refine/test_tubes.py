@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.refine.masks import run_lengths
 from vss.configs.schema import read_section
+from vss.core.codec import Planes
 from vss.refine.proposals import Partitions
+from vss.refine.soft_labels import SoftLabels
 from vss.refine.tubes import MaskedFrame, TubesSettings, vote_in_tubes
 
 SIZE, STEP = (48, 96), 4
@@ -53,7 +57,7 @@ def followed(video: list[MaskedFrame]) -> list[MaskedFrame]:
         thing = (frame.masks.maps[0] == 1) == bool(number % 2)
         order = [0, 1] if number % 2 else [1, 0]
         masks = run_lengths(np.stack([~thing, thing])[order], np.array([5, 2])[order])
-        frames.append(MaskedFrame("v", frame.labels, masks, None))
+        frames.append(MaskedFrame("v", frame.labels, masks, None, frame.scores))
     return frames
 
 
@@ -87,6 +91,31 @@ def test_without_flow_every_frame_votes_alone():
     alone = [MaskedFrame("v", frame.labels, frame.masks, None) for frame in video]
     for found, frame in zip(vote_in_tubes(alone, chosen()), video, strict=True):
         np.testing.assert_array_equal(found, frame.labels)
+
+
+def with_scores(frame: MaskedFrame, sure: float) -> MaskedFrame:
+    """Returns a frame whose labels have the score `sure`, and THING the rest."""
+    classes = np.unique([*np.unique(frame.labels), THING]).astype(np.uint8)
+    planes = np.where(frame.labels == classes[:, None, None], sure, 0).astype(np.float32)
+    planes[classes == THING] += 1 - sure
+    scores = SoftLabels.of(Planes(classes, planes, np.zeros(SIZE, np.float32), frame.labels, 124))
+    return replace(frame, scores=scores)
+
+
+def test_scores_count_in_a_tube_by_how_sure_they_are():
+    """Of three frames two call the square by a wrong class; where they are unsure of it, the third one decides."""
+    video, truths = moving_square(3)
+    wrong = np.where(truths[0] == THING, 20, truths[0]), np.where(truths[2] == THING, 20, truths[2])
+    labels = [wrong[0], truths[1], wrong[1]]
+    frames = [replace(frame, labels=found.astype(np.uint8)) for frame, found in zip(video, labels, strict=True)]
+    by_labels = [np.where(truth == THING, 20, truth) for truth in truths]
+    for sure, expected in (((0.7, 1.0, 0.7), truths), ((0.8, 1.0, 0.8), by_labels)):
+        scored = [with_scores(frame, share) for frame, share in zip(frames, sure, strict=True)]
+        for tubes in (scored, followed(scored)):
+            for found, truth in zip(vote_in_tubes(tubes, chosen()), expected, strict=True):
+                np.testing.assert_array_equal(found, truth)
+    for found, truth in zip(vote_in_tubes(frames, chosen()), by_labels, strict=True):
+        np.testing.assert_array_equal(found, truth)
 
 
 def test_the_guards_of_ssa_hold():

@@ -64,8 +64,9 @@ class _LinkedFrame:
     def __init__(self, frame: MaskedFrame) -> None:
         self.labels, self.flow = frame.labels, frame.flow
         self.masks = Partitions(frame.masks.maps[:1]) if isinstance(frame.masks, Partitions) else frame.masks
-        self.pixels, self.counts = self.masks.pixels()
-        histogram = count_votes(frame.labels, self.pixels, self.counts, frame.scores)
+        # Painting lists the pixels again: at 8 bytes each they would be most of the window's memory.
+        pixels, self.counts = self.masks.pixels()
+        histogram = count_votes(frame.labels, pixels, self.counts, frame.scores)
         self.classes = np.flatnonzero(histogram.any(axis=0))
         self.votes = histogram[:, self.classes]
         # For every mask the number of the one it is linked to in the next frame and in the one before; -1 = none.
@@ -156,4 +157,4 @@ def _elect(window: deque[_LinkedFrame], at: int, settings: TubesSettings) -> np.
             voter = window[position + side.step]
             total[np.ix_(mine, voter.classes)] += voter.votes[theirs]
     guards = {"min_purity": settings.min_purity, "keep_area": settings.keep_area}
-    return paint(frame.labels, frame.pixels, frame.counts, total, **guards)
+    return paint(frame.labels, frame.masks.pixels()[0], frame.counts, total, **guards)
