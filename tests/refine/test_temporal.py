@@ -115,6 +115,34 @@ def test_a_thin_pole_of_a_moving_camera_is_kept():
         assert ((found == POLE) & (labels == POLE)).sum() >= 0.98 * (labels == POLE).sum()
 
 
+@pytest.mark.parametrize("votes", ["labels", "scores"])
+def test_a_thin_pole_missed_in_most_frames_stays_and_a_wide_one_does_not(votes):
+    """Of nine still frames three have a pole; three times its votes outweigh the six without it."""
+    image = texture(0, 20, 220)
+    for width, kept in ((4, 1), (5, 0)):
+        video = []
+        for number in range(9):
+            labels = np.full((HEIGHT, WIDTH), GROUND, np.uint8)
+            if number % 3 == 0:
+                labels[10:80, 50 : 50 + width] = POLE
+            scores = soft(labels, 0.8) if votes == "scores" else None
+            video.append(PredictedFrame("v", labels, image, STILL, scores))
+        for settings, expected in (({}, kept), ({"thin_weight": 1}, 0)):
+            found = list(smooth(video, chosen(decay=1.0, **settings)))
+            assert [(frame == POLE).sum() for frame in found] == [expected * 70 * width] * 9
+
+
+def test_thin_is_a_class_by_most_of_its_pixels():
+    """A class of a block and a line beside it is thin where the line has more pixels."""
+    for length, weight in ((24, 1), (26, 3)):
+        labels = np.full((HEIGHT, WIDTH), GROUND, np.uint16)
+        labels[10:15, 10:15] = 300  # 25 pixels
+        labels[40, 10 : 10 + length] = 300
+        found = temporal._class_weights(labels, 3)
+        assert found[300] == weight
+        assert found[GROUND] == 1
+
+
 def test_frames_a_second_apart_are_left_alone():
     """So much has moved that nothing is found again: every frame keeps its own labels."""
     video = [

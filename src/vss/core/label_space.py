@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ def label_dtype(num_classes: int) -> np.dtype:
     return np.dtype(np.uint8 if num_classes <= IGNORE_INDEX else np.uint16)
 
 
+@cache
 def ignore_index(dtype: np.dtype) -> int:
     """Returns which value of label maps of a dtype (`label_dtype`) is no class, its highest: 255 or 65,535."""
     return int(np.iinfo(dtype).max)

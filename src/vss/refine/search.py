@@ -41,6 +41,7 @@ _TRIED: dict[str, tuple[float, ...]] = {
     "consistency": (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     "photometric": (5.0, 8.0, 11.0, 15.0, 20.0, 30.0, 60.0),
     "least_overlap": (0.1, 0.3, 0.5, 0.7),
+    "thin_weight": (1.0, 2.0, 3.0, 5.0),
 }
 _LEAST_GAIN = 1e-4  # of mIoU: less is not worth leaving the given settings
 _MAX_ROUNDS = 5

@@ -5,7 +5,10 @@ neighbours before and after it. Displacements of neighbouring frames are chained
 
 - the further away it is (`decay`),
 - where the way there and back does not end where it began (`consistency`: occlusion, failed flow),
-- where the image there looks different from the image here (`photometric`).
+- where the image there looks different from the image here (`photometric`),
+
+and for more where it is for a class of thin structures (`thin_weight`): networks miss poles and small lights in more
+frames than they see them in, so that a plain majority votes them away.
 
 Where two frames share next to nothing (a cut, or one frame per second) the chain ends. Displacements are kept for cells
 of 4 x 4 pixels, as in the flow file; votes are counted per pixel, and only where any two votes differ.
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import cv2
@@ -28,6 +31,7 @@ from vss.refine.soft_labels import SoftLabels
 _AGREES = 0.5  # weight from which a cell counts as found again in the next frame
 _AHEAD, _BACK = 0, 1  # directions in time
 _AT_ONCE = 1 << 11  # cells: few enough for the processor's cache, and for OpenCV
+_THIN = 5  # pixels; what is not as wide is thin
 _SHARE = np.arange(256, dtype=np.float32) / 255  # of a vote, by what scores are stored as
 
 
@@ -41,6 +45,7 @@ class TemporalSettings:
         consistency: pixels; at this distance between a pixel and where the way there and back ends, the weight is 1/e.
         photometric: grey levels (of 255); at this difference the weight is 1/e.
         least_overlap: share of a frame that has to be found again in the next one; below it, the chain ends.
+        thin_weight: factor on a frame's votes for a class that is thin in most of its pixels there.
         votes: "labels", "scores", or None: scores where there are some.
     """
 
@@ -49,6 +54,7 @@ class TemporalSettings:
     consistency: float
     photometric: float
     least_overlap: float
+    thin_weight: float
     votes: str | None
 
 
@@ -75,9 +81,10 @@ class PredictedFrame:
 class _VotingFrame:
     """A frame in the window, in the forms that the votes read."""
 
-    def __init__(self, frame: PredictedFrame) -> None:
+    def __init__(self, frame: PredictedFrame, settings: TemporalSettings) -> None:
         self.labels, self.flow, self.scores = frame.labels, frame.flow, frame.scores
         self.uniform = _uniform_blocks(frame.labels)
+        self.class_weight = _class_weights(frame.labels, settings.thin_weight)
         self.image = cv2.blur(frame.image, (3, 3))
         # Steps to the next frame and to the one before: [h, w, 3] float32, displacement in cells and weight.
         self.step: list[np.ndarray | None] = [None, None]
@@ -91,6 +98,25 @@ def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
         change(labels, np.ones((CELL, CELL), np.uint8), anchor=(0, 0), **border) for change in (cv2.erode, cv2.dilate)
     )
     return np.where(least == most, least, labels.dtype.type(ignored))
+
+
+def _class_weights(labels: np.ndarray, thin_weight: float) -> np.ndarray:
+    """Returns the weight [256 or 65536] float32 of votes for every class: `thin_weight` if most of it is thin, else 1.
+
+    A pixel is thin where no square of `_THIN` pixels of its class covers it, which is what an opening removes.
+    """
+    square = np.ones((_THIN, _THIN), np.uint8)
+    inside = cv2.compare(cv2.erode(labels, square), cv2.dilate(labels, square), cv2.CMP_EQ)
+    ids = ignore_index(labels.dtype) + 1
+    thick, everywhere = (
+        cv2.calcHist([labels], [0], mask, [ids], [0, ids]).ravel() for mask in (cv2.dilate(inside, square), None)
+    )
+    return np.where(2 * thick < everywhere, np.float32(thin_weight), np.float32(1))
+
+
+def _by_class(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the entries of a table [256 or 65536] at labels."""
+    return cv2.LUT(labels, table) if labels.dtype == np.uint8 else table.take(labels)  # LUT is twice as fast
 
 
 _Neighbour: TypeAlias = tuple[_VotingFrame, np.ndarray, np.ndarray]  # see `_follow`
@@ -110,9 +136,9 @@ def agreement(frames: Iterable[PredictedFrame], settings: TemporalSettings) -> I
     """Yields per frame [H, W] uint8, in 255ths, the share of the votes that its own labels have; 255 where alone.
 
     Args:
-        frames, settings: as of `smooth`.
+        frames, settings: as of `smooth`; the votes for all classes weigh alike.
     """
-    return _in_windows(frames, settings, _agreement)
+    return _in_windows(frames, replace(settings, thin_weight=1.0), _agreement)
 
 
 def _in_windows(
@@ -133,7 +159,7 @@ def _in_windows(
             yield from map(answer, range(at, len(window)))
             window.clear()
             video, at = frame.video, 0
-        window.append(_VotingFrame(frame))
+        window.append(_VotingFrame(frame, settings))
         if len(window) > 1:
             _link(window[-2], window[-1], settings)
         if len(window) - at > settings.window:
@@ -198,11 +224,10 @@ def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalS
     """Returns the label map of a frame after its neighbours have voted."""
     # Most cells and all their voters are of one class, or the voters of others weigh less than the cell itself.
     against, _ = _dissent(frame, neighbours)
+    least = 1 / max(1, settings.thin_weight) if frame.scores is None else 0
     own = frame.uniform[::CELL, ::CELL]
     refined = frame.labels.copy()
-    for cells in _some(
-        np.flatnonzero((against > (1 if frame.scores is None else 0)) | (own == ignore_index(own.dtype)))
-    ):
+    for cells in _some(np.flatnonzero((against > least) | (own == ignore_index(own.dtype)))):
         poll = _poll(frame, neighbours, cells, settings)
         # Where the own class has more than half, no other has as much; a hundredth is more than rounding takes.
         chosen = np.flatnonzero((np.float32(1.01) * poll.total > 2 * poll.kept) & poll.inside)
@@ -261,7 +286,7 @@ class _Poll:
 
     Attributes:
         ballots: the frame's own, and its neighbours'.
-        total: float32 weight of all votes.
+        total: float32 weight of all votes, at most.
         kept: float32 share of it that goes to the pixel's own class at least.
         inside: bool, False where a cell reaches over the frame's edge.
     """
@@ -293,8 +318,9 @@ def _poll(
     total, kept = np.zeros(mine.shape, np.float32), np.zeros(mine.shape, np.float32)
     for ballot in ballots:
         known = cv2.compare(ballot.labels, ignore_index(ballot.labels.dtype), cv2.CMP_NE)
-        cv2.accumulate(ballot.weight, total, known)
-        cv2.accumulate(ballot.surely(), kept, cv2.bitwise_and(known, cv2.compare(ballot.labels, mine, cv2.CMP_EQ)))
+        surely, at_most = ballot.bounds()
+        cv2.accumulate(at_most, total, known)
+        cv2.accumulate(surely, kept, cv2.bitwise_and(known, cv2.compare(ballot.labels, mine, cv2.CMP_EQ)))
     inside = (home[..., 0] < frame.labels.shape[1]) & (home[..., 1] < frame.labels.shape[0])
     return _Poll(ballots, total, kept, inside)
 
@@ -327,7 +353,7 @@ class _Ballot:
         voter: the frame.
         place: [16, m, 2] int16 where it sees them (x, y).
         labels: [16, m] its labels there; no class is unknown or outside.
-        weight: [16, m] float32 of its votes.
+        weight: [16, m] float32 of its votes, but for the class's.
     """
 
     voter: _VotingFrame
@@ -335,11 +361,15 @@ class _Ballot:
     labels: np.ndarray
     weight: np.ndarray
 
-    def surely(self) -> np.ndarray:
-        """Returns [16, m] float32 how much of the weight goes to the labels' class."""
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns [16, m] float32 the votes for the labels' class, and for all classes at most."""
+        factor = _by_class(self.voter.class_weight, self.labels)
         if self.voter.scores is None:
-            return self.weight
-        return self.weight * cv2.LUT(_look_up(self.voter.scores.top, self.place), _SHARE)
+            votes = self.weight * factor
+            return votes, votes
+        share = cv2.LUT(_look_up(self.voter.scores.top, self.place), _SHARE)
+        votes = self.weight * share * factor
+        return votes, votes + self.weight * (1 - share) * self.voter.class_weight.max()
 
     def classes(self, chosen: np.ndarray) -> np.ndarray:
         """Returns the classes that may get votes at chosen pixels; they may repeat."""
@@ -351,15 +381,17 @@ class _Ballot:
         if self.voter.scores is None:
             bins = slot.take(labels) * len(chosen) + np.arange(len(chosen))  # each once: every pixel has its own
             flat = votes.reshape(-1)
-            flat[bins] = flat.take(bins) + weight
+            flat[bins] = flat.take(bins) + weight * self.voter.class_weight.take(labels)
             return
         x, y = _pairs(self.place, chosen).T
         outside = labels == ignore_index(labels.dtype)
         weight[outside] = 0
         at = np.where(outside, 0, y.astype(np.intp) * self.voter.labels.shape[1] + x)
         shares = self.voter.scores.shares
-        for row, plane in zip(slot[self.voter.scores.classes], shares.reshape(len(shares), -1), strict=True):
-            votes[row] += weight * _SHARE.take(plane.take(at))
+        classes = self.voter.scores.classes
+        factors = self.voter.class_weight[classes]
+        for row, plane, factor in zip(slot[classes], shares.reshape(len(shares), -1), factors, strict=True):
+            votes[row] += weight * (_SHARE * factor).take(plane.take(at))
 
 
 def _follow(window: deque[_VotingFrame], at: int, direction: int, settings: TemporalSettings) -> Iterator[_Neighbour]:
