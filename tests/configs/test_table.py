@@ -57,6 +57,19 @@ def test_the_committed_counts_are_those_of_the_rows():
         assert (row.paper_miou, row.published_weights) == (dict(raw["paper_miou"]), list(raw["published_weights"]))
 
 
+def test_rows_on_public_encoders_show_the_licence_of_every_file():
+    rows = {row.row: row for row in model_rows()}
+    for name, licences in {
+        "eomt_dinov2-l_vspw": ["Apache-2.0", "MIT"],
+        "eomt_dinov3-l_vspw": ["DINOv3 License"],
+        "pmt_dinov2-l_vspw": ["Apache-2.0"],
+        "pmt_dinov3-l_vspw": ["DINOv3 License"],
+    }.items():
+        lines = table_lines([rows[name]])
+        shown = lines[1 : lines.index("")]
+        assert [line.rpartition("; ")[2] for line in shown] == [f"{licence})" for licence in licences]
+
+
 def test_the_command_prints_every_row_without_torch():
     code = "import sys; from vss import cli; sys.exit(cli.main(['models', '--json']) or 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
