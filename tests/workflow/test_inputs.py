@@ -21,6 +21,7 @@ def plan() -> Plan:
             "net": {"pretrain": ROW, "finetune": ROW},
             "soup": {"soup": {"of": "net", "last": 2}},
             "r1": {"finetune": {**ROW, "extra": {"pseudo.sure": 1}}},
+            "next": {"finetune": {**ROW, "init": {"model": "soup"}}},
         },
         "tta": {"one": {"img_ratios": [1.0]}},
         "pseudo": {"sure": {"of": ["net.one"], "split": "test", "transductive": True}},
@@ -38,9 +39,11 @@ def test_a_training_reads_its_datasets_its_pseudo_labels_and_its_pretrain(plan: 
     assert inputs.datasets_of("finetune")(plan, {"model": "r1"}) == [{"dataset": "vspw"}]
     assert inputs.pseudo_of("finetune")(plan, {"model": "r1"}) == [{"pseudo": "sure"}]
     assert inputs.pseudo_of("finetune")(plan, {"model": "net"}) == []
-    assert inputs.pretrained(plan, {"model": "r1"}) == []
-    (pretrain,) = inputs.pretrained(plan, {"model": "net"})
-    assert pretrain == {"model": "net", "dataset": plan.training_datasets("pretrain", "net")[0]}
+    assert inputs.initial_weights(plan, {"model": "r1"}) == []
+    (pretrain,) = inputs.initial_weights(plan, {"model": "net"})
+    assert pretrain == {"stage": "pretrain", "model": "net", "dataset": plan.training_datasets("pretrain", "net")[0]}
+    (soup,) = inputs.initial_weights(plan, {"model": "next"})
+    assert soup == {"stage": "finetune", "model": "soup", "dataset": "vspw"}
     assert inputs.soup_parts(plan, {"model": "soup"}) == [{"model": "net"}]
     assert inputs.soup_dataset(plan, {"model": "soup"}) == [{"dataset": "vspw", "split": "val"}]
 

@@ -10,6 +10,7 @@ from vss import configs
 from vss.core.errors import UserError
 from vss.workflow import jobs
 from vss.workflow.config import read_config
+from vss.workflow.needs import needed_jobs
 from vss.workflow.plan import Plan
 
 ROW = {"config": "upernet_swin-nano_vspw"}
@@ -19,9 +20,10 @@ ROW = {"config": "upernet_swin-nano_vspw"}
 CLIPS = {"images": "{split}/{video}/{frame}.jpg", "masks": "{split}/{video}/{frame}.png", "classes": "vspw"}
 
 
-def plan_of(pseudo: dict[str, Any], **extra: dict[str, float]) -> Plan:
-    """The plan of `swin` and of students with extra labels, all of which are scored."""
-    students = {name: {"finetune": {**ROW, "extra": weights}} for name, weights in extra.items()}
+def plan_of(pseudo: dict[str, Any], **extra: dict[str, float] | tuple[dict[str, float], dict[str, Any]]) -> Plan:
+    """The plan of `swin` and of students with extra labels (and more settings), all of which are scored."""
+    given = {name: each if isinstance(each, tuple) else (each, {}) for name, each in extra.items()}
+    students = {name: {"finetune": {**ROW, **more, "extra": weights}} for name, (weights, more) in given.items()}
     models = {"swin": {"finetune": ROW}, **students}
     config = {
         "data": {"vspw": {}, "clips": CLIPS, "street": {**CLIPS, "classes": "cityscapes"}},
@@ -52,6 +54,36 @@ def test_rounds_are_an_ordinary_plan() -> None:
     assert "mix" not in plan.training_settings("finetune", "swin")
     titles = {row["name"]: row["title"] for row in jobs.report_settings(plan)["rows"]}
     assert [name for name, title in titles.items() if title.endswith(" (transductive)")] == ["r2.single", "mean.single"]
+
+
+def test_a_round_may_start_from_the_teachers_weights() -> None:
+    start = {"init": {"model": "r2"}, "init_classes": "copy"}
+    plan = plan_of(ROUNDS, r1={"pseudo.a": 1}, r2={"pseudo.b": 1}, r3=({"pseudo.a": 1}, start))
+    assert jobs.init_weights(plan, "finetune", "r3") == "results/finetune/r2/weights.safetensors"
+    assert plan.published_init("finetune", "r3") is None
+    assert set(plan.ancestors("r3")) == {"r3", "r2", "r1", "swin"}
+    assert plan.is_transductive("r3.single")
+    assert {"finetune/r3", "finetune/r2", "finetune/r1", "finetune/swin"} <= set(needed_jobs(plan, "r3.single"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "message"),
+    [
+        ("finetune", "swim", r"models\.r1\.finetune\.init: no model 'swim'.*did you mean 'swin'"),
+        ("finetune", "r1", r"models\.r1: its weights start from themselves"),
+        ("pretrain", "swin", r"models\.r1\.pretrain\.init: .* allowed in finetune only"),
+    ],
+)
+def test_mistakes_in_what_a_training_starts_from(stage: str, start: str, message: str) -> None:
+    row = {"finetune": ROW, stage: {**ROW, "init": {"model": start}}}
+    config = {
+        "data": {"vspw": {}},
+        "models": {"swin": {"finetune": ROW}, "r1": row},
+        "tta": {"single": {"img_ratios": [1.0]}},
+        "predictions": {"r1.single": {}},
+    }
+    with pytest.raises(UserError, match=message):
+        Plan(read_config(config), row_names=configs.names())
 
 
 def test_another_dataset_is_labelled_by_a_tta_of_its_own() -> None:

@@ -6,13 +6,13 @@ rule finetune:
         unpack(
             present(
                 init=of_any_age(
-                    each(rules.pretrain.output.weights, inputs.pretrained)
+                    each(weights_of("{stage}")["weights"], inputs.initial_weights)
                 ),
                 init_card=of_any_age(
-                    each(rules.prepare.output.card, inputs.pretrained)
+                    each(rules.prepare.output.card, inputs.initial_weights)
                 ),
                 init_fingerprint=each(
-                    rules.pretrain.output.fingerprint, inputs.pretrained
+                    weights_of("{stage}")["fingerprint"], inputs.initial_weights
                 ),
             )
         ),

@@ -16,6 +16,13 @@ from vss.core.errors import UserError
 from vss.core.files import JsonObject
 
 
+@dataclass(frozen=True)
+class InitModel:
+    """Another model of the config whose weights a training starts from."""
+
+    model: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
     """A `finetune` or `pretrain` of a model: see `training` in config.schema.yaml."""
@@ -28,7 +35,7 @@ class TrainingRow:
     seed: int
     extra: Mapping[str, float]
     data: str | tuple[str | MixEntry, ...] | None = None
-    init: str | None = None
+    init: str | InitModel | None = None
     max_iters: int | None = None
     batch_size: int | None = None
     precision: str | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vss.configs import is_row
 from vss.configs.layouts import ImportSource
-from vss.configs.sections import ModelRow, RefinerRow, RunSoup, RunTargets
+from vss.configs.sections import InitModel, ModelRow, RefinerRow, RunSoup, RunTargets
 from vss.core.errors import UserError, did_you_mean
 from vss.core.extras import EXTRAS
 
@@ -68,6 +68,8 @@ def check_models(plan: Plan, row_names: list[str]) -> None:
                     f"config: models.{name}.{stage}.nodes: {training.nodes} nodes cannot have equal parts of gpus:"
                     f" {training.gpus}; must divide it"
                 )
+            if isinstance(training.init, InitModel):
+                _check_init_model(plan, f"config: models.{name}.{stage}.init", stage, training.init.model)
         for part in model.soup_parts:
             source = plan.models.get(part)
             of_run = isinstance(model.soup, RunSoup)
@@ -81,6 +83,14 @@ def check_models(plan: Plan, row_names: list[str]) -> None:
                     f"config: models.{name}.{key}: no row {row!r}{did_you_mean(row, row_names)};"
                     " `vss models` lists them"
                 )
+
+
+def _check_init_model(plan: Plan, where: str, stage: str, start: str) -> None:
+    """Refuses a pretrain that starts from another model, and a start from what is no model."""
+    if stage == "pretrain":
+        raise UserError(f"{where}: {{model: {start}}} is allowed in finetune only; name a path")
+    if start not in plan.models:
+        raise UserError(f"{where}: no model {start!r}{did_you_mean(start, plan.models)}")
 
 
 def _rows_of(model: ModelRow) -> Iterator[tuple[str, str]]:
@@ -251,7 +261,7 @@ def _check_pseudo(plan: Plan) -> None:
                     f"config: models.{model}.finetune.extra: pseudo.{name} has the classes of {labelled.name}, and the"
                     f" model those of {own.name}; name data of the model's classes, or map them (data.NAME.map)"
                 )
-        if plan.pseudo_of("finetune", model):
+        if plan.pseudo_of("finetune", model) or plan.parts_of_weights(model):
             plan.ancestors(model)
     for model in plan.pretrained():
         if plan.pseudo_of("pretrain", model):

@@ -60,12 +60,14 @@ def pseudo_of(stage: str) -> Question:
     return lambda plan, names: _each("pseudo", plan.pseudo_of(stage, names["model"]))
 
 
-def pretrained(plan: Plan, names: Names) -> list[dict[str, str]]:
-    """Returns the pretrain that a model starts from, and the dataset whose classes its weights know."""
-    model = names["model"]
-    if model not in plan.pretrained():
+def initial_weights(plan: Plan, names: Names) -> list[dict[str, str]]:
+    """Returns the training here that a model's finetune starts from, and the dataset whose classes its weights know."""
+    found = plan.initial_weights(names["model"])
+    if found is None:
         return []
-    return [{"model": model, "dataset": plan.training_datasets("pretrain", model)[0]}]
+    stage, model = found
+    dataset = plan.trained_on("pretrain", model) if stage == "pretrain" else plan.dataset_of_weights(model)
+    return [{"stage": stage, "model": model, "dataset": dataset}]
 
 
 def soup_parts(plan: Plan, names: Names) -> list[dict[str, str]]:

@@ -147,8 +147,8 @@ def print_notes(plan: Plan) -> threading.Thread:
 
 def init_weights(plan: Plan, stage: str, model: str) -> str:
     """Returns where the weights are that a training starts from; empty where it starts from none."""
-    if stage == "finetune" and model in plan.pretrained():
-        return os.path.join(plan.config.results, "pretrain", model, "weights.safetensors")
+    if stage == "finetune" and (made_here := plan.initial_weights(model)) is not None:
+        return os.path.join(plan.config.results, *made_here, "weights.safetensors")
     return plan.published_init(stage, model) or ""
 
 

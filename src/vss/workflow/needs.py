@@ -53,8 +53,8 @@ def _of_refinement(plan: Plan, source: str, refiner: str, split: str) -> Iterato
 
 
 def _of_model(plan: Plan, model: str) -> Iterator[str]:
-    """Yields the jobs of a model's weights: its trainings, and those of what its soup or its pseudo-labels need."""
-    for part in plan.soup_parts(model):
+    """Yields the jobs of a model's weights: its trainings, and those of what they or its pseudo-labels are made of."""
+    for part in plan.parts_of_weights(model):
         yield from _of_model(plan, part)
     yield from (training for training in plan.trainings() if training.endswith(f"/{model}"))
     for pseudo in plan.pseudo_of("finetune", model):

@@ -17,7 +17,7 @@ from typing import Any
 from vss.configs.datasets import Dataset, MixEntry, mix_of, read_dataset_row, settings_for_jobs, train_ids_in
 from vss.configs.layouts import ImportSource, ReportedRow, import_keys, import_source, reported_row
 from vss.configs.schema import section_schema
-from vss.configs.sections import RunSoup, read_pseudo_settings, read_run_config
+from vss.configs.sections import InitModel, RunSoup, read_pseudo_settings, read_run_config
 from vss.configs.seeds import with_seeds
 from vss.core.dataset_content import contents
 from vss.core.errors import UserError, did_you_mean
@@ -215,7 +215,11 @@ class Plan:
         found, todo = [model], [model]
         while todo:
             name = todo.pop()
-            before = self.soup_parts(name)
+            before = self.parts_of_weights(name)
+            if model in before:
+                raise UserError(
+                    f"config: models.{model}: its weights start from themselves; name another model as finetune.init"
+                )
             for pseudo in self.pseudo_of("finetune", name):
                 before = [*before, *(member.split(".")[0] for member in self.pseudo_members(pseudo))]
             if model in before:
@@ -244,12 +248,12 @@ class Plan:
 
     def space_of_model(self, model: str) -> LabelSpace:
         """Returns the label space of a model's predictions."""
-        if parts := self.soup_parts(model):
-            return self.space_of_model(parts[0])
-        return self.datasets[self._dataset_of_weights(model)].space
+        return self.datasets[self.dataset_of_weights(model)].space
 
-    def _dataset_of_weights(self, model: str) -> str:
-        """Returns the dataset whose classes a model has that is no soup."""
+    def dataset_of_weights(self, model: str) -> str:
+        """Returns the dataset whose classes a model has."""
+        if parts := self.soup_parts(model):
+            return self.dataset_of_weights(parts[0])
         return self.trained_on("import" if self.models[model].finetune is None else "finetune", model)
 
     def training_gpus(self, stage: str, model: str) -> int:
@@ -262,7 +266,21 @@ class Plan:
 
     def published_init(self, stage: str, model: str) -> str | None:
         """Returns the path of published weights that a training starts from."""
-        return self.models[model].training(stage).init
+        init = self.models[model].training(stage).init
+        return init if isinstance(init, str) else None
+
+    def initial_weights(self, model: str) -> tuple[str, str] | None:
+        """Returns (stage, model) of the weights made here that a finetune starts from: its pretrain's or another's."""
+        row = self.models[model]
+        if row.pretrain is not None:
+            return "pretrain", model
+        init = None if row.finetune is None else row.finetune.init
+        return ("finetune", init.model) if isinstance(init, InitModel) else None
+
+    def parts_of_weights(self, model: str) -> list[str]:
+        """Returns the models whose weights a model's are made of: a soup's parts, or where its finetune starts."""
+        stage, start = self.initial_weights(model) or ("", model)
+        return [start] if stage == "finetune" else self.soup_parts(model)
 
     def published_weights(self, name: str) -> str:
         """Returns the path of the finished weights that the config gives a model or a refiner; empty for none."""
@@ -698,9 +716,7 @@ class Plan:
 
     def _dataset_of_classes(self, model: str) -> str:
         """Returns the dataset whose own classes a model has: the one it was trained on, unless that is mapped."""
-        while parts := self.soup_parts(model):
-            model = parts[0]
-        trained_on = self._dataset_of_weights(model)
+        trained_on = self.dataset_of_weights(model)
         target = self.datasets[trained_on].settings.map
         if target is None:
             return trained_on
@@ -715,7 +731,7 @@ class Plan:
             if model.weights is not None:
                 yield f"models.{name}.weights", model.weights
             for stage, training in model.trainings.items():
-                if training.init is not None:
+                if isinstance(training.init, str):
                     yield f"models.{name}.{stage}.init", training.init
         for name, refiner in self.refiners.items():
             if refiner.weights is not None:
