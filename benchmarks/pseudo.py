@@ -1,11 +1,14 @@
 """Measures what a student gains on its teacher: `python -m benchmarks.pseudo`.
 
 On drawn data half of the training videos lose their labels. A teacher is trained on the other half and labels the
-frames that lost theirs; a student is trained on both for as many iterations, and both are scored on val, with several
-seeds of data and training. Last, a teacher is trained on labels one class of which is wrong on purpose: its student
-has the right ones of its own half, and must not be wrong more often than the teacher.
+frames that lost theirs. The student starts from the teacher's weights and is trained on both halves at a lower learning
+rate; a control does the same for as many iterations without the pseudo-labels, so that the student's gain on it is
+theirs, and its gain on the teacher what a round brings. All are scored on val, with several seeds of data and training.
+Last, a teacher is trained on labels one class of which is wrong on purpose: its student has the right ones of its own
+half, and must not be wrong more often than the teacher.
 
-What is trained stays in the folder: a run that was stopped continues, and parts of it may be run one after the other.
+What is trained stays in the folder: a run that was stopped continues, and parts of it may be run one after the other
+(`--seeds 0`, `--seeds 1`, ...; `--no-wrong`), before one of all seeds collects them.
 """
 
 from __future__ import annotations
@@ -32,13 +35,15 @@ from vss.pseudo.run import pseudo
 from vss.train.run import train
 
 ROW = "upernet_convnext-nano_vspw"
-# Eight classes, which so few iterations learn to tell apart; everything else that is drawn has no label.
-CLASSES = ("sky", "building", "tree", "grass", "road", "water", "wall", "floor")
-DRAWN = {"train_videos": 8, "train_frames": 6, "val_videos": 12, "val_frames": 3}
+# Eight classes, which so few iterations learn to tell apart, and one for everything else that is drawn: without a class
+# a quarter of the pixels could only be given wrong pseudo-labels.
+CLASSES = ("other", "sky", "building", "tree", "grass", "road", "water", "wall", "floor")
+DRAWN = {"train_videos": 16, "train_frames": 4, "val_videos": 16, "val_frames": 3}
 SCENES = 4
 WRONG = ("sky", "wall")  # what the wrong teacher takes the first for
-WEIGHT = 1.0  # of the pseudo-labelled frames in an epoch
-SETTINGS: dict[str, Any] = {"keep": 0.7, "negatives": True}
+CONTINUED_RATE = 1e-3  # learning rate of a training that starts from the teacher's weights; the row's is 4e-3
+WEIGHT = 0.5  # of the pseudo-labelled frames in an epoch
+SETTINGS: dict[str, Any] = {"keep": 0.5, "negatives": True}
 
 
 @dataclass(frozen=True)
@@ -57,25 +62,35 @@ class Setting:
     folder: Path
     seed: int
 
-    def finetune(self, name: str, *parts: tuple[Data, Mapping[str, Any]]) -> Path:
-        """Trains a model on datasets, each with its entry of `mix`, and returns its folder; once."""
+    def finetune(self, name: str, *parts: tuple[Data, Mapping[str, Any]], start: Path | None = None) -> Path:
+        """Trains a model on datasets, each with its entry of `mix`, and returns its folder; once.
+
+        Args:
+            name: of the model and its folder.
+            parts: datasets and entries.
+            start: folder of the model whose training is continued, until the first dataset has been seen half as often.
+        """
         folder = self.folder / name
+        epoch = sum(entry.get("weight", 1.0) for _, entry in parts)  # all parts have as many frames
+        more = round(self.iterations / 2 * epoch)
+        lower = {} if start is None else {"optim_wrapper.optimizer.lr": CONTINUED_RATE}
         if not (folder / "weights.safetensors").exists():
             train(
                 stage="finetune",
                 model=name,
                 settings={
                     "config": ROW,
-                    "max_iters": self.iterations,
-                    "cfg_options": {"crop_size": [48, 64]},
+                    "max_iters": self.iterations if start is None else more,
+                    "cfg_options": {"crop_size": [48, 64], **lower},
+                    "init_classes": "new" if start is None else "copy",
                     "label_space": {"name": "drawn", "classes": list(CLASSES)},
                     "seed": self.seed,
                     **({"mix": [dict(entry) for _, entry in parts]} if len(parts) > 1 else {}),
                 },
                 index=[data.index for data, _ in parts],
                 card=[data.card for data, _ in parts],
-                init=None,
-                init_card=None,
+                init=start and start / "weights.safetensors",
+                init_card=start and parts[0][0].card,
                 weights=folder / "weights.safetensors",
                 work_dir=folder / "work",
                 gpus=0,
@@ -122,8 +137,8 @@ def draw(folder: Path, seed: int) -> Data:
     made = Data(folder / "prepare" / "index.csv", folder / "prepare" / "dataset.json")
     if not made.card.exists():
         table = folder / "classes.csv"
-        rows = [f"{number + 1},{name},{name}" for number, name in enumerate(CLASSES)]
-        write_text(table, "\n".join(["id,name,train_name", "0,other,", *rows, ""]))
+        rows = [f"{number},{name},{name}" for number, name in enumerate(CLASSES)]
+        write_text(table, "\n".join(["id,name,train_name", *rows, ""]))
         settings = {
             "images": "{split}/{video}/frames/{frame}.jpg",
             "masks": "{split}/{video}/labels/{frame}.png",
@@ -154,8 +169,8 @@ def is_hidden(table: pd.DataFrame) -> np.ndarray:
     return (table["video"].isin(hidden) & (table["split"] == "train")).to_numpy()
 
 
-def wrong_masks(data: Data, folder: Path) -> list[str]:
-    """Writes masks in which the first class of `WRONG` is the second, and returns their paths by row."""
+def wrong_masks(data: Data) -> list[str]:
+    """Writes masks of train in which the first class of `WRONG` is the second; returns their paths below the root."""
     table, card = read_dataset(data.index, data.card)
     first, second = (card.label_map.index(card.classes.index(name)) for name in WRONG)
     found = []
@@ -164,10 +179,10 @@ def wrong_masks(data: Data, folder: Path) -> list[str]:
         if raw is None or row.split != "train":
             found.append(row.mask)
             continue
-        path = folder / "masks" / f"{row.video}-{row.frame}.png"
+        path = Path(card.root) / "wrong" / f"{row.video}-{row.frame}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.where(raw == first, second, raw).astype(np.uint8))
-        found.append(str(path))
+        found.append(f"wrong/{path.name}")
     return found
 
 
@@ -201,12 +216,12 @@ def _wrong(confusion: np.ndarray) -> float:
 
 
 def compare(folder: Path, seed: int, iterations: int, *, wrong: bool = False, **settings: Any) -> dict[str, Any]:
-    """Returns the scores of a teacher and its student, and what was kept of the teacher's labels.
+    """Returns the scores of a teacher, its student and its control, and what was kept of the teacher's labels.
 
     Args:
         folder: of everything that is made.
         seed: of data and trainings.
-        iterations: of both trainings.
+        iterations: of the teacher's training; the other two have half as many.
         wrong: whether the teacher is trained on wrong labels.
         settings: of the pseudo-labels.
     """
@@ -217,14 +232,15 @@ def compare(folder: Path, seed: int, iterations: int, *, wrong: bool = False, **
     half = with_masks(data, setting.folder / "half", np.where(hidden, "", table["mask"]))
     taught = half
     if wrong:
-        masks = np.where(hidden, "", wrong_masks(data, setting.folder / "half-wrong"))
+        masks = np.where(hidden, "", wrong_masks(data))
         taught = with_masks(data, setting.folder / "half-wrong", masks)
 
     teacher = setting.finetune("teacher", (taught, {}))
     made, summary = setting.label(teacher, half, "pseudo", **settings)
     entry = {"weight": WEIGHT, "strong": True, **({"negatives": True} if settings.get("negatives") else {})}
-    student = setting.finetune("student", (half, {"weight": 1.0, "train_ids": None}), (made, entry))
-    models = {"teacher": teacher, "student": student}
+    control = setting.finetune("control", (half, {}), start=teacher)
+    student = setting.finetune("student", (half, {"weight": 1.0, "train_ids": None}), (made, entry), start=teacher)
+    models = {"teacher": teacher, "control": control, "student": student}
     found = {name: scores(setting.predict(model, data, "val"), data, "val") for name, model in models.items()}
     return {
         "seed": seed,
@@ -238,11 +254,12 @@ def compare(folder: Path, seed: int, iterations: int, *, wrong: bool = False, **
     }
 
 
-def gain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the mean gain in mIoU over seeds with Student's 95% interval."""
-    gains = np.array([row["student_miou"] - row["teacher_miou"] for row in rows])
+def gain(rows: Sequence[Mapping[str, Any]], over: str) -> dict[str, Any]:
+    """Returns the student's mean gain in mIoU on another model over seeds, with Student's 95% interval."""
+    gains = np.array([row["student_miou"] - row[f"{over}_miou"] for row in rows])
     error = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5
     return {
+        "gain_on": over,
         "gains": gains.tolist(),
         "mean_gain": gains.mean(),
         "interval": [gains.mean() - error, gains.mean() + error],
@@ -253,25 +270,34 @@ def main() -> None:
     """Measures and prints a Markdown table; writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pseudo", description=main.__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--no-wrong", action="store_true", help="leave the wrong teacher out")
     parser.add_argument("--folder", type=Path, default=Path("work/bench-pseudo"), help="of what is trained")
     parser.add_argument("--out", type=Path, default=Path("results/bench/pseudo.json"))
     options = parser.parse_args()
     run = [compare(options.folder, seed, options.iterations, **SETTINGS) for seed in options.seeds]
-    rows = [*run, compare(options.folder, options.seeds[0], options.iterations, wrong=True, **SETTINGS)]
-    summary = [gain(run)] if len(run) > 1 else []
+    wrong = [] if options.no_wrong else options.seeds[:1]
+    rows = [*run, *(compare(options.folder, seed, options.iterations, wrong=True, **SETTINGS) for seed in wrong)]
+    summary = [gain(run, over) for over in ("teacher", "control")] if len(run) > 1 else []
     write_rows(options.out, [*rows, *summary])
-    print("| seed | teacher | student | gain | kept | wrong: teacher, kept labels, student |\n" + "|---" * 6 + "|")
+    print(
+        "| seed | teacher | control | student | kept | wrong: teacher, kept labels, control, student |\n"
+        + "|---" * 6
+        + "|"
+    )
     for row in rows:
         name = f"{row['seed']}, wrong teacher" if row["wrong_on_purpose"] else row["seed"]
-        before, after = row["teacher_miou"], row["student_miou"]
-        print(
-            f"| {name} | {before:.1f} | {after:.1f} | {after - before:+.1f} | {row['kept_percent']:.0f}%"
-            f" | {row['teacher_wrong']:.1f}%, {row['wrong_among_kept']:.1f}%, {row['student_wrong']:.1f}% |"
-        )
+        scores_of = " | ".join(f"{row[f'{model}_miou']:.1f}" for model in ("teacher", "control", "student"))
+        wrongs = ("teacher_wrong", "wrong_among_kept", "control_wrong", "student_wrong")
+        shares = ", ".join(f"{row[key]:.1f}%" for key in wrongs)
+        print(f"| {name} | {scores_of} | {row['kept_percent']:.0f}% | {shares} |")
     for found in summary:
         low, high = found["interval"]
-        print(f"\nmean gain {found['mean_gain']:+.1f} mIoU, 95% interval {low:+.1f} to {high:+.1f}")
+        gains = ", ".join(f"{each:+.1f}" for each in found["gains"])
+        print(
+            f"\non the {found['gain_on']}: {gains}; mean {found['mean_gain']:+.1f} mIoU,"
+            f" 95% interval {low:+.1f} to {high:+.1f}"
+        )
 
 
 if __name__ == "__main__":
