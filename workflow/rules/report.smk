@@ -79,7 +79,10 @@ rule report:
             "<results>/{report}/scatter.png",
             caption="../report/scatter.rst",
             category="Scores",
-            labels={"figure": "mIoU against consistency and cost", "report": "{report}"},
+            labels={
+                "figure": "mIoU against consistency and cost",
+                "report": "{report}",
+            },
         ),
         ranks=report(
             "<results>/{report}/ranks.html",
