@@ -23,7 +23,7 @@ def built(tmp_path_factory):
         patch.setenv("VSS_SCORE_BUILD_DIR", str(tmp_path_factory.mktemp("build")))
         patch.delenv("VSS_SCORE", raising=False)
         png.library.cache_clear()
-        assert compiled.build(png.SOURCE)
+        assert compiled.build(png._SOURCE)
         yield
     png.library.cache_clear()
 

@@ -27,7 +27,7 @@ def take(monkeypatch, folder):
     def choose(built: bool) -> None:
         monkeypatch.setenv("VSS_SCORE_BUILD_DIR", str(folder if built else folder / "empty"))
         bitmap.library.cache_clear()
-        assert not built or compiled.build(bitmap.SOURCE)
+        assert not built or compiled.build(bitmap._SOURCE)
         assert (bitmap.library() is not None) == built
 
     yield choose

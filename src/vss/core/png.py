@@ -16,7 +16,7 @@ import numpy as np
 from vss.core import compiled
 from vss.core.inflate import crc32, inflate
 
-SOURCE = Path(__file__).with_name("png.c")
+_SOURCE = Path(__file__).with_name("png.c")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 _MOST_PIXELS = 1 << 26  # 8192 x 8192; Pillow warns of more
@@ -25,7 +25,7 @@ _MOST_PIXELS = 1 << 26  # 8192 x 8192; Pillow warns of more
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled functions of png.c, None where they were not built."""
-    functions = compiled.load(SOURCE)
+    functions = compiled.load(_SOURCE)
     if functions is not None:
         functions.unfilter_rows.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     return functions

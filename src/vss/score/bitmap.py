@@ -18,14 +18,14 @@ from vss.core.label_space import ignore_index
 
 _WORD = np.dtype("<u8")
 _BITS = 64
-SOURCE = Path(__file__).with_name("bitmap.c")
+_SOURCE = Path(__file__).with_name("bitmap.c")
 _MOST_PAIRS = 2_048  # of truth and label that a frame is counted by in compiled code; real ones have below 300
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled functions of bitmap.c, None where they were not built."""
-    functions = compiled.load(SOURCE)
+    functions = compiled.load(_SOURCE)
     if functions is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         functions.equal_pixels.argtypes = [pointer, pointer, number, number, pointer]
