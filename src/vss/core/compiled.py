@@ -62,8 +62,10 @@ def load(source: Path) -> ctypes.CDLL | None:
 
 if __name__ == "__main__":
     try:
-        libraries = [build(source) for source in sorted(_PACKAGE.rglob("*.c"))]
+        for source in sorted(_PACKAGE.rglob("*.c")):
+            if (built := build(source)) is None:
+                log("no C compiler (set CC); numpy and OpenCV take its place")
+                break
+            log(f"compiled: {built}")
     except UserError as mistake:
         sys.exit(str(mistake))
-    for built in libraries:
-        log("no C compiler (set CC); numpy counts in its place" if built is None else f"compiled: {built}")

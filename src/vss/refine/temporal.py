@@ -224,7 +224,7 @@ def _vote(frame: _VotingFrame, neighbours: list[_Neighbour], settings: TemporalS
     """Returns the label map of a frame after its neighbours have voted."""
     # Most cells and all their voters are of one class, or the voters of others weigh less than the cell itself.
     against, _ = _dissent(frame, neighbours)
-    least = 1 / max(1, settings.thin_weight) if frame.scores is None else 0
+    least = 1 / settings.thin_weight if frame.scores is None else 0
     own = frame.uniform[::CELL, ::CELL]
     refined = frame.labels.copy()
     for cells in _some(np.flatnonzero((against > least) | (own == ignore_index(own.dtype)))):

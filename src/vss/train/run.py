@@ -345,9 +345,11 @@ def _check_gpus(gpus: int) -> None:
 
 def _visible_gpus(gpus: int) -> int:
     """Returns how many GPUs this machine has; 0 without a look where none are requested."""
+    if not gpus:
+        return 0
     import torch
 
-    return torch.cuda.device_count() if gpus else 0
+    return torch.cuda.device_count()
 
 
 def _parts(
