@@ -7,8 +7,8 @@ neighbours before and after it. Displacements of neighbouring frames are chained
 - where the way there and back does not end where it began (`consistency`: occlusion, failed flow),
 - where the image there looks different from the image here (`photometric`),
 
-and for more where it is for a class of thin structures (`thin_weight`): networks miss poles and small lights in more
-frames than they see them in, so that a plain majority votes them away.
+and for more where it is a label of a class of thin structures (`thin_weight`): networks miss poles and small lights in
+more frames than they see them in, so that a plain majority of labels votes them away.
 
 Where two frames share next to nothing (a cut, or one frame per second) the chain ends. Displacements are kept for cells
 of 4 x 4 pixels, as in the flow file; votes are counted per pixel, and only where any two votes differ.
@@ -45,7 +45,7 @@ class TemporalSettings:
         consistency: pixels; at this distance between a pixel and where the way there and back ends, the weight is 1/e.
         photometric: grey levels (of 255); at this difference the weight is 1/e.
         least_overlap: share of a frame that has to be found again in the next one; below it, the chain ends.
-        thin_weight: factor on a frame's votes for a class that is thin in most of its pixels there.
+        thin_weight: factor on a frame's labels of a class that is thin in most of its pixels there; scores have none.
         votes: "labels", "scores", or None: scores where there are some.
     """
 
@@ -84,7 +84,8 @@ class _VotingFrame:
     def __init__(self, frame: PredictedFrame, settings: TemporalSettings) -> None:
         self.labels, self.flow, self.scores = frame.labels, frame.flow, frame.scores
         self.uniform = _uniform_blocks(frame.labels)
-        self.class_weight = _class_weights(frame.labels, settings.thin_weight)
+        # Class scores need none: what is seen in few frames has a share of the votes in the others as well.
+        self.class_weight = _class_weights(frame.labels, settings.thin_weight if frame.scores is None else 1)
         self.image = cv2.blur(frame.image, (3, 3))
         # Steps to the next frame and to the one before: [h, w, 3] float32, displacement in cells and weight.
         self.step: list[np.ndarray | None] = [None, None]
@@ -105,9 +106,11 @@ def _class_weights(labels: np.ndarray, thin_weight: float) -> np.ndarray:
 
     A pixel is thin where no square of `_THIN` pixels of its class covers it, which is what an opening removes.
     """
+    ids = ignore_index(labels.dtype) + 1
+    if thin_weight == 1:
+        return np.ones(ids, np.float32)
     square = np.ones((_THIN, _THIN), np.uint8)
     inside = cv2.compare(cv2.erode(labels, square), cv2.dilate(labels, square), cv2.CMP_EQ)
-    ids = ignore_index(labels.dtype) + 1
     thick, everywhere = (
         cv2.calcHist([labels], [0], mask, [ids], [0, ids]).ravel() for mask in (cv2.dilate(inside, square), None)
     )
@@ -363,13 +366,10 @@ class _Ballot:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns [16, m] float32 the votes for the labels' class, and for all classes at most."""
-        factor = _by_class(self.voter.class_weight, self.labels)
         if self.voter.scores is None:
-            votes = self.weight * factor
+            votes = self.weight * _by_class(self.voter.class_weight, self.labels)
             return votes, votes
-        share = cv2.LUT(_look_up(self.voter.scores.top, self.place), _SHARE)
-        votes = self.weight * share * factor
-        return votes, votes + self.weight * (1 - share) * self.voter.class_weight.max()
+        return self.weight * cv2.LUT(_look_up(self.voter.scores.top, self.place), _SHARE), self.weight
 
     def classes(self, chosen: np.ndarray) -> np.ndarray:
         """Returns the classes that may get votes at chosen pixels; they may repeat."""
@@ -388,10 +388,8 @@ class _Ballot:
         weight[outside] = 0
         at = np.where(outside, 0, y.astype(np.intp) * self.voter.labels.shape[1] + x)
         shares = self.voter.scores.shares
-        classes = self.voter.scores.classes
-        factors = self.voter.class_weight[classes]
-        for row, plane, factor in zip(slot[classes], shares.reshape(len(shares), -1), factors, strict=True):
-            votes[row] += weight * (_SHARE * factor).take(plane.take(at))
+        for row, plane in zip(slot[self.voter.scores.classes], shares.reshape(len(shares), -1), strict=True):
+            votes[row] += weight * _SHARE.take(plane.take(at))
 
 
 def _follow(window: deque[_VotingFrame], at: int, direction: int, settings: TemporalSettings) -> Iterator[_Neighbour]:
