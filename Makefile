@@ -25,7 +25,7 @@ $(READY): envs/requirements.txt pyproject.toml cuda_ops/pyproject.toml
 	@test -x $(UV) || $(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r envs/uv.txt
 ifdef UNLOCKED
 	$(UV) pip install --quiet --compile-bytecode --python $(RUN)/python --override envs/overrides.txt opencv-python-headless setuptools \
-	    --group dev -e ".[$$($(RUN)/python -c 'import sys; print("all" if sys.version_info >= (3, 11) else "train,refine,report,video,cli,export,transformers,timm")')]" -e cuda_ops
+	    --group dev -e ".[$$($(RUN)/python -c 'import sys; print("all" if sys.version_info >= (3, 11) else "train,refine,report,fast,video,cli,export,transformers,timm")')]" -e cuda_ops
 else
 	$(UV) pip install --quiet --compile-bytecode --python $(RUN)/python --no-deps --require-hashes -r envs/requirements.txt
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e . -e cuda_ops

@@ -95,7 +95,7 @@ class WeightedMean:
         weights = np.array([[m.weight * m.class_weights.get(c, 1) for c in self.classes] for m, _ in pairs])  # [M, C]
         total = weights.sum(axis=0)
         if not total.all():
-            raise UserError(f"members: all weights of class {self.classes[int(total.argmin())]!r} are 0")
+            raise UserError(f"members: all weights of class {self.classes[int(np.argmin(total))]!r} are 0")
         self._weights = (weights / total).astype(np.float32)
         self._per_class = any(m.class_weights for m in members)
         self._pairs = pairs

@@ -284,7 +284,7 @@ def fit_temperatures(
     # Take the best of each grid.
     fitted, nll = [], {}
     for member, grid, sums in zip(members, tried, total, strict=True):
-        at = int(sums.argmin())
+        at = int(np.argmin(sums))
         fitted.append(replace(member, temperature=float(grid[at])))
         given = sums[np.flatnonzero(grid == member.temperature)[0]]
         nll[member.name] = {"given": float(given / max(count, 1)), "fitted": float(sums[at] / max(count, 1))}

@@ -71,7 +71,7 @@ class Partitions:
     def from_label_maps(cls, maps: Sequence[np.ndarray]) -> Partitions:
         """Numbers the segments of each label map [H, W] (any integers) without gaps."""
         numbered = [np.unique(m, return_inverse=True)[1].reshape(m.shape) for m in maps]
-        largest = max(int(m.max()) for m in numbered)  # a photograph of 8 megapixels has 76,000 superpixels
+        largest = max(int(np.max(m)) for m in numbered)  # a photograph of 8 megapixels has 76,000 superpixels
         return cls(np.stack(numbered).astype(np.uint16 if largest < 1 << 16 else np.uint32))
 
     @property

@@ -144,7 +144,7 @@ def _elect(window: deque[_LinkedFrame], at: int, settings: TubesSettings) -> np.
     frame = window[at]
     last = min(at + settings.window, len(window) - 1)
     first = max(at - settings.window, 0)
-    classes = 1 + max(int(window[voter].classes.max(initial=0)) for voter in range(first, last + 1))
+    classes = 1 + max(int(np.max(window[voter].classes, initial=0)) for voter in range(first, last + 1))
     total = np.zeros((len(frame.counts), classes), np.int64)
     total[:, frame.classes] = frame.votes
     for side in (range(at, last), range(at, first, -1)):

@@ -77,7 +77,7 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
         score_of = dict(zip(table["prediction"], table["mIoU"], strict=True))
         figure = Figure(figsize=(8.2, 0.3 + 0.25 * max(1, len(shown))))
         axes = figure.add_axes((0.5, 0.02, 0.44, 0.96))
-        places, values = np.arange(len(shown)), shown["mIoU"].to_numpy()
+        places, values = range(len(shown)), shown["mIoU"].to_numpy()
         low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
         room = 0.06 * (high - low) + 0.01 * high + 1e-6
         axes.set_xlim(low - room, high + room)
@@ -230,7 +230,7 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
             part = chosen.iloc[column * rows : (column + 1) * rows]
             left = 0.34 if columns == 1 else 0.5
             axes = figure.add_axes(((column + left) / columns, 0.02, (0.94 - left) / columns, 0.96))
-            places = -np.arange(len(part))
+            places = range(0, -len(part), -1)
             axes.barh(places, 100 * part["iou"], height=0.62, color=BAR)
             if len(per_class) > 1:
                 axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
@@ -243,9 +243,7 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
         return figure
 
 
-def _name_rows(
-    axes: Any, places: Sequence[int] | np.ndarray, names: Sequence[str] | pd.Series, *, pad: int = 4
-) -> None:
+def _name_rows(axes: Any, places: Sequence[int], names: Sequence[str] | pd.Series, *, pad: int = 4) -> None:
     """Labels bars on their left and leaves nothing else of the axes."""
     axes.set_yticks(list(places), list(names))
     axes.set_xticks([])

@@ -51,7 +51,7 @@ class MaskPngs:
         for raw in reversed(range(len(table))):
             if table[raw] != dataset.ignore_index:
                 self._raw_of[table[raw]] = raw
-        self._values, self._deep = coding.values, int(self._raw_of.max()) > 255
+        self._values, self._deep = coding.values, int(np.max(self._raw_of)) > 255
         self._colours = np.array([*coding.colours, (0, 0, 0)], np.uint8)
 
     def png(self, labels: np.ndarray) -> bytes:
