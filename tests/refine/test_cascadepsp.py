@@ -137,8 +137,10 @@ def test_golden_merge(golden_dir):
         assert (merged != labels)[decided].any(), name
         found = {f"{name}.merged": merged, f"{name}.confidence": confidence}
         for key, result, expected in stored_results(found, tensors, case=name):
-            compared = decided if key.endswith(".merged") else np.ones_like(decided)
-            np.testing.assert_array_equal(result[compared], expected[compared], err_msg=key)
+            if key.endswith(".merged"):
+                np.testing.assert_array_equal(result[decided], expected[decided], err_msg=key)
+            else:  # Pillow 12 and 13 resize a probability to neighbours in float32
+                np.testing.assert_allclose(result, expected, rtol=1.2e-7, err_msg=key)
 
 
 def tiny_network(seed: int = 0) -> torch.nn.Module:
