@@ -145,7 +145,8 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     assert (better["name"], net["name"]) == ("better", "net")
     assert found["only_first"] == [] and found["only_second"] == ["new"]
     assert better["settings"] == {"tta.flip": [False, True]}
-    assert net["settings"] == {"tta.flip": [False, True], "refinement.settings.method": [None, "crf"]}
+    assert net["settings"] == {"tta.flip": [False, True]} and net["only_first"] == {}
+    assert net["only_second"] == {"refinement": {"settings": {"method": "crf"}}}
     assert net["figures"]["mIoU"]["noise"] is True and net["figures"]["mIoU"]["sentence"] == "is the same"
     figure = better["figures"]["mIoU"]
     scores = [read_json(folder / "score" / "better" / "val" / "scores.json")["mIoU"] for folder in results]
@@ -168,6 +169,7 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     for text in (
         f"[{100 * low:.2f}, {100 * high:.2f}]",
         "tta.<wbr>flip",
+        "<summary>Only the second has: refinement</summary>",
         "Only in",
         f"{best['video']} / {best['frame']}",
     ):
@@ -175,9 +177,8 @@ def test_results_folders_are_compared_by_prediction(results, tmp_path, capsys):
     assert "://" not in page, "the page needs no other file"
     assert main(["compare", *map(str, results), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found
-    assert (
-        figure["sentence"] in printed and "tta.flip: false -> true" in printed and "videos that gained: v " in printed
-    )
+    for text in (figure["sentence"], "tta.flip: false -> true", "videos that gained: v ", "second has: refinement {"):
+        assert text in printed
 
 
 def test_two_predictions_are_compared(results):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vss.score.summary import null_for_nan, overall_scores, video_table
 _NAMED = 5  # classes, videos and frames that the printed comparison names each way
 _FRAMES = 20  # frames that a comparison holds each way
 _DRAWN = 3  # of them, those that its page shows pictures of
+_WIDTH = 118  # characters of a printed line of settings
 
 
 def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str = "val") -> dict[str, Any]:
@@ -38,9 +40,10 @@ def compare(first: str | os.PathLike, second: str | os.PathLike, *, split: str =
         {first, second, split, predictions: [...]}; each prediction has `name` (or both names), `videos`,
         `figures` by name ({first, second, difference, interval, noise, sentence}; fractions, 95% interval of the
         difference over videos drawn again, None where undefined), `settings` (dotted keys that differ, with both
-        values), `per_class` and `per_video` (both IoU or mIoU and their difference, largest loss first), `frames`
-        (those with the largest change of the share of pixels labelled right: `lost` and `gained`). For results folders
-        `only_first` and `only_second` name the predictions that the other lacks.
+        values), `only_first` and `only_second` (dotted keys that the other has nothing of, with what stands there),
+        `per_class` and `per_video` (both IoU or mIoU and their difference, largest loss first), `frames` (those with
+        the largest change of the share of pixels labelled right: `lost` and `gained`). For results folders
+        `only_first` and `only_second` of the whole name the predictions that the other lacks.
 
     Raises:
         UserError: a folder has no counts, or the two were scored on other videos, frames or classes.
@@ -103,6 +106,11 @@ def print_comparison(
                 show(f"  {name:<20}{values}  {figure['sentence']}")
         for key, (before, after) in prediction["settings"].items():
             show(f"  {key}: {json.dumps(before)} -> {json.dumps(after)}")
+        for which in ("first", "second"):
+            if alone := prediction[f"only_{which}"]:
+                listed = ", ".join(f"{key} {json.dumps(value)}" for key, value in alone.items())
+                for line in textwrap.wrap(f"only the {which} has: {listed}", _WIDTH, subsequent_indent="  "):
+                    show(f"  {line}")
         for kind, kinds in (("class", "classes"), ("video", "videos")):
             for what, rows in _worst(prediction[f"per_{kind}"], _NAMED).items():
                 if rows:
@@ -178,7 +186,7 @@ def _compare(name: str, first: Path, second: Path) -> dict[str, Any]:
         "name": name,
         "videos": len(one.videos),
         "figures": {name: difference(name, *values[name], intervals.get(name)) for name in names},
-        "settings": _different_settings(first, second),
+        **_different_settings(_provenance(first), _provenance(second)),
         "per_class": _per_class(one, other),
         "per_video": _per_video(one, other),
         "frames": _worst(_per_frame(one, other), _FRAMES),
@@ -248,11 +256,23 @@ def _per_frame(one: Counts, other: Counts) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["difference"])
 
 
-def _different_settings(first: Path, second: Path) -> dict[str, list[Any]]:
-    """Returns what differs in how the two were made, by dotted key; what one of them lacks is None."""
-    made = [_flat(_provenance(folder)) for folder in (first, second)]
-    keys = sorted(made[0].keys() | made[1].keys())
-    return {key: [made[0].get(key), made[1].get(key)] for key in keys if made[0].get(key) != made[1].get(key)}
+def _different_settings(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns by dotted key what differs in how the two were made, and what only one of them has anything of.
+
+    A part that the other lacks as a whole, such as the training of a model of an ensemble, is one entry.
+    """
+    found: dict[str, dict[str, Any]] = {"settings": {}, "only_first": {}, "only_second": {}}
+    for key in sorted(one.keys() | other.keys()):
+        before, after = one.get(key), other.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            for kind, values in _different_settings(before, after).items():
+                found[kind].update({f"{key}.{name}": value for name, value in values.items()})
+        elif before != after:
+            if key in one and key in other:
+                found["settings"][key] = [before, after]
+            else:
+                found["only_first" if key in one else "only_second"][key] = before if key in one else after
+    return found
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
@@ -265,19 +285,23 @@ def _provenance(folder: Path) -> dict[str, Any]:
             found = _settings_alone(_steps(reader.provenance))
     settings = results / "finetune" / name.split(".")[0] / "settings.json"
     if settings.exists():
-        found["training"] = read_json(settings)
+        found["training"] = _settings_alone(read_json(settings), ())
     return found
 
 
-def _settings_alone(provenance: Any, left_out: Sequence[str] = ("shard", "shards", "split", "views")) -> Any:
-    """Returns a provenance without what says which part of a prediction a file holds, and what follows from the rest.
+def _settings_alone(
+    provenance: Any, left_out: Sequence[str] = ("shard", "shards", "split", "prediction", "views")
+) -> Any:
+    """Returns a provenance without the prediction's name, what part of it a file holds, and what follows from the rest.
 
-    The sizes of views follow from the test-time augmentation and the frames' sizes; all steps are of one index.
+    The sizes of views follow from the test-time augmentation and the frames' sizes; all steps are of one index. What is
+    not set is left out.
     """
     if not isinstance(provenance, dict):
         return provenance
     nested = (*left_out, "index_sha256")
-    return {key: _settings_alone(value, nested) for key, value in provenance.items() if key not in left_out}
+    kept = {key: _settings_alone(value, nested) for key, value in provenance.items() if key not in left_out}
+    return {key: value for key, value in kept.items() if value not in (None, {})}
 
 
 def _steps(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -291,11 +315,3 @@ def _steps(provenance: dict[str, Any]) -> dict[str, Any]:
         provenance = provenance["of"]
     names = ("refinement", *(f"refinement_{number}" for number in range(2, len(refinements) + 1)))
     return {**provenance, **dict(zip(names, reversed(refinements), strict=False))}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
-    }

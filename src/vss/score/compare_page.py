@@ -60,6 +60,7 @@ def _prediction(found: Mapping[str, Any], pictures: Pictures, anchor: str) -> st
         table(("figure", *columns, "95% interval", ""), figures),
         "<h3>Settings that differ</h3>",
         table(("key", "first", "second"), changed, text=True) if changed else '<p class="note">None is known of.</p>',
+        *(_alone(which, found[f"only_{which}"]) for which in ("first", "second") if found[f"only_{which}"]),
     ]
     for what, rows in found["frames"].items():
         if rows:
@@ -72,6 +73,13 @@ def _prediction(found: Mapping[str, Any], pictures: Pictures, anchor: str) -> st
         shown = [(row[kind], *_values(row)) for row in found[f"per_{kind}"]]
         parts.append(_folded(f"Every {kind} ({figure}), the largest loss first", kind, shown))
     return "\n".join([*parts, "</section>"])
+
+
+def _alone(which: str, settings: Mapping[str, Any]) -> str:
+    """Returns the settings that only one of both has, folded to their keys."""
+    heading = breakable(f"Only the {which} has: {', '.join(settings)}")
+    shown = table(("key", which), [(key, json.dumps(value)) for key, value in settings.items()], text=True)
+    return f"<details><summary>{heading}</summary>{shown}</details>"
 
 
 def _frame(what: str, row: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:

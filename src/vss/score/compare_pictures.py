@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,7 @@ def frame_pictures(first: Path, second: Path, frames: Iterable[tuple[str, str]])
             if not where:
                 return {}
             table, card = read_dataset(where / "index.csv", where / "dataset.json")
+            card = _found(card, _results_of(first))
         except UserError:
             return {}
         rows = table.set_index(["video", "frame"])
@@ -58,6 +60,12 @@ def frame_pictures(first: Path, second: Path, frames: Iterable[tuple[str, str]])
 
 def _results_of(folder: Path) -> Path:
     return folder.resolve().parents[2]
+
+
+def _found(card: Card, results: Path) -> Card:
+    """Returns the card of a dataset whose root, if relative, begins in the folder that the run was started in."""
+    roots = (folder / card.root for folder in (Path(), *results.parents))
+    return replace(card, root=str(next(filter(Path.is_dir, roots), card.root)))
 
 
 def _label_files(folder: Path) -> list[Path]:
