@@ -9,8 +9,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (chromi
 
 # What stands outside the screen, but for what scrolls by itself.
 OVERFLOWING = """[...document.querySelectorAll("body *")]
-  .filter(one => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest(".scroll, figure, .stage"))
+  .filter(one => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest(".scroll, .stage"))
   .map(one => one.outerHTML.slice(0, 100))"""
+SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll(".charts text, .strips span")].map(one => {
+  const scale = one.getScreenCTM?.();
+  return parseFloat(getComputedStyle(one).fontSize) * (scale ? Math.hypot(scale.a, scale.b) : 1);
+}))"""
 READY = "document.getElementById('picture')?.dataset.ready"
 CURVES = """[...document.querySelectorAll('[data-part^="run-"]')].filter(one => !one.hasAttribute("display"))
   .map(one => one.dataset.part)"""
@@ -29,6 +33,8 @@ def test_a_page_fits_the_screen_and_names_stay_text(browser, large, page, width,
     browser.open(large[page].as_uri(), width=width, dark=dark)
     assert browser.run("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
     assert browser.run(OVERFLOWING) == []
+    if page == "html":
+        assert browser.run(SMALLEST_TEXT) > 9, "pixels"
     assert browser.errors == []
     assert browser.run("document.title").startswith(("Report <img", "Videos: Report <img"))
     assert browser.run("document.querySelectorAll('img[src=x], b').length") == 0

@@ -107,15 +107,19 @@ def test_svg_takes_the_colours_of_the_page():
 
 def test_parts_of_a_chart_keep_their_names_and_tips():
     log = pd.DataFrame({"iter": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "lr": [0.1, 0.2, 0.1]})
-    text = figures.svg_text(figures.runs_figure({"a": log, "b": log}), name="runs", title="t", tips={"run-1": "<b>"})
-    assert text.count('data-part="run-1 smooth-medium">') == 1, "shown"
-    assert text.count('data-part="run-1 smooth-none" display="none">') == 1
-    assert '<g data-part="run-1"><title>&lt;b&gt;</title>' in text
+    loss, rate = (
+        figures.svg_text(figure, name="runs", title="t", tips={"run-1": "<b>"})
+        for figure in figures.runs_figures({"a": log, "b": log}).values()
+    )
+    assert loss.count('data-part="run-1 smooth-medium">') == 1, "shown"
+    assert loss.count('data-part="run-1 smooth-none" display="none">') == 1
+    assert '<g data-part="run-1"><title>&lt;b&gt;</title>' in rate
     table = pd.DataFrame({"prediction": ["a", "b", "c"], "mIoU": [1.0, 3.0, np.nan], "VC8": [5.0, np.nan, 1.0]})
     dots = figures.svg_text(figures.scatter_figure(table, {"a": 2.0, "b": 0.5}), name="dots", title="t")
     assert dots.count('data-part="dot-0"') == 1 and dots.count('data-part="dot-1"') == 2, "b is first and has no VC"
     figures.svg_text(figures.scatter_figure(table[2:], {}), name="none", title="t")
-    figures.svg_text(figures.runs_figure({"empty": pd.DataFrame({"iter": []})}), name="none", title="t")
+    (empty,) = figures.runs_figures({"empty": pd.DataFrame({"iter": []})}).values()
+    figures.svg_text(empty, name="none", title="t")
 
 
 def test_reliability_has_a_named_curve_per_prediction():

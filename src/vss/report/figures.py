@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 
 from vss.core.errors import UserError
 from vss.core.files import DamagedError, atomic_path, unsealed
+from vss.report.strips import class_strips, prediction_strips, span
 
 # Light-ground colours; the page defines the same names for both grounds (core/page/page.css).
 INK, MUTED, RULE, BAR, ACCENT = "#1f2328", "#6b7280", "#d5d9df", "#8fb0d3", "#1f5fa8"
@@ -37,6 +38,8 @@ RUN_COLOURS = ("#3b82c4", "#d97706", "#2e9e5b", "#c2477a", "#8b6fd1", "#8a7a2e",
 SMOOTHING = {"none": 0.0, "light": 0.02, "medium": 0.1, "strong": 0.3}
 SMOOTHED_BY_DEFAULT = "medium"
 _POINTS = 300  # of a curve at most: more would not be seen
+_PANEL = (4.3, 3.2)  # inches of a chart that is one of several: its text keeps its size on a phone
+_COST = "seconds per frame"
 _PART = "part:"  # starts the id of what the page's script shows, hides and names
 _ROWS_PER_COLUMN = 42  # classes under each other before a second column begins
 _STYLE: dict[Any, Any] = {
@@ -65,7 +68,7 @@ def drawing() -> Iterator[None]:
 
 
 def predictions_figure(table: pd.DataFrame) -> Figure:
-    """Draws mIoU of every prediction as a dot, best first; a refined one is tied to what it refines (open dot).
+    """Draws mIoU of every prediction as a dot with its 95% interval, best first; an open dot is what it refines.
 
     Dots, unlike bars, need no zero: the scale spans the figures, so that small differences show.
 
@@ -73,32 +76,30 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
         table: as `score_table` returns it.
     """
     with drawing():
-        shown = table[table["mIoU"].notna()].sort_values(["mIoU", "prediction"], ascending=[True, False], kind="stable")
-        score_of = dict(zip(table["prediction"], table["mIoU"], strict=True))
-        figure = Figure(figsize=(8.2, 0.3 + 0.25 * max(1, len(shown))))
+        strips = prediction_strips(table)[::-1]
+        figure = Figure(figsize=(8.2, 0.3 + 0.25 * max(1, len(strips))))
         axes = figure.add_axes((0.5, 0.02, 0.44, 0.96))
-        places, values = range(len(shown)), shown["mIoU"].to_numpy()
-        low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
-        room = 0.06 * (high - low) + 0.01 * high + 1e-6
-        axes.set_xlim(low - room, high + room)
-        axes.hlines(places, low - room, values, color=RULE, linewidth=0.8, zorder=1)
-        axes.scatter(values, places, s=34, color=[ACCENT if v == high else BAR for v in values], zorder=3)
-        for place, name, value in zip(places, shown["prediction"], values, strict=True):
-            source = score_of.get(name.rpartition(".")[0], math.nan)
-            if not math.isnan(source):
-                axes.plot([source, value], [place, place], color=MUTED, linewidth=1.2, zorder=2)
-                axes.plot(source, place, marker="o", markersize=5.5, color=MUTED, markerfacecolor="none", zorder=4)
-            end, label = value, f"{value:.2f}"
-            if not math.isnan(source):
-                end, label = max(value, source), f"{label}, from {source:.2f}"
-            axes.annotate(label, (end, place), (7, 0), textcoords="offset points", va="center_baseline", color=INK)
-        _name_rows(axes, places, shown["title"])
-        axes.set_ylim(-0.6, len(shown) - 0.4)
+        places, best = range(len(strips)), max((one.value for one in strips), default=math.nan)
+        axes.set_xlim(*span(strips))
+        for place, one in zip(places, strips, strict=True):
+            axes.hlines(place, one.low, one.high, color=BAR, linewidth=1.2, zorder=1)
+            axes.plot(one.before, place, marker="o", markersize=5.5, color=MUTED, markerfacecolor="none", zorder=4)
+            axes.scatter(one.value, place, s=34, color=ACCENT if one.value == best else BAR, zorder=3)
+            axes.annotate(
+                one.figure,
+                (max(one.places), place),
+                (7, 0),
+                textcoords="offset points",
+                va="center_baseline",
+                color=INK,
+            )
+        _name_rows(axes, places, [one.name for one in strips])
+        axes.set_ylim(-0.6, len(strips) - 0.4)
         return figure
 
 
 def scatter_figure(table: pd.DataFrame, seconds: Mapping[str, float]) -> Figure:
-    """Draws mIoU against video consistency and, where it is known, against what a frame costs.
+    """Draws mIoU against video consistency and, where it is known, against what a frame costs, side by side.
 
     A dot has the number of its prediction, by mIoU from 1.
 
@@ -107,33 +108,54 @@ def scatter_figure(table: pd.DataFrame, seconds: Mapping[str, float]) -> Figure:
         seconds: per frame, by prediction; NaN where unknown.
     """
     with drawing():
-        shown = by_miou(table)
-        cost = shown["prediction"].map(lambda name: seconds.get(name, math.nan))
-        sides = [(shown["VC8"], "VC8", "linear")] if shown["VC8"].notna().any() else []
-        sides += [(cost, "seconds per frame", "log")] if cost.gt(0).any() else []
+        sides = _scatter_sides(table, seconds)
         figure = Figure(figsize=(8.2, 3.6), layout="constrained")
         grid = figure.subplots(1, max(1, len(sides)), squeeze=False, sharey=True)[0]
         if not sides:
             grid[0].set_axis_off()
             return figure
-        for axes, (values, name, scale) in zip(grid, sides, strict=True):
-            axes.set_xlabel(name)
-            axes.set_xscale(scale)
-            axes.grid(color=RULE, linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="both", which="both", colors=MUTED)
-            if scale == "log":
-                axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
-                axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-                axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-            for place, (x, y) in enumerate(zip(values, shown["mIoU"], strict=True)):
-                if pd.isna(x) or (scale == "log" and x <= 0):
-                    continue
-                colour = ACCENT if place == 0 else BAR
-                axes.plot(x, y, marker="o", markersize=6, color=colour, gid=f"{_PART}dot-{place}")
-                axes.annotate(str(place + 1), (x, y), (4, 3), textcoords="offset points", fontsize=7.5, color=INK)
+        for axes, (name, values) in zip(grid, sides.items(), strict=True):
+            _scatter(axes, name, values, table)
         grid[0].set_ylabel("mIoU")
         return figure
+
+
+def scatter_figures(table: pd.DataFrame, seconds: Mapping[str, float]) -> dict[str, Figure]:
+    """Returns the sides of `scatter_figure`, each as a chart of its own, by what mIoU is drawn against."""
+    found = {}
+    with drawing():
+        for name, values in _scatter_sides(table, seconds).items():
+            found[name] = Figure(figsize=_PANEL, layout="constrained")
+            axes = found[name].subplots()
+            _scatter(axes, name, values, table)
+            axes.set_ylabel("mIoU")
+    return found
+
+
+def _scatter_sides(table: pd.DataFrame, seconds: Mapping[str, float]) -> dict[str, pd.Series]:
+    """Returns what mIoU is drawn against, by name: a column of `by_miou(table)` each."""
+    shown = by_miou(table)
+    cost = shown["prediction"].map(lambda name: seconds.get(name, math.nan))
+    sides = {"VC8": shown["VC8"]} if shown["VC8"].notna().any() else {}
+    return sides | ({_COST: cost} if cost.gt(0).any() else {})
+
+
+def _scatter(axes: Any, name: str, values: pd.Series, table: pd.DataFrame) -> None:
+    axes.set_xlabel(name)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="both", which="both", colors=MUTED)
+    if name == _COST:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    for place, (x, y) in enumerate(zip(values, by_miou(table)["mIoU"], strict=True)):
+        if pd.isna(x) or (name == _COST and x <= 0):
+            continue
+        colour = ACCENT if place == 0 else BAR
+        axes.plot(x, y, marker="o", markersize=6, color=colour, gid=f"{_PART}dot-{place}")
+        axes.annotate(str(place + 1), (x, y), (4, 3), textcoords="offset points", fontsize=8.5, color=INK)
 
 
 def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -217,35 +239,29 @@ def per_class_figure(per_class: Mapping[str, pd.DataFrame], *, prediction: str) 
         prediction: the one whose IoU is the bar.
     """
     with drawing():
-        chosen = per_class[prediction]
-        chosen = chosen[chosen["pixels_truth"] > 0].sort_values(
-            ["iou", "class"], ascending=[False, True], kind="stable"
-        )
-        every = pd.DataFrame({name: frame.set_index("class_id")["iou"] for name, frame in per_class.items()})
-        low, high = 100 * every.min(axis=1), 100 * every.max(axis=1)
-        columns = max(1, math.ceil(len(chosen) / _ROWS_PER_COLUMN))
-        rows = max(1, math.ceil(len(chosen) / columns))
+        strips = class_strips(per_class, prediction)
+        columns = max(1, math.ceil(len(strips) / _ROWS_PER_COLUMN))
+        rows = max(1, math.ceil(len(strips) / columns))
         figure = Figure(figsize=(8.2 if columns == 1 else 5.0 * columns, 0.4 + 0.215 * rows))
         for column in range(columns):
-            part = chosen.iloc[column * rows : (column + 1) * rows]
+            part = strips[column * rows : (column + 1) * rows]
             left = 0.34 if columns == 1 else 0.5
             axes = figure.add_axes(((column + left) / columns, 0.02, (0.94 - left) / columns, 0.96))
             places = range(0, -len(part), -1)
-            axes.barh(places, 100 * part["iou"], height=0.62, color=BAR)
-            if len(per_class) > 1:
-                axes.hlines(places, low[part["class_id"]], high[part["class_id"]], color=INK, linewidth=0.9)
+            axes.barh(places, [one.value for one in part], height=0.62, color=BAR)
+            axes.hlines(places, [one.low for one in part], [one.high for one in part], color=INK, linewidth=0.9)
             at_left: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "ha": "right"}
-            for place, value in zip(places, 100 * part["iou"], strict=True):
-                axes.annotate(f"{value:.1f}", (0, place), (-4, 0), color=INK, **at_left)
+            for place, one in zip(places, part, strict=True):
+                axes.annotate(one.figure, (0, place), (-4, 0), color=INK, **at_left)
             axes.set_xlim(0, 100)
             axes.set_ylim(-rows + 0.4, 0.6)
-            _name_rows(axes, places, part["class"].str.replace("_", " "), pad=34)
+            _name_rows(axes, places, [one.name for one in part], pad=34)
         return figure
 
 
-def _name_rows(axes: Any, places: Sequence[int], names: Sequence[str] | pd.Series, *, pad: int = 4) -> None:
+def _name_rows(axes: Any, places: Sequence[int], names: Sequence[str], *, pad: int = 4) -> None:
     """Labels bars on their left and leaves nothing else of the axes."""
-    axes.set_yticks(list(places), list(names))
+    axes.set_yticks(places, names)
     axes.set_xticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="y", pad=pad)
@@ -328,47 +344,42 @@ def _curve(axes: Any, title: str, log: pd.DataFrame) -> None:
     axes.tick_params(axis="y", colors=MUTED)
 
 
-def runs_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
+def runs_figures(logs: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     """Draws loss and learning rate of all trainings over iterations, one colour each, smoothed in every way.
 
-    Run and smoothing are parts of the chart, which the page's script shows and hides: "run-0", "smooth-medium".
+    Run and smoothing are parts of a chart, which the page's script shows and hides: "run-0", "smooth-medium". The
+    learning rate is left out where none was logged.
     """
     with drawing():
-        figure = Figure(figsize=(8.2, 5.2), layout="constrained")
-        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        found = {name: Figure(figsize=_PANEL, layout="constrained") for name in ("loss", "learning rate")}
+        (top, below), has_rate = [figure.subplots() for figure in found.values()], False
         for run, log in enumerate(logs.values()):
             train = losses(log)
             colour = RUN_COLOURS[run % len(RUN_COLOURS)]
             style: dict[str, Any] = {"color": colour, "linewidth": 1.4}
             style["linestyle"] = ("-", "--", ":", "-.")[run // len(RUN_COLOURS) % 4]
+            kept = np.unique(np.linspace(0, len(train) - 1, min(len(train), _POINTS)).round().astype(int))
+            iterations = train["iter"].to_numpy()[kept]
             for name, share in SMOOTHING.items():
                 window = max(1, round(share * len(train)))
                 smooth = train["loss"].rolling(window, min_periods=1, center=True).mean() if len(train) else []
-                kept = np.unique(np.linspace(0, len(train) - 1, min(len(train), _POINTS)).round().astype(int))
                 positive = np.asarray(smooth, float)[kept]
-                top.plot(
-                    train["iter"].to_numpy()[kept],
-                    np.where(positive > 0, positive, np.nan),
-                    gid=f"{_PART}run-{run} smooth-{name}",
-                    **style,
-                )
+                positive = np.where(positive > 0, positive, np.nan)
+                top.plot(iterations, positive, gid=f"{_PART}run-{run} smooth-{name}", **style)
             if "lr" in train:
-                kept = np.unique(np.linspace(0, len(train) - 1, min(len(train), _POINTS)).round().astype(int))
-                below.plot(
-                    train["iter"].to_numpy()[kept], train["lr"].to_numpy()[kept], gid=f"{_PART}run-{run}", **style
-                )
-        top.set_ylabel("loss")
-        if logs and any(len(losses(log)) for log in logs.values()):
+                has_rate = True
+                below.plot(iterations, train["lr"].to_numpy()[kept], gid=f"{_PART}run-{run}", **style)
+        if any(len(losses(log)) for log in logs.values()):
             top.set_yscale("log")  # losses of two heads may differ tenfold
             top.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
             top.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
             top.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        below.set_ylabel("learning rate")
-        below.set_xlabel("iteration")
-        for axes in (top, below):
+        for name, axes in zip(found, (top, below), strict=True):
+            axes.set_ylabel(name)
+            axes.set_xlabel("iteration")
             axes.grid(color=RULE, linewidth=0.6)
             axes.tick_params(axis="both", which="both", colors=MUTED)
-        return figure
+        return found if has_rate else {"loss": found["loss"]}
 
 
 def write_png(path: str | os.PathLike, figure: Figure) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -67,9 +67,9 @@ def facts(values: Mapping[str, str]) -> str:
     return f'<dl class="facts">{items}</dl>'
 
 
-def chart(svg: str) -> str:
-    """Returns a figure of an `<svg>` element."""
-    return f"<figure>{svg}</figure>"
+def charts(svgs: Iterable[str]) -> str:
+    """Returns a figure of `<svg>` elements, next to each other where there is room."""
+    return f'<figure class="charts">{"".join(svgs)}</figure>'
 
 
 def frames(rows: Sequence[FrameRow], videos: Sequence[Video]) -> str:

@@ -131,6 +131,7 @@ def _figure_cell(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return ""
     change = change_text(value["after"] - value["before"], value["interval"])
+    change = change.replace(" [", "\n[").replace("] ", "]\n")  # narrow columns: the last one has as many lines
     return f"{figure(value['before'])} \u2192 {figure(value['after'])}\n{change}"
 
 

@@ -198,7 +198,7 @@ def report(
     page = html.page(
         title=content.title,
         remarks=content.remarks,
-        sections=page_sections(content, charts),
+        sections=page_sections(content, charts["reliability"]),
         data=page_data(content),
     )
     write_text(out["html"], page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
@@ -14,11 +15,12 @@ from vss.report.ablation import ablation_table
 from vss.report.classes import classes_table, comparison
 from vss.report.content import Content
 from vss.report.costs import costs_table
-from vss.report.figures import RUN_COLOURS, SMOOTHED_BY_DEFAULT, SMOOTHING, by_miou
+from vss.report.figures import RUN_COLOURS, SMOOTHED_BY_DEFAULT, SMOOTHING, by_miou, scatter_figures
 from vss.report.html import Section, plain_table
 from vss.report.made import facts, weights_table
 from vss.report.ranks import ranks_table
 from vss.report.refinement import refinements_table
+from vss.report.strips import class_strips, prediction_strips, span, strip_chart
 from vss.report.table import OTHER, PAPER, SCORES, html_table, known
 from vss.report.trainings import trainings_table
 
@@ -30,8 +32,8 @@ CAPTIONS = {
         " this run has no prediction for stand last."
     ),
     "predictions": (
-        "mIoU by the challenge's rule, percent, on a scale that spans the figures. Where a prediction refines another"
-        " one, the open dot is the one it began with."
+        "mIoU by the challenge's rule, percent, with its 95% interval, on a scale that spans the figures. Where a"
+        " prediction refines another one, the open dot is the one it began with."
     ),
     "per_class": (
         "IoU in percent of the classes that the truth has: the bar and the figure are the prediction with the highest"
@@ -97,27 +99,27 @@ CAPTIONS = {
 _VIEWER_LINK = '<p><a href="viewer.html">Play the videos, class by class and side by side</a></p>\n'
 
 
-def page_sections(content: Content, charts: dict[str, Figure]) -> list[Section]:
+def page_sections(content: Content, reliability: Figure) -> list[Section]:
     """Returns the sections in order; those without anything to show are left out.
 
     Args:
         content: of the report.
-        charts: drawn for files of their own too: `predictions`, `scatter`, `per_class`, `reliability` and `curves`.
+        reliability: drawn as a file of its own too.
     """
     sections = [
         Section("table", "Scores", CAPTIONS["table"], _scores(content)),
-        Section("predictions", "Predictions", CAPTIONS["predictions"], _chart(charts["predictions"], "predictions")),
-        _scatter(content, charts["scatter"]),
+        Section("predictions", "Predictions", CAPTIONS["predictions"], _predictions(content)),
+        _scatter(content),
         _tabular("ranks", "Ranks", ranks_table(content.ranks)),
         _tabular("refinement", "Refinement", refinements_table(content.refinements)),
         _tabular("ablation", "Which lever paid", ablation_table(content.ablation)),
-        _reliability(content, charts["reliability"]),
+        _reliability(content, reliability),
         _tabular("members", "Members", content.members),
         Section("frames", "Frames", CAPTIONS["overlays"], _VIEWER_LINK + html.frames(content.frames, content.videos)),
-        _classes(content, charts["per_class"]),
+        _classes(content),
         Section("compare", "Class by class", CAPTIONS["compare"], _COMPARE),
         Section("confusions", "Confusions", CAPTIONS["confusions"], _CONFUSIONS),
-        _training(content, charts["curves"]),
+        _training(content),
         _tabular("costs", "Cost", costs_table(content.costs)),
         Section("protocol", "What was run", CAPTIONS["protocol"], _made(content)),
     ]
@@ -173,34 +175,44 @@ def _scores(content: Content) -> str:
     return html_table(content.table, not_run=content.not_run) + '<p><a href="#protocol">What the columns mean</a></p>'
 
 
-def _chart(figure: Figure, name: str, tips: dict[str, str] | None = None) -> str:
-    return html.chart(figures.svg_text(figure, name=name, title=_TITLES[name], tips=tips))
+def _predictions(content: Content) -> str:
+    strips = prediction_strips(content.table)
+    return strip_chart(strips, scale=span(strips))
 
 
-_TITLES = {
-    "predictions": "Predictions by mIoU",
-    "scatter": "mIoU against video consistency and cost",
-    "per_class": "Classes by IoU",
-    "reliability": "How often pixels are labelled right by how sure the class scores are",
-    "runs": "Loss and learning rate of all trainings",
-    "curves": "Training loss, one chart per training",
-}
+def _panels(drawn: Mapping[str, Figure], name: str, tips: dict[str, str] | None = None) -> str:
+    """Returns charts next to each other, or under each other where there is less room.
+
+    Args:
+        drawn: by what each shows.
+        name: of all of them, unique on the page.
+        tips: see `figures.svg_text`.
+    """
+    return html.charts(
+        figures.svg_text(figure, name=f"{name}-{number}", title=title, tips=tips)
+        for number, (title, figure) in enumerate(drawn.items())
+    )
 
 
 def _tabular(anchor: str, heading: str, table: pd.DataFrame) -> Section:
     return Section(anchor, heading, CAPTIONS[anchor], "" if table.empty else plain_table(table))
 
 
-def _scatter(content: Content, chart: Figure) -> Section:
+def _scatter(content: Content) -> Section:
     """Returns the dots with the list of what their numbers are."""
     shown = by_miou(content.table)
     if len(shown) < 2:
         return Section("scatter", "Consistency and cost", "", "")
     titles = list(shown["title"])
     tips = {f"dot-{place}": f"{place + 1}. {title}" for place, title in enumerate(titles)}
-    drawn = _chart(chart, "scatter", tips)
+    drawn = {f"mIoU against {name}": one for name, one in scatter_figures(content.table, content.seconds).items()}
     items = "".join(f'<li data-dot="{place}">{escape(title)}</li>' for place, title in enumerate(titles))
-    return Section("scatter", "Consistency and cost", CAPTIONS["scatter"], f'{drawn}<ol class="dots">{items}</ol>')
+    return Section(
+        "scatter",
+        "Consistency and cost",
+        CAPTIONS["scatter"],
+        f'{_panels(drawn, "scatter", tips)}<ol class="dots">{items}</ol>',
+    )
 
 
 def calibrated(content: Content) -> dict[str, list[dict[str, float]]]:
@@ -216,19 +228,21 @@ def calibrated(content: Content) -> dict[str, list[dict[str, float]]]:
 def _reliability(content: Content, curves: Figure) -> Section:
     """Returns the curves; nothing where no class scores were scored."""
     tips = {f"reliability-{run}": title for run, title in enumerate(calibrated(content))}
-    drawn = _chart(curves, "reliability", tips) if tips else ""
+    title = "How often pixels are labelled right by how sure the class scores are"
+    drawn = _panels({title: curves}, "reliability", tips) if tips else ""
     return Section("reliability", "Calibration", CAPTIONS["reliability"], drawn)
 
 
-def _classes(content: Content, chart: Figure) -> Section:
+def _classes(content: Content) -> Section:
     title = content.table.set_index("prediction")["title"][content.best]
     table = plain_table(classes_table(content.per_class[content.best]))
     summary = "Every class of this prediction, and what its missed pixels are taken for"
-    drawn = _chart(chart, "per_class") + f"<details><summary>{summary}</summary>{table}</details>"
+    drawn = strip_chart(class_strips(content.per_class, content.best), scale=(0, 100), bars=True)
+    drawn += f"<details><summary>{summary}</summary>{table}</details>"
     return Section("classes", "Classes", CAPTIONS["per_class"].format(best=title), drawn)
 
 
-def _training(content: Content, curves: Figure) -> Section:
+def _training(content: Content) -> Section:
     """Returns all curves over each other with what chooses among them, those of each training, and their figures."""
     if not content.logs:
         return Section("training", "Training", "", '<p class="note">Nothing was trained in this run.</p>')
@@ -243,8 +257,12 @@ def _training(content: Content, curves: Figure) -> Section:
     controls = f'<div class="controls"><label>Smoothing <select id="smoothing">{options}</select></label></div>'
     tips = {f"run-{run} smooth-{name}": title for run, title in enumerate(content.logs) for name in SMOOTHING}
     tips |= {f"run-{run}": title for run, title in enumerate(content.logs)}
-    chart = _chart(figures.runs_figure(content.logs), "runs", tips)
-    single = _chart(curves, "curves")
+    both = {f"{name} of all trainings": one for name, one in figures.runs_figures(content.logs).items()}
+    chart = _panels(both, "runs", tips)
+    single = _panels(
+        {f"training loss, {title}": figures.curves_figure({title: log}) for title, log in content.logs.items()},
+        "curves",
+    )
     single = (
         f'<details><summary>Each training on its own scale</summary><p class="caption">{escape(CAPTIONS["curves"])}</p>'
         f"{single}</details>"
