@@ -1,4 +1,4 @@
-"""Masks, images, checkpoints and stored files with bits flipped, cut or replaced: one line, or what was written."""
+"""Masks, images, checkpoints, stored files and archives, flipped, cut or replaced: one line, or what was written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from vss.core import codec
 from vss.core.files import read_json, write_json
 from vss.core.images import read_image, read_mask
 from vss.core.labels_file import LabelsReader, LabelsWriter
+from vss.core.negatives import Negatives, read_negatives, write_negatives
 from vss.core.scores_file import ScoresReader, ScoresWriter
+from vss.score.counts import TABLES, Counts, load_counts, save_counts
 from vss.weights.tensor_files import read_tensor_file
 
 harm = st.lists(
-    st.tuples(st.sampled_from(["flip", "cut", "zero", "insert"]), st.floats(0, 1), st.integers(0, 255)),
+    st.tuples(st.sampled_from(["flip", "cut", "zero", "insert", "encrypt"]), st.floats(0, 1), st.integers(0, 255)),
     min_size=1, max_size=4,
 )  # fmt: skip
 LABELS = (np.arange(20 * 30).reshape(20, 30) // 97).astype(np.uint8)
@@ -34,7 +36,10 @@ def harmed(data: bytes, edits: list) -> bytes:
     content = bytearray(data)
     for how, where, byte in edits:
         at = int(where * max(0, len(content) - 1))
-        if how == "cut":
+        if how == "encrypt":  # says so of a zip's first file
+            listed = content.find(b"PK\1\2") + 1
+            content[listed + 7 : listed + 8] = b"\1" * bool(listed)
+        elif how == "cut":
             del content[at:]
         elif how == "insert":
             content[at:at] = bytes([byte]) * 5
@@ -55,6 +60,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         writer.write("v", "1", LABELS % 3)
     with ScoresWriter(folder / "0.scores.h5", classes=list("abc"), provenance={}) as scores:
         scores.write_encoded("v", "1", codec.encode(SCORES))
+    tables = {name: np.ones((3, len(columns)), np.int64) for name, columns in TABLES.items()}
+    about = {"split": "val", "shards": 1, "members": (0,), "classes": ("a", "b"), "flow": None, "videos": ("v",)}
+    save_counts(folder / "counts.npz", Counts(**about, **tables, frames=np.ones(1, int), trimap=np.ones((1, 2), int)))
+    write_negatives(folder / "negatives.npz", Negatives(LABELS % 2, np.eye(1, 3, dtype=bool)))
     save_file({"layer.weight": torch.ones(3, 4)}, folder / "some.safetensors")
     pickled = io.BytesIO()
     torch.save({"state_dict": {"layer.weight": torch.ones(3, 4)}}, pickled)
@@ -74,6 +83,8 @@ def read_scores(path: Path) -> np.ndarray:
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 READERS = {
+    "counts.npz": lambda path: load_counts(path).cells,
+    "negatives.npz": lambda path: read_negatives(path, 3).wrong,
     "mask.png": lambda path: read_mask(path, IDENTITY),
     "image.jpg": read_image,
     "image.png": read_image,
@@ -84,7 +95,7 @@ READERS = {
     "some.pth": read_tensor_file,
 }
 # What their content carries a checksum of: read at all, they are what was written.
-SEALED = {"mask.png", "0.labels.h5", "0.scores.h5", "some.json"}
+SEALED = {"counts.npz", "negatives.npz", "mask.png", "0.labels.h5", "0.scores.h5", "some.json"}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -99,5 +110,5 @@ def test_a_harmed_file(whole, tmp_path_factory, name: str, edits: list) -> None:
     expected = READERS[name](file)
     if isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(found, expected)
-    else:
+    elif isinstance(found, dict):  # a number in its place is no damage but another file
         assert found == expected

@@ -12,6 +12,8 @@ import socket
 import stat
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +28,9 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 # What a file system answers that has no room: the disk's, the user's quota, the largest file it takes.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What zipfile raises over a file that is cut, damaged or encrypted, and what NumPy besides over an .npz.
+BROKEN_ZIP = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN_NPZ = (*BROKEN_ZIP, KeyError, TypeError, AttributeError)
 # What torch's archive writer and NumPy raise for a write that failed, whatever the reason.
 _WRITE_FAILED = re.compile(r"iostream error|unexpected pos|PytorchStreamWriter|^\d+ requested and \d+ written$")
 # A temporary file of another boot or container belongs to a writer that cannot be asked; a live one writes more often.

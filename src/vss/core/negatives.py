@@ -8,14 +8,13 @@ that there could be occur in a frame, so that a map of their numbers and the tab
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path
+from vss.core.files import BROKEN_NPZ, atomic_path
 
 MOST_ROWS = 65_535
 
@@ -53,7 +52,7 @@ def read_negatives(path: str | os.PathLike, num_classes: int) -> Negatives:
     try:
         with np.load(path, allow_pickle=False) as file:
             which, packed = file["which"], file["wrong"]
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN_NPZ as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); make the pseudo-labels again") from None
     if packed.ndim != 2 or packed.shape[1] != -(-num_classes // 8) or which.max(initial=0) > len(packed):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import zipfile
-import zlib
 
 from vss.core.errors import UserError
+from vss.core.files import BROKEN_ZIP
 
 _SUFFIX = ".zip"
 _MOST_BYTES = 1 << 30  # of one file: a zip of some kB may announce terabytes
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike) -> bytes:
         return file.read(found)
     except KeyError:
         raise UserError(f"{path}: No such file in {archive}") from None
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
@@ -79,7 +79,7 @@ def _opened(archive: str) -> tuple[zipfile.ZipFile, Folders]:
 def _read_directory(archive: str, size: int, time: int) -> tuple[zipfile.ZipFile, Folders]:
     try:
         file = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{archive}: not a readable zip file ({error})") from None
     folders: Folders = {"": {}}
     for name in file.namelist():

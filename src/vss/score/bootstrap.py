@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, canonical_json, regular_file
+from vss.core.files import BROKEN_NPZ, atomic_path, canonical_json, regular_file
 from vss.score.boundary import BOUNDARY_COLUMNS
 from vss.score.calibration import expected_calibration_error
 from vss.score.consistency import WINDOW_LENGTHS
-from vss.score.counts import BROKEN_ZIP, CELL_COLUMNS, Counts, cells_of
+from vss.score.counts import CELL_COLUMNS, Counts, cells_of
 from vss.score.measures import CFFM_SKIPPED_FRAMES, effective_consistency_by_video, window_consistency_by_video
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95
@@ -200,7 +200,7 @@ def load_draws(path: str | os.PathLike, figure: str) -> tuple[str, np.ndarray]:
     try:
         with np.load(regular_file(path), allow_pickle=False) as file:
             return str(file["videos"]), file[figure] if figure in file.files else np.zeros(0)
-    except BROKEN_ZIP as error:
+    except BROKEN_NPZ as error:
         raise UserError(f"{path}: not a readable file of draws ({error or type(error).__name__})") from None
 
 
@@ -213,7 +213,7 @@ def load_confusions(path: str | os.PathLike) -> np.ndarray | None:
     try:
         with np.load(regular_file(path), allow_pickle=False) as file:
             return file["confusion"] if "confusion" in file.files else None
-    except BROKEN_ZIP as error:
+    except BROKEN_NPZ as error:
         raise UserError(f"{path}: not a readable file of draws ({error or type(error).__name__})") from None
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vss.core.errors import UserError
-from vss.core.files import atomic_path, canonical_json
+from vss.core.files import BROKEN_NPZ, atomic_path, canonical_json
 from vss.score.boundary import BOUNDARY_COLUMNS
 from vss.score.calibration import BINS, CALIBRATION_COLUMNS
 from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
@@ -20,18 +18,6 @@ from vss.score.consistency import PERSISTENT_COLUMNS, WINDOW_COLUMNS
 FORMAT = "vss-counts"
 VERSION = 3
 EARLIER = (2,)  # without the tables and names that came later
-# What numpy and zipfile raise over a file that is cut or has changed.
-BROKEN_ZIP = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 CELL_COLUMNS = ("video", "row", "column", "pixels")
 TRIMAP_COLUMNS = ("pixels", "right")
 FRAME_COLUMNS = ("video", "position", "pixels", "right")
@@ -178,7 +164,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
             changed=tuple(about.get("changed", ())),
             **tables,
         )
-    except BROKEN_ZIP as error:
+    except BROKEN_NPZ as error:
         raise UserError(f"{path}: not a readable score shard ({error or type(error).__name__})") from None
 
 

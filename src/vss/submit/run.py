@@ -19,7 +19,7 @@ from PIL import Image
 
 from vss.configs.datasets import read_dataset_row
 from vss.core.errors import UserError
-from vss.core.files import atomic_path
+from vss.core.files import BROKEN_ZIP, atomic_path
 from vss.core.index import Card, LeftOut, read_dataset, read_index
 from vss.core.labels import VSPW, submission_palette
 from vss.core.labels_file import LabelsReader
@@ -224,7 +224,7 @@ def _check(
                     problem = _problem(stored, (row.height, row.width), num_classes)
                 if problem:
                     raise UserError(f"{path}: {name} {problem}")
-    except (OSError, zipfile.BadZipFile) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{path}: not a readable submission ({error})") from None
 
 

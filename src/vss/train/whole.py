@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vss.core.files import atomic_path, sha256_of_file, write_text
+from vss.core.files import BROKEN_ZIP, atomic_path, sha256_of_file, write_text
 from vss.train.disk_space import full_disk_is_one_line
 
 
@@ -41,7 +41,7 @@ def is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+    except BROKEN_ZIP:
         return False
 
 
