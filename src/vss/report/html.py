@@ -58,7 +58,9 @@ def report_document(title: str, body: str) -> str:
 
 def _section(part: Section) -> str:
     caption = f'<p class="caption">{html.escape(part.caption)}</p>\n' if part.caption else ""
-    return f'<section id="{part.anchor}">\n<h2>{html.escape(part.heading)}</h2>\n{caption}{part.content}\n</section>'
+    heading = html.escape(part.heading)
+    opened = f'<section id="{part.anchor}" aria-label="{heading}">\n<h2>{heading}</h2>'
+    return f"{opened}\n{caption}{part.content}\n</section>"
 
 
 def facts(values: Mapping[str, str]) -> str:

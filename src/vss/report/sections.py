@@ -166,7 +166,7 @@ aria-label="What is taken for what: arrow keys move from cell to cell, Enter sho
 <thead></thead><tbody></tbody></table></div></details>
 <div class="scroll"><table class="sortable" id="what-for-what">
 <thead><tr><th scope="col" class="name">Truth</th><th scope="col" class="words">is taken for</th>
-<th scope="col">pixels</th><th scope="col">of the class</th><th scope="col" class="bars"></th></tr></thead>
+<th scope="col">pixels</th><th scope="col">of the class</th><td></td></tr></thead>
 <tbody></tbody></table></div>
 <noscript><p class="notice">A script, which this browser does not run, fills this table.</p></noscript>"""
 

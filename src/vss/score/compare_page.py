@@ -57,7 +57,7 @@ def _prediction(found: Mapping[str, Any], pictures: Pictures, anchor: str) -> st
     parts = [
         f'<section id="{anchor}">\n<h2>{breakable(found["name"])}</h2>',
         f"<p>{found['videos']:,} videos</p>",
-        table(("figure", *columns, "95% interval", ""), figures),
+        table(("figure", *columns, "95% interval", "verdict"), figures),
         "<h3>Settings that differ</h3>",
         table(("key", "first", "second"), changed, text=True) if changed else '<p class="note">None is known of.</p>',
         *(_alone(which, found[f"only_{which}"]) for which in ("first", "second") if found[f"only_{which}"]),
