@@ -38,11 +38,12 @@ ROW = "upernet_convnext-nano_vspw"
 # Eight classes, which so few iterations learn to tell apart, and one for everything else that is drawn: without a class
 # a quarter of the pixels could only be given wrong pseudo-labels.
 CLASSES = ("other", "sky", "building", "tree", "grass", "road", "water", "wall", "floor")
-DRAWN = {"train_videos": 16, "train_frames": 4, "val_videos": 16, "val_frames": 3}
+DRAWN = {"train_videos": 48, "train_frames": 3, "val_videos": 32, "val_frames": 2}
 SCENES = 4
+IGNORED = 255  # what is drawn of everything else, before it becomes the first class
 WRONG = ("sky", "wall")  # what the wrong teacher takes the first for
 CONTINUED_RATE = 1e-3  # learning rate of a training that starts from the teacher's weights; the row's is 4e-3
-WEIGHT = 0.5  # of the pseudo-labelled frames in an epoch
+WEIGHT = 0.25  # of the pseudo-labelled frames in an epoch
 SETTINGS: dict[str, Any] = {"keep": 0.5, "negatives": True}
 
 
@@ -68,11 +69,9 @@ class Setting:
         Args:
             name: of the model and its folder.
             parts: datasets and entries.
-            start: folder of the model whose training is continued, until the first dataset has been seen half as often.
+            start: folder of the model whose training is continued for half as many iterations.
         """
         folder = self.folder / name
-        epoch = sum(entry.get("weight", 1.0) for _, entry in parts)  # all parts have as many frames
-        more = round(self.iterations / 2 * epoch)
         lower = {} if start is None else {"optim_wrapper.optimizer.lr": CONTINUED_RATE}
         if not (folder / "weights.safetensors").exists():
             train(
@@ -80,7 +79,7 @@ class Setting:
                 model=name,
                 settings={
                     "config": ROW,
-                    "max_iters": self.iterations if start is None else more,
+                    "max_iters": self.iterations if start is None else self.iterations // 2,
                     "cfg_options": {"crop_size": [48, 64], **lower},
                     "init_classes": "new" if start is None else "copy",
                     "label_space": {"name": "drawn", "classes": list(CLASSES)},
@@ -146,7 +145,7 @@ def draw(folder: Path, seed: int) -> Data:
             "drawn": {**DRAWN, "seed": seed},
         }
         prepare(dataset="drawn", settings=settings, index=made.index, card=made.card, check=folder / "check.json")
-    return made
+    return with_masks(made, folder / "whole", replaced(made, "whole", IGNORED, CLASSES.index("other")))
 
 
 def with_masks(data: Data, folder: Path, masks: Sequence[str]) -> Data:
@@ -169,20 +168,16 @@ def is_hidden(table: pd.DataFrame) -> np.ndarray:
     return (table["video"].isin(hidden) & (table["split"] == "train")).to_numpy()
 
 
-def wrong_masks(data: Data) -> list[str]:
-    """Writes masks of train in which the first class of `WRONG` is the second; returns their paths below the root."""
+def replaced(data: Data, name: str, value: int, by: int) -> list[str]:
+    """Writes masks of another name in which one value is replaced by another; returns their paths below the root."""
     table, card = read_dataset(data.index, data.card)
-    first, second = (card.label_map.index(card.classes.index(name)) for name in WRONG)
     found = []
     for row in table.itertuples():
-        raw = cv2.imread(str(Path(card.root) / row.mask), cv2.IMREAD_GRAYSCALE) if row.mask else None
-        if raw is None or row.split != "train":
-            found.append(row.mask)
-            continue
-        path = Path(card.root) / "wrong" / f"{row.video}-{row.frame}.png"
+        raw = cv2.imread(str(Path(card.root) / row.mask), cv2.IMREAD_GRAYSCALE)
+        found.append(f"{name}/{row.split}-{row.video}-{row.frame}.png")
+        path = Path(card.root) / found[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.where(raw == first, second, raw).astype(np.uint8))
-        found.append(f"wrong/{path.name}")
+        cv2.imwrite(str(path), np.where(raw == value, by, raw).astype(np.uint8))
     return found
 
 
@@ -232,7 +227,7 @@ def compare(folder: Path, seed: int, iterations: int, *, wrong: bool = False, **
     half = with_masks(data, setting.folder / "half", np.where(hidden, "", table["mask"]))
     taught = half
     if wrong:
-        masks = np.where(hidden, "", wrong_masks(data))
+        masks = np.where(hidden, "", replaced(data, "wrong", *map(CLASSES.index, WRONG)))
         taught = with_masks(data, setting.folder / "half-wrong", masks)
 
     teacher = setting.finetune("teacher", (taught, {}))
@@ -270,7 +265,7 @@ def main() -> None:
     """Measures and prints a Markdown table; writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pseudo", description=main.__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=900)
     parser.add_argument("--no-wrong", action="store_true", help="leave the wrong teacher out")
     parser.add_argument("--folder", type=Path, default=Path("work/bench-pseudo"), help="of what is trained")
     parser.add_argument("--out", type=Path, default=Path("results/bench/pseudo.json"))
