@@ -154,11 +154,11 @@ def test_printed_table_is_aligned(written, capsys):
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert [name in row for name, row in zip(table["prediction"], rows, strict=True)] == [True] * 3
     end = head.index("mIoU") + len("mIoU")
-    assert [row[:end].split()[-1] for row in rows] == [f"{value:.2f}" for value in table["mIoU"]]
+    edges = [f"[{low:.1f}, {high:.1f}]" for low, high in zip(table["mIoU_low"], table["mIoU_high"], strict=True)]
+    shown = [f" {value:.2f} {between}" for value, between in zip(table["mIoU"], edges, strict=True)]
+    assert [row[:end].endswith(figure) for row, figure in zip(rows, shown, strict=True)] == [True] * 3
     assert {row[end : end + 1] for row in rows} == {" "} and set(rule) == {"-", " "}
     assert rows[2].split()[0] == "\u2013", "a prediction of no table"
-    edges = [f"[{low:.1f}, {high:.1f}]" for low, high in zip(table["mIoU_low"], table["mIoU_high"], strict=True)]
-    assert [row.endswith(between) for row, between in zip(rows, edges, strict=True)] == [True] * 3
     assert all(between in written["table_md"].read_text() for between in edges)
     assert all(between in written["html"].read_text() for between in edges)
     assert (table["mIoU_low"] <= table["mIoU"]).all() and (table["mIoU"] <= table["mIoU_high"]).all()

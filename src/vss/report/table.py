@@ -352,14 +352,14 @@ def print_table(table_csv: str | os.PathLike) -> None:
     kinds = {"prediction": str, "title": str, "table": "Int64"} | dict.fromkeys(SEED_COLUMNS, str)
     table = pd.read_csv(table_csv, dtype=kinds, keep_default_na=False, na_values=[""])  # "null" may be a name
     columns = [column for column in known((*SCORES, *PAPER), table) if column.key != "video_mIoU"]
-    lines = [["Table", "Prediction", *(column.heading for column in columns), "mIoU, 95%"]]
+    lines = [["Table", "Prediction", *(column.heading for column in columns)]]
     means = _means(table)
     for row in table.to_dict("records"):
         if (mean := means.get(row["prediction"])) is not None:
             name = f"{mean.prediction}, {len(mean.runs)} seeds"
-            lines.append([_NONE, name, *(mean_figure(mean, column.key) for column in columns), ""])
-        figures = [figure(row[column.key]) for column in columns]
-        lines.append([_number(row["table"]), row["prediction"], *figures, interval(row, "mIoU")])
+            lines.append([_NONE, name, *(mean_figure(mean, column.key) for column in columns)])
+        figures = [f"{figure(row[column.key])} {interval(row, column.key)}".rstrip() for column in columns]
+        lines.append([_number(row["table"]), row["prediction"], *figures])
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     for line in lines:
