@@ -121,15 +121,16 @@ def test_a_thin_pole_missed_in_most_frames_stays_and_a_wide_one_does_not(votes):
 
     Class scores are counted as they are: they have shares for the pole in the other frames as well.
     """
-    image = texture(0, 20, 220)
-    for width, kept in ((4, 1), (5, 0)):
+    side = 144  # two of whose pixels are not thin
+    image, still = texture(0, 20, 220, (side, side)), (np.zeros((side // 4, side // 4, 2), np.float32),) * 2
+    for width, kept in ((1, 1), (2, 0)):
         video = []
         for number in range(9):
-            labels = np.full((HEIGHT, WIDTH), GROUND, np.uint8)
+            labels = np.full((side, side), GROUND, np.uint8)
             if number % 3 == 0:
                 labels[10:80, 50 : 50 + width] = POLE
             scores = soft(labels, 0.8) if votes == "scores" else None
-            video.append(PredictedFrame("v", labels, image, STILL, scores))
+            video.append(PredictedFrame("v", labels, image, still, scores))
         for settings, expected in (({}, kept if votes == "labels" else 0), ({"thin_weight": 1}, 0)):
             found = list(smooth(video, chosen(decay=1.0, **settings)))
             assert [(frame == POLE).sum() for frame in found] == [expected * 70 * width] * 9
@@ -138,7 +139,7 @@ def test_a_thin_pole_missed_in_most_frames_stays_and_a_wide_one_does_not(votes):
 def test_thin_is_a_class_by_most_of_its_pixels():
     """A class of a block and a line beside it is thin where the line has more pixels."""
     for length, weight in ((24, 1), (26, 3)):
-        labels = np.full((HEIGHT, WIDTH), GROUND, np.uint16)
+        labels = np.full((360, 480), GROUND, np.uint16)  # five of its pixels are not thin
         labels[10:15, 10:15] = 300  # 25 pixels
         labels[40, 10 : 10 + length] = 300
         found = temporal._class_weights(labels, 3)

@@ -31,7 +31,7 @@ from vss.refine.soft_labels import SoftLabels
 _AGREES = 0.5  # weight from which a cell counts as found again in the next frame
 _AHEAD, _BACK = 0, 1  # directions in time
 _AT_ONCE = 1 << 11  # cells: few enough for the processor's cache, and for OpenCV
-_THIN = 5  # pixels; what is not as wide is thin
+_THIN = 72  # what is not as wide as this part of the frame's shorter side is thin
 _SHARE = np.arange(256, dtype=np.float32) / 255  # of a vote, by what scores are stored as
 
 
@@ -104,16 +104,16 @@ def _uniform_blocks(labels: np.ndarray) -> np.ndarray:
 def _class_weights(labels: np.ndarray, thin_weight: float) -> np.ndarray:
     """Returns the weight [256 or 65536] float32 of votes for every class: `thin_weight` if most of it is thin, else 1.
 
-    A pixel is thin where no square of `_THIN` pixels of its class covers it, which is what an opening removes.
+    A pixel is thin where no square of a `_THIN`th of the frame's shorter side covers it that is all of its class.
     """
     ids = ignore_index(labels.dtype) + 1
     if thin_weight == 1:
         return np.ones(ids, np.float32)
-    square = np.ones((_THIN, _THIN), np.uint8)
+    side = max(1, round(min(labels.shape) / _THIN))
+    square, back = np.ones((side, side), np.uint8), (side - 1 - side // 2,) * 2  # the anchor, turned by 180 degrees
     inside = cv2.compare(cv2.erode(labels, square), cv2.dilate(labels, square), cv2.CMP_EQ)
-    thick, everywhere = (
-        cv2.calcHist([labels], [0], mask, [ids], [0, ids]).ravel() for mask in (cv2.dilate(inside, square), None)
-    )
+    covered = cv2.dilate(inside, square, anchor=back)
+    thick, everywhere = (cv2.calcHist([labels], [0], mask, [ids], [0, ids]).ravel() for mask in (covered, None))
     return np.where(2 * thick < everywhere, np.float32(thin_weight), np.float32(1))
 
 
