@@ -36,9 +36,9 @@ def harmed(data: bytes, edits: list) -> bytes:
     content = bytearray(data)
     for how, where, byte in edits:
         at = int(where * max(0, len(content) - 1))
-        if how == "encrypt":  # says so of a zip's first file
-            listed = content.find(b"PK\1\2") + 1
-            content[listed + 7 : listed + 8] = b"\1" * bool(listed)
+        if how == "encrypt" and b"PK\1\2" in content:  # of a zip's first file
+            listed = content.find(b"PK\1\2")
+            content[listed + 8 : listed + 9] = b"\1"
         elif how == "cut":
             del content[at:]
         elif how == "insert":
@@ -111,4 +111,4 @@ def test_a_harmed_file(whole, tmp_path_factory, name: str, edits: list) -> None:
     if isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(found, expected)
     elif isinstance(found, dict):  # a number in its place is no damage but another file
-        assert found == expected
+        assert expected.items() <= found.items()

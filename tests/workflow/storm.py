@@ -8,6 +8,7 @@ Takes about as many runs of the tiny config as there are kills per stage, so tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.nano_model import write_nano_model
 from tests.workflow.conftest import KILLED, TINY, Project
 from tests.workflow.test_imported import predict
 from vss.core.index import read_dataset
@@ -30,33 +32,47 @@ from vss.prepare.run import prepare
 STAGES = {
     **KILLED,
     "search": ("ensemble/searched/chosen.json", "ensemble/searched.search.log"),
-    "propose": ("predictions/both.ssa/val/00.labels.h5", "propose/*.val.00.log"),
-    "flow": ("flow/dis/val/00.h5", "flow/dis.val.00.log"),
+    "propose": ("predictions/both.ssa/val/01.labels.h5", "propose/*.val.01.log"),
+    "flow": ("flow/dis/val/01.h5", "flow/dis.val.01.log"),
     "train_refiner": ("refine/cascadepsp/fingerprint.json", "refine/cascadepsp.train.log"),
     "pseudo": ("pseudo/sure/index.csv", "pseudo/sure.log"),
     "check_masks": ("prepare/vspw/masks.val.json", "prepare/vspw.masks.val.log"),
-    "import_prediction": ("predictions/peer/val/00.labels.h5", "import/peer.val.00.log"),
+    "import_prediction": ("predictions/peer/val/01.labels.h5", "import/peer.val.01.log"),
     "soup_of_run": ("finetune/averaged/fingerprint.json", "finetune/averaged.log"),
+    "import_weights": ("finetune/given/fingerprint.json", "finetune/given.log"),
+    "soup": ("finetune/mixed/fingerprint.json", "finetune/mixed.log"),
+    "search_refiner": ("refine/both.tuned/chosen.json", "refine/both.tuned.search.log"),
+    "score_of_split": ("score/both/val/scores.json", "score/both.val.log"),
+    "track": ("tracker/passed.json", "tracker.log"),
 }
+# Those of a shard's frames, which are kept while a job runs.
+_KEEPS_FRAMES = {"infer", "ensemble", "refine", "propose", "flow", "import_prediction"}
 # Files that hold times, memory or when they were written: two undisturbed runs differ in them.
-_TIMED = ("logs", "benchmarks", "report")
+_TIMED = ("logs", "benchmarks", "report", "tracker")
 _TIMED_KEYS = {"seconds", "data_seconds", "memory_mib", "time", "checksum"}
 
 
 def more_stages(config: dict) -> None:
-    """Adds a searched ensemble, a refiner along flow, pseudo-labels, a peer's files and an average of weights."""
+    """Adds what is searched, flow, pseudo-labels, a peer's files and weights, averages of weights, and a tracker."""
     config["ensembles"]["searched"] = {**config["ensembles"]["both"], "search_weights": True}
     config["refiners"]["temporal"] = {"method": "temporal"}
     config["models"]["convnext"]["finetune"]["checkpoint_interval"] = 1
     config["models"]["averaged"] = {"soup": {"of": "convnext", "last": 2}}
+    config["models"]["given"] = {"weights": "given/weights.safetensors", "config": "upernet_convnext-nano_vspw"}
+    config["models"]["mixed"] = {"soup": ["convnext", "given"]}
+    config["refiners"]["tuned"] = {"method": "temporal", "search_settings": True}
+    config["tracker"] = {"backend": "local"}
     added = {"searched": {}, "both.temporal": {}, "averaged.single": {}, "peer": {"labels": "peer/{split}"}}
+    added |= {"mixed.single": {}, "both.tuned": {}}
     config["predictions"] |= added
     # Of test, whose frames have no masks.
     config["pseudo"] = {"sure": {"of": ["convnext.flip"], "split": "test", "transductive": True}}
 
 
-def predict_as_a_peer(folder: Path) -> None:
-    """Writes below a project's folder the label maps that its config imports, of the dataset that it draws."""
+def write_imported(folder: Path) -> None:
+    """Writes below a project's folder the weights and label maps that its config imports, these of what it draws."""
+    (folder / "given").mkdir()
+    write_nano_model(folder / "given")
     settings = {"root": None, "drawn": yaml.safe_load(TINY.read_text())["data"]["vspw"]["drawn"]}
     with tempfile.TemporaryDirectory() as drawn:
         index, card, check = (Path(drawn, name) for name in ("index.csv", "card.json", "check.json"))
@@ -65,20 +81,37 @@ def predict_as_a_peer(folder: Path) -> None:
         predict(folder, Path(dataset.root), rows, dataset.raw_to_train)
 
 
+def keep_every_frame(folder: Path) -> None:
+    """Has the jobs of a project keep every frame at once and take longer for it: its shards are done in no time."""
+    source = folder / "src" / "vss" / "core" / "unfinished.py"
+    text = source.read_text(encoding="utf-8")
+    for before, after in (("KEPT_EVERY = 15.0", "KEPT_EVERY = 0.0"), ("os.fsync(", "time.sleep(0.05), os.fsync(")):
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    source.write_text(text, encoding="utf-8")
+
+
 def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest: float) -> bool:
     """Starts Snakemake for one stage, kills it and its jobs a random time after that stage's job began.
+
+    About every second kill of a shard comes within half a second of its first frame.
 
     Returns:
         Whether it was still running.
     """
     output, log_name = STAGES[stage]
-    folder = project.folder / "results" / "logs"
+    results = project.folder / "results"
 
-    def written() -> list[int]:
-        return [path.stat().st_mtime_ns for path in sorted(folder.glob(log_name))]
+    def written(pattern: str) -> list[int]:
+        with contextlib.suppress(FileNotFoundError):  # one is removed meanwhile
+            return [path.stat().st_mtime_ns for path in sorted(results.glob(pattern))]
+        return []
 
-    (project.folder / "results" / output).unlink(missing_ok=True)  # made by a try that ended before its kill
-    before = written()
+    for made in results.glob("proposals/*/*/01.h5" if stage == "propose" else output):
+        made.unlink()  # by a try that ended before its kill
+    after_a_frame = stage in _KEEPS_FRAMES and draw.random() < 0.5
+    shows = "*/**/.unfinished-*" if after_a_frame else f"logs/{log_name}"
+    before = written(shows)
     run = subprocess.Popen(
         project.command(f"results/{output}"),
         cwd=project.folder,
@@ -87,9 +120,9 @@ def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while written() == before and run.poll() is None:
-        time.sleep(0.02)
-    end = time.monotonic() + draw.uniform(0, longest)
+    while written(shows) == before and run.poll() is None:
+        time.sleep(0.01)
+    end = time.monotonic() + draw.uniform(0, 0.5 if after_a_frame else longest)
     while time.monotonic() < end and run.poll() is None:
         time.sleep(0.01)
     at_work = run.poll() is None
@@ -147,11 +180,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         calm, stormy = Project(Path(folder, "calm")), Project(Path(folder, "stormy"))
         kills = 0
-        predict_as_a_peer(calm.folder)
-        shutil.copytree(calm.folder / "peer", stormy.folder / "peer")
+        for project in (calm, stormy):
+            keep_every_frame(project.folder)
+        write_imported(calm.folder)
+        for name in ("given", "peer"):
+            shutil.copytree(calm.folder / name, stormy.folder / name)
         with calm.changed_config(more_stages), stormy.changed_config(more_stages):
             for stage in options.stages:
-                hits = sum(kill_at_random(stormy, stage, draw, longest=options.longest) for _ in range(options.kills))
+                longest, hits = options.longest, 0
+                for _ in range(options.kills):
+                    hit = kill_at_random(stormy, stage, draw, longest=longest)
+                    longest *= 1 if hit else 0.5  # it takes less than that
+                    hits += hit
                 log(f"storm: {stage}: killed {hits} times")
                 kills += hits
             for project in (stormy, calm):

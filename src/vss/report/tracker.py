@@ -31,6 +31,8 @@ _BACKENDS = {
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlflow": {"artifact_suffix": (), "tracked_config_keys": ("protocol", "split", "version", "commit")}
 }
+# Files that a second pass would append the same lines to, or show next to its own.
+_APPENDED_TO = {"local": "scalars.json", "tensorboard": "events.out.tfevents.*"}
 
 
 def track(
@@ -67,6 +69,9 @@ def track(
         for key, value in prediction["scores"].items()
         if value is not None
     }
+    if chosen.backend in _APPENDED_TO:
+        for earlier in Path(folder).glob(_APPENDED_TO[chosen.backend]):
+            earlier.unlink()
     try:
         options = {**_DEFAULTS.get(chosen.backend, {}), **chosen.options}
         if chosen.backend == "mlflow":  # which no longer writes plain files
