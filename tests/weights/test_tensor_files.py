@@ -123,7 +123,7 @@ def test_the_list_of_allowed_names_holds_nothing_that_runs(function, tmp_path):
         read_tensor_file(tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"<html>not found</html>", b"PK\x03\x04broken", b"12345678{broken"])
+@pytest.mark.parametrize("content", [b"", b"rrr", b"<html>not found</html>", b"PK\x03\x04broken", b"12345678{broken"])
 def test_what_is_no_weights_file_is_refused_in_one_line(content, tmp_path):
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.pth") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import textwrap
 import warnings
 from collections import OrderedDict
@@ -208,6 +209,8 @@ def _unpickle(path: str | os.PathLike) -> Any:
         LookupError,
         TypeError,
         AttributeError,
+        AssertionError,
+        struct.error,
     ) as error:
         raise UserError(f"{path}: {_reason(path, error)}") from None
 
