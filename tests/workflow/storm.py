@@ -107,8 +107,9 @@ def kill_at_random(project: Project, stage: str, draw: random.Random, *, longest
             return [path.stat().st_mtime_ns for path in sorted(results.glob(pattern))]
         return []
 
-    for made in results.glob("proposals/*/*/01.h5" if stage == "propose" else output):
-        made.unlink()  # by a try that ended before its kill
+    # By a try that ended before its kill. Proposals are made only for what reads them.
+    for made in (*results.glob(output), *(results.glob("proposals/*/*/01.h5") if stage == "propose" else ())):
+        made.unlink()
     after_a_frame = stage in _KEEPS_FRAMES and draw.random() < 0.5
     shows = "*/**/.unfinished-*" if after_a_frame else f"logs/{log_name}"
     before = written(shows)
