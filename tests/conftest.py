@@ -30,13 +30,14 @@ collect_ignore = [] if importlib.util.find_spec("snakemake") else ["workflow"]
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives parallel workers whole files, and one of them, first, the tests of the finished run."""
+    """Gives parallel workers whole files; one has, first, the tests of the finished run, and one all large tests."""
 
     def is_shared(item: pytest.Item) -> bool:
         return "finished" in getattr(item, "fixturenames", ())
 
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("finished" if is_shared(item) else str(item.path)))
+        group = "finished" if is_shared(item) else "large" if item.get_closest_marker("large") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
     # Long ones before the others, so that no worker ends alone with one.
     items.sort(key=lambda item: 0 if is_shared(item) else 1 if item.get_closest_marker("slow") else 2)
 

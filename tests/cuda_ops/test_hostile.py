@@ -150,6 +150,7 @@ def test_deterministic_algorithms_do_without_atomics(
 
 
 @pytest.mark.long
+@pytest.mark.large
 @pytest.mark.parametrize("op", ["dcnv3", "ms_deform_attn"])
 def test_tables_of_more_than_2_to_the_31_elements(cpp_kernels: None, op: str):
     """One pixel is 1, the last but one row and column: what lies beyond 2^31 elements is read where it is.

@@ -23,6 +23,7 @@ def config(backbone: str, head: str) -> dict:
 
 
 @pytest.mark.long
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("backbone", "head"), [*((name, "upernet") for name in UPERNET), *(("internimage-h", size) for size in MASK2FORMER)]
 )
